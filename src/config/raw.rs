@@ -1,0 +1,1 @@
+//! The YAML as it is written: serde mirrors without behaviour.

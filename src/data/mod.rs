@@ -1,0 +1,17 @@
+//! Rows, extents and positions: what a source yields before anybody has heard of facts.
+//!
+//! ```text
+//! source ──rows──> ExtentBuilder ──sorted, distinct──> Extent ──view──> fact rows
+//! ```
+//!
+//! A [`Row`] is one result row of one of the user's queries, as text. An [`Extent`] is a whole result: sorted, without
+//! duplicates and on disk once it is large, so that comparing ten million wanted facts with ten million stored ones is
+//! one merge in bounded memory. A [`Position`] says which state of the source a result belongs to.
+
+mod extent;
+mod position;
+mod row;
+
+pub use extent::{Extent, ExtentBuilder};
+pub use position::{Lsn, Position};
+pub use row::Row;

@@ -1,0 +1,1 @@
+//! Wires, spawns, names and joins every task.

@@ -1,0 +1,14 @@
+//! The csv source.
+
+use std::path::Path;
+
+use crate::{
+    config::CsvConfig,
+    source::{Observer, Snapshot, SourceError},
+};
+
+/// Reads every view once; see [`crate::source::snapshot`].
+pub async fn snapshot(name: &str, config: &CsvConfig, spool: &Path, observer: Observer<'_>) -> Result<Snapshot, SourceError> {
+    let _ = (config, spool, observer);
+    Err(SourceError::Unsupported { name: name.to_owned(), problem: String::new() })
+}

@@ -1,0 +1,1 @@
+//! Packing changes into batches.

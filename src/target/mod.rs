@@ -1,0 +1,165 @@
+//! Where facts live: Oso Cloud over HTTP ([`oso`]) or the embedded store ([`embedded`]).
+//!
+//! Both are a [`FactStore`]; everything that writes facts packs changes into a [`Batch`] with `batch::Packer` and calls
+//! [`FactStore::apply`].
+
+pub mod batch;
+pub mod embedded;
+pub mod oso;
+
+use std::{io, time::Duration};
+
+use futures_util::future::BoxFuture;
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::{
+    data::Row,
+    error::Disposition,
+    fact::{Fact, FactType},
+};
+
+/// What happens to a fact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Op {
+    /// It stops being true. Smaller than [`Op::Insert`]: deletes go first.
+    Delete,
+    /// It becomes true.
+    Insert,
+}
+
+/// A fact that begins or ceases to be true.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FactChange {
+    /// Which of the two.
+    pub op: Op,
+    /// The concrete fact.
+    pub fact: Fact,
+}
+
+/// Changes that are applied together, in order, or not at all.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// Sent as `X-Request-ID`, the same on every repetition.
+    pub request_id: Uuid,
+    /// At most what [`FactStore::limits`] allows.
+    pub changes: Vec<FactChange>,
+}
+
+/// What one batch may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Changes.
+    pub entries: usize,
+    /// Bytes of the request body that `oso::body` makes of them.
+    pub bytes: usize,
+}
+
+/// The store's own consistency token (`OsoOffset`), opaque.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct Offset(pub String);
+
+/// Why the fact store did not take something.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// No answer: refused, reset, timed out, name not found. Whether a batch was applied is unknown.
+    #[error("could not reach the fact store at \"{url}\"")]
+    Unreachable {
+        /// Scheme, host and port.
+        url: String,
+        /// What the transport says.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// 429 or 5xx.
+    #[error("the fact store answered {status}: {message}")]
+    Busy {
+        /// The status.
+        status: u16,
+        /// Its `message`, cut to a line.
+        message: String,
+        /// `Retry-After`.
+        retry_after: Option<Duration>,
+    },
+    /// 401 or 403.
+    #[error("the fact store refused the key with {status}: {message}. Set OSO_AUTH to a read-write key of this environment")]
+    Key {
+        /// The status.
+        status: u16,
+        /// Its `message`, cut to a line.
+        message: String,
+    },
+    /// 413: the batch is too large for it.
+    #[error("the fact store answered 413: {message}")]
+    TooLarge {
+        /// Its `message`, cut to a line.
+        message: String,
+    },
+    /// Any other 4xx: something in the batch is not acceptable.
+    #[error("the fact store refused the request with {status}: {message}")]
+    Refused {
+        /// The status.
+        status: u16,
+        /// Its `message`, cut to a line.
+        message: String,
+    },
+    /// A 2xx whose body is not what the API promises.
+    #[error("the fact store at \"{url}\" answered something that is not Oso's facts API: {problem}")]
+    Garbage {
+        /// Scheme, host and port.
+        url: String,
+        /// What was wrong.
+        problem: String,
+    },
+    /// The embedded store's file.
+    #[error("could not {action} the embedded fact store")]
+    Embedded {
+        /// `open`, `read` or `write`.
+        action: &'static str,
+        /// What SQLite or the file system says.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The receiver of a listing failed, for want of disk space for instance.
+    #[error("could not keep the listed facts")]
+    Receiver(#[source] io::Error),
+}
+
+impl TargetError {
+    /// Who acts next.
+    pub fn disposition(&self) -> Disposition {
+        match self {
+            Self::Unreachable { .. } | Self::Busy { .. } | Self::Garbage { .. } => Disposition::Retry,
+            Self::Key { .. } | Self::TooLarge { .. } | Self::Refused { .. } | Self::Embedded { .. } | Self::Receiver(_) => {
+                Disposition::Operator
+            }
+        }
+    }
+}
+
+/// A fact store.
+///
+/// Facts are a set: inserting what is there and deleting what is not are no errors and change nothing, so a batch may be
+/// applied any number of times in a row.
+pub trait FactStore: Send + Sync {
+    /// What a batch may hold.
+    fn limits(&self) -> BatchLimits;
+
+    /// Applies `batch` in order and atomically. `Ok` means durable, and gives the token that reads must present to see
+    /// it. One attempt: the caller repeats it with the same `request_id` after a [`Disposition::Retry`] error, also when the
+    /// batch may have been applied and only the answer was lost. Waits for the quota before sending. Dropping the future
+    /// leaves it unknown whether the batch was applied.
+    fn apply<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<Offset, TargetError>>;
+
+    /// Calls `each` with the row ([`FactType::row`]) of every stored fact of exactly `fact_type`, in any order, without ever
+    /// holding all of them in memory. One attempt; on an error `each` may have seen a part.
+    fn list<'a>(
+        &'a self,
+        fact_type: &'a FactType,
+        each: &'a mut (dyn FnMut(Row) -> io::Result<()> + Send),
+    ) -> BoxFuture<'a, Result<(), TargetError>>;
+
+    /// Whether it answers and takes the key, without writing.
+    fn probe(&self) -> BoxFuture<'_, Result<(), TargetError>>;
+}
