@@ -1,1 +1,21 @@
-//! x
+//! The integration tests: one binary, one module per subject.
+//!
+//! Every test starts the servers it needs on free ports (`support`); a missing server is a failure that names the command
+//! that installs it, never a skip.
+
+mod support;
+
+mod check;
+mod cli;
+mod config;
+mod crash;
+mod csv_source;
+mod embedded;
+mod invariants;
+mod mongo_source;
+mod oso_target;
+mod postgres_source;
+mod readme;
+mod reconcile;
+mod run_github;
+mod sdk;

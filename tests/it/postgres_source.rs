@@ -1,0 +1,1 @@
+//! Tests of postgres_source.

@@ -1,0 +1,5 @@
+//! Servers and processes for tests.
+
+pub(crate) mod factsync;
+pub(crate) mod mongod;
+pub(crate) mod postgres;
