@@ -12,3 +12,4 @@ pub mod source;
 pub mod store;
 pub mod target;
 pub mod telemetry;
+pub mod view;

@@ -91,6 +91,18 @@ impl FactType {
         Ok(Fact { predicate: self.predicate.clone(), args: args.collect::<Result<_, SkipReason>>()? })
     }
 
+    /// Whether `row` makes a fact, without building it.
+    pub fn admits(&self, row: &Row) -> Result<(), SkipReason> {
+        let variables = self.args.iter().filter_map(|arg| match arg {
+            Argument::Variable { type_name } => Some(type_name),
+            Argument::Constant(_) => None,
+        });
+        for (type_name, cell) in variables.zip(row.cells()) {
+            Value::check(type_name, &cell.ok_or(SkipReason::Null)?)?;
+        }
+        Ok(())
+    }
+
     /// The row that makes `fact`, or `None` if the fact is not of this type.
     pub fn row(&self, fact: &Fact) -> Option<Row> {
         if fact.predicate != self.predicate || fact.args.len() != self.args.len() {

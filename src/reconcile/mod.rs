@@ -1,1 +1,3 @@
 //! Wanted against stored.
+
+pub mod diff;

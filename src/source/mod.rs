@@ -148,8 +148,15 @@ pub enum Event {
         position: Position,
         /// View numbers with their results.
         views: Vec<(usize, Extent)>,
-        /// Whether this starts a new history: every view is listed, and what the fact store holds is to be compared with it.
+        /// Whether this starts a new history: every view is listed that can be read, and what the fact store holds is to be compared with it.
         snapshot: bool,
+    },
+    /// One view could not be read; its facts stay as they are until it can. `None` takes that back.
+    ViewFailed {
+        /// The view's number.
+        view: usize,
+        /// What is wrong, for a person.
+        problem: Option<String>,
     },
     /// No view changed up to `position`.
     Progress(Position),
@@ -170,8 +177,31 @@ pub struct Link {
     pub stop: watch::Receiver<bool>,
 }
 
+/// What a source is before it is followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepared {
+    /// Changes when anything changes that the views' results depend on besides rows: queries, columns, types.
+    pub fingerprint: String,
+    /// Which database or file this is; never changes for one state directory.
+    pub identity: String,
+    /// How each view is kept up to date, in order.
+    pub views: Vec<ViewMode>,
+}
+
+/// How a view is kept up to date.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ViewMode {
+    /// Its query is run again when one of its tables changes; why it is not incremental.
+    Refresh(String),
+    /// It cannot be followed; its facts stay as they are. Why, for a person.
+    Refused(String),
+}
+
 /// A source that can be followed.
 pub trait Follow: Send {
+    /// Connects and finds out what the source is, before a position for [`Follow::follow`] is chosen.
+    fn prepare(&mut self) -> BoxFuture<'_, Result<Prepared, SourceError>>;
+
     /// Follows the source from `from`, or from a new snapshot if that is `None`, until `link.stop`.
     ///
     /// One attempt: `Ok` only after a stop; an error ends it and the engine calls again, with the position it then has, as the
