@@ -186,6 +186,15 @@ impl SourceConfig {
         }
     }
 
+    /// Where the files name the fact types, in the same order.
+    pub fn places(&self) -> Vec<&Place> {
+        match &self.kind {
+            SourceKind::Postgres(config) => config.views.iter().map(|view| &view.place).collect(),
+            SourceKind::Mongo(config) => config.views.iter().map(|view| &view.place).collect(),
+            SourceKind::Csv(config) => config.views.iter().map(|view| &view.place).collect(),
+        }
+    }
+
     /// `postgres`, `mongodb` or `csv`, as in the file and in `/v1/status`.
     pub fn kind_name(&self) -> &'static str {
         match self.kind {

@@ -55,7 +55,7 @@ pub enum TargetState {
 
 /// Outcome of the last comparison with the fact store.
 #[derive(Debug, Clone, Copy)]
-pub struct Reconciled {
+struct Reconciled {
     at: SystemTime,
     missing: u64,
     stale: u64,
@@ -419,7 +419,7 @@ fn timestamp(at: SystemTime) -> String {
 
 /// `GET /v1/status`.
 #[derive(Debug, Serialize)]
-#[expect(missing_docs, reason = "the design document describes the fields")]
+#[expect(missing_docs, reason = "the README describes the fields")]
 pub struct Status {
     pub state: &'static str,
     pub sources: Vec<SourceStatus>,
@@ -432,7 +432,6 @@ pub struct Status {
 
 /// A source in [`Status`].
 #[derive(Debug, Serialize)]
-#[expect(missing_docs, reason = "the design document describes the fields")]
 pub struct SourceStatus {
     pub name: String,
     pub kind: &'static str,
@@ -446,7 +445,6 @@ pub struct SourceStatus {
 
 /// A fact type in [`Status`].
 #[derive(Debug, Serialize)]
-#[expect(missing_docs, reason = "the design document describes the fields")]
 pub struct FactTypeStatus {
     pub fact_type: String,
     pub source: String,
@@ -463,7 +461,6 @@ pub struct FactTypeStatus {
 
 /// The outbox in [`Status`].
 #[derive(Debug, Serialize)]
-#[expect(missing_docs, reason = "the design document describes the fields")]
 pub struct OutboxStatus {
     pub facts: u64,
     pub parked: u64,
@@ -473,7 +470,6 @@ pub struct OutboxStatus {
 
 /// The fact store in [`Status`].
 #[derive(Debug, Serialize)]
-#[expect(missing_docs, reason = "the design document describes the fields")]
 pub struct TargetStatus {
     pub kind: &'static str,
     pub reachable: bool,
@@ -484,7 +480,6 @@ pub struct TargetStatus {
 
 /// The last comparison in [`Status`].
 #[derive(Debug, Serialize)]
-#[expect(missing_docs, reason = "the design document describes the fields")]
 pub struct ReconcileStatus {
     pub at: String,
     pub missing: u64,
@@ -493,7 +488,6 @@ pub struct ReconcileStatus {
 
 /// A held change in [`Status`].
 #[derive(Debug, Serialize)]
-#[expect(missing_docs, reason = "the design document describes the fields")]
 pub struct HeldStatus {
     pub fact_type: String,
     pub removals: u64,

@@ -25,6 +25,8 @@
 mod checkpoint;
 mod directory;
 mod outbox;
+#[cfg(test)]
+mod tests;
 mod views;
 
 use std::path::{Path, PathBuf};
