@@ -1,27 +1,31 @@
 //! Servers and processes for tests.
 //!
 //! Everything here is real: PostgreSQL, mongod and the factsync binary, each on a free port, in a directory that is gone when
-//! the test ends. No process outlives its test, even one that is killed: see [`command`].
+//! the test ends. No process outlives its test, even one that is killed: see [`daemon`].
 #![allow(dead_code, reason = "the helpers are an offer: which of them are used changes with every test")]
 
-use std::ffi::OsStr;
-use std::hash::{BuildHasher, RandomState};
-use std::net::TcpListener;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{Duration, Instant};
-
+pub(crate) mod daemon;
 pub(crate) mod factsync;
 pub(crate) mod mongod;
 pub(crate) mod postgres;
+
+use std::{
+    ffi::OsStr,
+    hash::{BuildHasher, RandomState},
+    net::TcpListener,
+    ops::Range,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
 
 /// Pause between two looks at a condition: short against every start-up time here, long enough not to burn a core.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Ports that tests take: below Linux's ephemeral range (32768 and up), so that no outgoing connection occupies the port of a server
 /// that is stopped and started again.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
+const PORTS: Range<u16> = 20_000..32_000;
 
 /// Where `tests/run.sh` puts what it installs.
 pub(crate) fn tools_dir() -> PathBuf {
@@ -52,17 +56,12 @@ pub(crate) fn is_root() -> bool {
 
 /// A command that dies with the thread that spawns it: the kernel sends SIGKILL when that thread ends, however it ends.
 ///
-/// `setpriv` executes the program in its own place, so the child's pid is the program's.
+/// `setpriv` executes the program in its own place, so the child's pid is the program's. For anything that outlives a call, spawn it
+/// through [`daemon::Daemon`], which holds such a thread.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program);
     command
-}
-
-/// Sends `signal` (a name such as `TERM`) to a process that this test started and has not waited for.
-pub(crate) fn send_signal(pid: u32, signal: &str) {
-    let status = Command::new("kill").args(["-s", signal, &pid.to_string()]).status().expect("kill can be run");
-    assert!(status.success(), "could not send {signal} to process {pid}: {status}");
 }
 
 /// Polls `condition` until it gives a value, and panics with `description` when `deadline` has passed.

@@ -4,22 +4,24 @@
 //! [`tools_dir`], under a lock because tests are parallel processes. PostgreSQL refuses to run as root, so root starts it as the user
 //! `postgres`, which is also why clusters live in `/tmp` and why binaries in a place that user cannot read are copied first.
 //!
-//! The server is the child of a thread of its own that does nothing but wait for it: its death signal (see [`command`]) is tied
-//! to that thread, and therefore to the test's process, and not to whichever thread happened to start the cluster.
+//! A server ends with its test, however that ends: see [`Daemon`].
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::{
+    fs::{File, OpenOptions},
+    io::{Seek, Write},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
 
-use super::{command, eventually, free_port, is_root, send_signal, tools_dir};
+use super::{command, daemon::Daemon, eventually, free_port, is_root, tools_dir};
 
 /// A start replays at most what one test wrote, and a loaded machine is slow; a hundred times the usual 0.3 s.
 const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -69,16 +71,9 @@ pub(crate) struct Cluster {
     binaries: PathBuf,
     port: u16,
     databases: AtomicU32,
-    server: Mutex<Option<Server>>,
+    server: Mutex<Option<Daemon>>,
     /// Deleted after `server` has been stopped by [`Drop`].
     home: TempDir,
-}
-
-/// A running postmaster.
-#[derive(Debug)]
-struct Server {
-    pid: u32,
-    exited: mpsc::Receiver<ExitStatus>,
 }
 
 impl Cluster {
@@ -139,7 +134,7 @@ impl Cluster {
         // A file and not a pipe: psql may answer before it has read everything, and then both sides would block.
         let mut script = tempfile::tempfile().expect("a temporary file can be created");
         script.write_all(sql.as_bytes()).expect("the script can be written");
-        std::io::Seek::rewind(&mut script).expect("a file can be rewound");
+        script.rewind().expect("a file can be rewound");
         let output = Command::new(self.binaries.join("psql"))
             .args(["--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1", "--file=-", &self.url(database)])
             .stdin(script)
@@ -153,9 +148,9 @@ impl Cluster {
     pub(crate) fn start_again(&self) {
         let mut running = self.running();
         assert!(running.is_none(), "the server is running already");
-        let server = Server::spawn(self.server_command());
+        let (mut server, _) = Daemon::spawn(self.server_command());
         eventually(START_DEADLINE, "PostgreSQL accepts connections", || {
-            if let Ok(status) = server.exited.try_recv() {
+            if let Some(status) = server.exit_status() {
                 panic!("PostgreSQL did not start ({status}):\n{}", tail(&self.log(), LOG_TAIL));
             }
             self.accepts_connections().then_some(())
@@ -165,26 +160,26 @@ impl Cluster {
 
     /// Shuts down fast: open connections are closed, a checkpoint is written.
     pub(crate) fn stop(&self) {
-        let server = self.running().take().expect("the server is running");
-        send_signal(server.pid, "INT");
-        server.wait();
+        let mut server = self.running().take().expect("the server is running");
+        server.signal("INT");
+        server.wait(STOP_DEADLINE).expect("PostgreSQL stops in time");
     }
 
     /// Kills the postmaster without notice, as a crash would, and waits until its backends have noticed.
     pub(crate) fn kill(&self) {
-        let server = self.running().take().expect("the server is running");
+        let mut server = self.running().take().expect("the server is running");
         // They hold the shared memory: a server that starts too early refuses to.
-        let backends = server.backends();
-        send_signal(server.pid, "KILL");
-        server.wait();
+        let backends = children(server.pid());
+        server.signal("KILL");
+        server.wait(STOP_DEADLINE).expect("SIGKILL ends a process");
         eventually(STOP_DEADLINE, "the backends of a killed postmaster exit", || {
             backends.iter().all(|pid| !is_postgres(*pid)).then_some(())
         });
     }
 
-    fn running(&self) -> std::sync::MutexGuard<'_, Option<Server>> {
+    fn running(&self) -> MutexGuard<'_, Option<Daemon>> {
         // A poisoned lock means that a start panicked: the cluster is still there to be stopped.
-        self.server.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn log_path(&self) -> PathBuf {
@@ -230,36 +225,20 @@ impl Drop for Cluster {
         if std::thread::panicking() {
             eprintln!("log of PostgreSQL on port {}:\n{}", self.port, tail(&self.log(), LOG_TAIL));
         }
-        if let Some(server) = self.running().take() {
+        if let Some(mut server) = self.running().take() {
             // Immediate shutdown: nobody will read this data again.
-            send_signal(server.pid, "QUIT");
-            server.wait();
+            server.signal("QUIT");
+            if server.wait(STOP_DEADLINE).is_none() {
+                server.signal("KILL");
+            }
         }
     }
 }
 
-impl Server {
-    fn spawn(mut command: Command) -> Self {
-        let (started, start) = mpsc::channel();
-        let (exit, exited) = mpsc::channel();
-        std::thread::spawn(move || {
-            let mut child = command.spawn().expect("setpriv can be run");
-            started.send(child.id()).expect("the spawning thread waits for the pid");
-            let status = child.wait().expect("a child can be waited for");
-            // Nobody listens when the cluster was dropped first.
-            let _ = exit.send(status);
-        });
-        Self { pid: start.recv().expect("the server's thread starts it"), exited }
-    }
-
-    fn wait(&self) {
-        self.exited.recv_timeout(STOP_DEADLINE).expect("PostgreSQL stops in time");
-    }
-
-    fn backends(&self) -> Vec<u32> {
-        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid)).unwrap_or_default();
-        children.split_whitespace().map(|pid| pid.parse().expect("the kernel lists pids")).collect()
-    }
+/// The processes that `pid` has started and that still run.
+fn children(pid: u32) -> Vec<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    children.split_whitespace().map(|pid| pid.parse().expect("the kernel lists pids")).collect()
 }
 
 fn is_postgres(pid: u32) -> bool {
@@ -308,16 +287,23 @@ fn template(binaries: &Path) -> PathBuf {
 /// Makes `path` by calling `make` on a neighbour of it and renaming that, unless it is there; one process at a time.
 fn once(path: &Path, make: impl FnOnce(&Path) -> String) {
     std::fs::create_dir_all(path.parent().expect("the path has a parent")).expect("the tools directory can be created");
-    let lock = File::create(path.with_added_extension("lock")).expect("the lock file can be created");
+    let lock = File::create(beside(path, "lock")).expect("the lock file can be created");
     lock.lock().expect("the lock can be taken");
     if path.exists() {
         return;
     }
-    let partial = path.with_added_extension("partial");
+    let partial = beside(path, "partial");
     // Left behind by a run that was killed.
     let _ = std::fs::remove_dir_all(&partial);
     make(&partial);
     std::fs::rename(&partial, path).expect("a finished directory can be renamed");
+}
+
+/// A neighbour of `path`, on the same file system.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.file_name().expect("the path has a name").to_owned();
+    name.push(format!(".{suffix}"));
+    path.with_file_name(name)
 }
 
 /// A fresh directory that the server's user owns.
