@@ -1,7 +1,7 @@
 //! The real binary: commands that end ([`Factsync::run`]) and processes that serve ([`Process::spawn`]).
 //!
-//! Every process starts in the repository's root, as the README's commands do, with an environment in which no setting of the developer's own
-//! can reach it, and with a state directory of its own unless the test names one.
+//! Every process starts in the repository's root, as the README's commands do, unless the test names another directory. No setting
+//! of the developer's own reaches it, and its state directory is a fresh one unless the test names one.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -86,7 +86,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts the binary with `args` and waits until it says where it listens. `--listen 127.0.0.1:0` and a fresh `--state` are added where `args` lack them.
+    /// Starts the binary with `args` and waits until it says where it listens. `--listen 127.0.0.1:0` and a fresh `--state` are
+    /// added where `args` lack them.
     pub(crate) fn spawn(args: &[&str], env: &[(&str, &str)]) -> Self {
         let state = tempfile::tempdir().expect("a temporary directory can be created");
         let mut command = prepared(args, env, &state);
