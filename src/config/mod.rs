@@ -8,8 +8,19 @@
 //! `Display` and no `Serialize`.
 
 mod check;
+mod claims;
+mod connection;
+mod csv;
+mod expand;
+mod fields;
+mod file;
+mod merge;
+mod mongo;
 mod place;
+mod postgres;
 mod raw;
+mod spots;
+mod sync;
 
 use std::{path::PathBuf, time::Duration};
 
