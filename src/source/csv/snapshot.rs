@@ -105,11 +105,12 @@ impl Request {
             .flexible(true) // `pass` checks the width, to say what it found.
             .buffer_capacity(READ_BUFFER)
             .from_reader(Gate::new(file.try_clone().map_err(|e| self.unreachable("open the file", e))?));
-        let views = self.pass(&mut reader, progress)?;
+        let views = self.pass(&mut reader, progress);
+        // First, because a file that changed under the parser may look like anything.
         if stamp(&file)? != before {
             return Err(self.unreachable("read the file in one piece", "somebody wrote into it meanwhile"));
         }
-        Ok(Reading { position: Position::Digest(reader.into_inner().into_digest()), views })
+        Ok(Reading { position: Position::Digest(reader.into_inner().into_digest()), views: views? })
     }
 
     /// Opens a regular file; a pipe would block until somebody writes to it.
@@ -190,7 +191,7 @@ impl Request {
         progress.send(rows).map_err(|_| self.unreachable("finish reading the file", "nobody waits for it any more"))
     }
 
-    pub(super) fn unreachable(&self, action: &'static str, source: impl Into<Cause>) -> SourceError {
+    fn unreachable(&self, action: &'static str, source: impl Into<Cause>) -> SourceError {
         SourceError::Unreachable { name: self.name.clone(), action, source: source.into() }
     }
 

@@ -208,9 +208,8 @@ impl Alarm {
                 () = at(due) => break,
                 Ok(()) = self.activity.changed() => self.note(Instant::now()),
                 Ok(()) = wanted.changed() => {
-                    let asked = wanted.borrow_and_update().as_ref().is_some_and(|wanted| Some(wanted) != here);
-                    if asked && !self.is_being_written() {
-                        break;
+                    if wanted.borrow_and_update().as_ref().is_some_and(|wanted| Some(wanted) != here) {
+                        self.look_soon(Instant::now());
                     }
                 }
                 _ = self.poll.tick() => {
@@ -230,8 +229,9 @@ impl Alarm {
         self.unread = Some(Unread { first, last: now, writer });
     }
 
-    fn is_being_written(&self) -> bool {
-        self.unread.as_ref().is_some_and(|unread| unread.writer == Writer::Open)
+    /// Somebody waits for a content we have not seen. Not at once: the events of the writer who made it may still be on their way.
+    fn look_soon(&mut self, now: Instant) {
+        self.unread.get_or_insert(Unread { first: now, last: now, writer: Writer::Closed });
     }
 
     /// Whether the file looks different from what was read, and has looked so for a whole [`POLL`]: a writer without
