@@ -59,6 +59,14 @@ pub enum SourceError {
         /// What is wrong.
         problem: String,
     },
+    /// What the source holds as a whole is not what it should be, such as a file that is no CSV; nothing of it was taken.
+    #[error("could not use what source \"{name}\" holds: {problem}")]
+    Malformed {
+        /// The source.
+        name: String,
+        /// What is wrong and where, without the content.
+        problem: String,
+    },
     /// The changes since the stored position are no longer to be had: only a new snapshot helps.
     #[error("source \"{name}\" no longer has the changes since the stored position: {problem}")]
     PositionLost {
@@ -91,7 +99,9 @@ impl SourceError {
     pub fn disposition(&self) -> Disposition {
         match self {
             Self::Unreachable { .. } | Self::PositionLost { .. } => Disposition::Retry,
-            Self::Refused { .. } | Self::View { .. } | Self::Unsupported { .. } | Self::Spool { .. } => Disposition::Operator,
+            Self::Refused { .. } | Self::View { .. } | Self::Malformed { .. } | Self::Unsupported { .. } | Self::Spool { .. } => {
+                Disposition::Operator
+            }
         }
     }
 }
