@@ -6,6 +6,7 @@
 
 pub(crate) mod daemon;
 pub(crate) mod factsync;
+pub(crate) mod github;
 pub(crate) mod mongod;
 pub(crate) mod postgres;
 
