@@ -177,7 +177,7 @@ mod tests {
         #[test]
         fn no_minute_exceeds_the_plan(
             plan in prop::sample::select(PACED.to_vec()),
-            batches in prop::collection::vec((any::<prop::sample::Index>(), prop_oneof![4 => Just(0_u64), 1 => 0..30_000_u64]), 1..200),
+            batches in prop::collection::vec((any::<prop::sample::Index>(), prop_oneof![60 => Just(0_u64), 1 => 0..90_000_u64]), 1..400),
         ) {
             let quota = plan.quota().expect("a paced plan");
             let burst = plan.limits().entries;
