@@ -187,7 +187,7 @@ impl Deliver {
         let change = |entry: &OutboxEntry| {
             // Entries of views that the configuration no longer has went when the views were registered.
             let fact_type = &self.fact_types[&entry.view];
-            let fact = fact_type.fact(&entry.row).expect("only rows that make a fact are stored");
+            let fact = fact_type.stored_fact(&entry.row);
             FactChange { op: entry.op, fact }
         };
         entries.iter().map(change).collect()

@@ -270,10 +270,9 @@ impl Ingest {
             }
             Event::Head(head) => self.board.head(self.index, head),
             Event::ViewFailed { view, problem } => {
-                if let Some(problem) = &problem {
-                    error!(source = self.name, fact_type = %self.views[view].fact_type, problem, "fact type cannot be read, its facts stay as they are");
-                }
-                self.board.view_failed(self.index, view, problem);
+                let problem = chain(&problem);
+                error!(source = self.name, fact_type = %self.views[view].fact_type, problem, "fact type cannot be read, its facts stay as they are");
+                self.board.view_failed(self.index, view, Some(problem));
             }
             Event::Progress(position) => {
                 // Nothing changed, so the position may be told before it is durable; acknowledging waits for the tick.

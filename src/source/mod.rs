@@ -161,12 +161,13 @@ pub enum Event {
         /// Whether this starts a new history: every view is listed that can be read, and what the fact store holds is to be compared with it.
         snapshot: bool,
     },
-    /// One view could not be read; its facts stay as they are until it can. `None` takes that back.
+    /// A view cannot be read, now or at all; its last result stays what it is, also where a cut with `snapshot` lacks it. Over when
+    /// a cut has the view.
     ViewFailed {
-        /// The view's number.
+        /// Its number.
         view: usize,
-        /// What is wrong, for a person.
-        problem: Option<String>,
+        /// Why, a [`SourceError::View`].
+        problem: SourceError,
     },
     /// No view changed up to `position`.
     Progress(Position),

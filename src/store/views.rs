@@ -7,7 +7,7 @@ use rusqlite::{Connection, Transaction, params};
 use crate::{
     data::{Extent, ExtentBuilder, Position, Row},
     fact::FactType,
-    reconcile::diff::diff,
+    reconcile::diff,
     store::{Failure, Store, StoreError, outbox, set_meta},
     target::Op,
     view::{Guard, Skipped, Verdict, refresh},

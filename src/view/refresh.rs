@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, io};
 use crate::{
     data::{Extent, Row},
     fact::{FactType, SkipReason},
-    reconcile::diff::diff,
+    reconcile::diff,
     target::Op,
 };
 

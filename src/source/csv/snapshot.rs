@@ -49,6 +49,19 @@ pub(super) struct Request {
     spool: PathBuf,
 }
 
+impl Request {
+    /// What the stored results depend on besides the content: which columns make which facts.
+    pub(super) fn prepared(&self) -> Prepared {
+        let fingerprint = Sha256::digest(format!("{:?}", self.views)).iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+        let reason = "a file has no log of changes, so it is read again as a whole";
+        Prepared {
+            fingerprint,
+            identity: self.path.display().to_string(),
+            views: self.views.iter().map(|_| ViewMode::Refresh(reason.to_owned())).collect(),
+        }
+    }
+}
+
 /// What one pass yields.
 #[derive(Debug)]
 pub(super) struct Reading {

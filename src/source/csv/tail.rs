@@ -21,7 +21,7 @@ use crate::{
     config::CsvConfig,
     data::{Extent, Position},
     source::{
-        Event, Follow, Link, SourceError, SourceState,
+        Event, Follow, Link, Prepared, SourceError, SourceState,
         csv::{
             snapshot::{Reading, Request, Stamp, read},
             watch::{Activity, PathWatch, Writer},
@@ -54,6 +54,10 @@ impl Follower {
 }
 
 impl Follow for Follower {
+    fn prepare(&mut self) -> BoxFuture<'_, Result<Prepared, SourceError>> {
+        Box::pin(std::future::ready(Ok(self.request.prepared())))
+    }
+
     fn follow<'a>(&'a mut self, from: Option<Position>, link: &'a mut Link) -> BoxFuture<'a, Result<(), SourceError>> {
         let Link { events, durable: _, wanted, stop } = link;
         Box::pin(async move {
