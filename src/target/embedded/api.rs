@@ -58,7 +58,7 @@ const DRAINED_BYTES: usize = 16 * 1024 * 1024;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Everything under `/api`, over `store`. Has no fallback of its own, so it can be merged into any router.
+/// Everything under `/api`, over `store`; a 404 in JSON, with no key asked for, for every other path.
 pub fn router(store: EmbeddedStore, access: Access, limits: Limits) -> Router {
     let quota = limits.updates_per_minute().map(|limit| Arc::new(Quota::new(limit)));
     let api = Arc::new(Api { store, access, limits, quota });
@@ -68,6 +68,7 @@ pub fn router(store: EmbeddedStore, access: Access, limits: Limits) -> Router {
         .merge(open)
         .method_not_allowed_fallback(async || Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method"))
         .route_layer(middleware::from_fn(framed))
+        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path"))
         .with_state(api)
 }
 
