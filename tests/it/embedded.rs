@@ -1,1 +1,8 @@
-//! Tests of embedded.
+//! The embedded fact store over real sockets: its API, its limits, its durability, and what it makes of random batches.
+
+mod api;
+mod limits;
+mod listing;
+mod model;
+pub(crate) mod server;
+mod writers;
