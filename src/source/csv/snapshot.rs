@@ -13,13 +13,14 @@ use std::{
 };
 
 use csv::StringRecord;
+use sha2::{Digest, Sha256};
 use tokio::{select, sync::watch, task::spawn_blocking};
 
 use crate::{
     config::CsvConfig,
     data::{Extent, ExtentBuilder, Position, Row},
     source::{
-        Cause, Observer, Snapshot, SourceError,
+        Cause, Observer, Prepared, Snapshot, SourceError, ViewMode,
         csv::decode::{Gate, Malformed},
     },
 };
