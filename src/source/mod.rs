@@ -151,6 +151,14 @@ pub enum Event {
         /// Whether this starts a new history: every view is listed, and what the fact store holds is to be compared with it.
         snapshot: bool,
     },
+    /// A view cannot be read, now or at all; its last result stays what it is, also where a cut with `snapshot` lacks it. Over when
+    /// a cut has the view.
+    ViewFailed {
+        /// Its number.
+        view: usize,
+        /// Why, a [`SourceError::View`].
+        problem: SourceError,
+    },
     /// No view changed up to `position`.
     Progress(Position),
     /// How far the source itself is: the end of its log.
