@@ -76,11 +76,11 @@ pub struct AnalysedView {
 
 /// What the server says about all queries of a source.
 #[derive(Debug)]
-pub struct Analysis {
+pub(crate) struct Analysis {
     /// One for each view: what it uses, or why it cannot be followed, as a sentence or two.
-    pub views: Vec<Result<AnalysedView, String>>,
+    pub(crate) views: Vec<Result<AnalysedView, String>>,
     /// `server_version_num`.
-    pub server_version: u32,
+    pub(crate) server_version: u32,
     /// Used tables with their families.
     pub(crate) tables: BTreeMap<u32, Table>,
     /// Changes when anything that decides about the results or the change log changes.

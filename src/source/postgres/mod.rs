@@ -15,6 +15,7 @@ mod catalog;
 mod copy;
 mod decode;
 mod dirty;
+mod explain;
 mod fault;
 mod follow;
 mod publication;
@@ -28,8 +29,9 @@ mod tls;
 mod tree;
 mod uses;
 
-pub use analyze::{AnalysedView, Analysis, TableUse};
+pub use analyze::{AnalysedView, TableUse};
 pub use copy::Decoder;
+pub use explain::{ExplainedView, Explanation, explain};
 pub use follow::{Follower, Prepared};
 pub use publication::Published;
 pub use read::snapshot;

@@ -104,8 +104,7 @@ pub(crate) struct Rhythm {
 
 impl Rhythm {
     /// The first one is due at once.
-    pub(crate) fn new(name: &str) -> Self {
-        let now = Instant::now();
+    pub(crate) fn new(name: &str, now: Instant) -> Self {
         Self { name: name.to_owned(), sent: 0, next: now, outstanding: None, last_heard: now }
     }
 
@@ -120,8 +119,7 @@ impl Rhythm {
     }
 
     /// Sends one; gives its content.
-    pub(crate) fn send(&mut self) -> String {
-        let now = Instant::now();
+    pub(crate) fn send(&mut self, now: Instant) -> String {
         self.sent += 1;
         self.next = now + EVERY;
         let content = format!("{} {}", self.name, self.sent);
@@ -130,8 +128,8 @@ impl Rhythm {
     }
 
     /// Something arrived through the stream.
-    pub(crate) fn hear(&mut self) {
-        self.last_heard = Instant::now();
+    pub(crate) fn hear(&mut self, now: Instant) {
+        self.last_heard = now;
     }
 
     /// A message arrived; whether it is the one that was on its way.
@@ -153,17 +151,18 @@ impl Rhythm {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_link_is_dead_only_when_nothing_at_all_comes_back() {
-        let mut rhythm = Rhythm::new("factsync");
+    #[test]
+    fn a_link_is_dead_only_when_nothing_at_all_comes_back() {
+        let start = Instant::now();
+        let mut rhythm = Rhythm::new("factsync", start);
         assert!(rhythm.deadline().is_none());
-        let content = rhythm.send();
-        let first = rhythm.deadline().expect("one is on its way");
-        tokio::time::advance(DEADLINE / 2).await;
-        rhythm.hear();
-        assert_eq!(rhythm.deadline().expect("still on its way"), first + DEADLINE / 2);
+        let content = rhythm.send(start);
+        assert_eq!(rhythm.deadline(), Some(start + DEADLINE));
+        rhythm.hear(start + DEADLINE / 2);
+        assert_eq!(rhythm.deadline(), Some(start + DEADLINE / 2 + DEADLINE));
         assert!(!rhythm.returned(b"another factsync's"));
         assert!(rhythm.returned(content.as_bytes()));
-        assert!(rhythm.deadline().is_none() && rhythm.next().is_some());
+        assert!(rhythm.deadline().is_none());
+        assert_eq!(rhythm.next(), Some(start + EVERY));
     }
 }

@@ -134,7 +134,7 @@ impl Tail {
             refresh,
             pulse: Arc::new(pulse),
             reanalyze,
-            rhythm: Rhythm::new(slot),
+            rhythm: Rhythm::new(slot, now),
             beating: None,
             analyzing: None,
             next_analysis: now + REANALYZE_EVERY,
@@ -197,7 +197,7 @@ impl Tail {
     fn start_what_is_due(&mut self) {
         let now = Instant::now();
         if self.beating.is_none() && self.rhythm.next().is_some_and(|due| due <= now) {
-            let (pulse, content) = (self.pulse.clone(), self.rhythm.send());
+            let (pulse, content) = (self.pulse.clone(), self.rhythm.send(now));
             self.beating = Some(Box::pin(async move { pulse.beat(&content).await }));
         }
         if self.analyzing.is_none() && self.next_analysis <= now {
@@ -337,7 +337,7 @@ impl Tail {
     }
 
     fn event(&mut self, event: Option<ReplicationEvent>, link: &Link) -> Result<(), SourceError> {
-        self.rhythm.hear();
+        self.rhythm.hear(Instant::now());
         match event {
             Some(ReplicationEvent::Begin { .. }) => self.transaction = Some(BTreeSet::new()),
             Some(ReplicationEvent::XLogData { data, .. }) => self.change(&data)?,
