@@ -51,7 +51,7 @@
 //! PostgreSQL views are *refresh* views: a commit that touches one of a view's tables runs its query again, in the only kind of
 //! snapshot that PostgreSQL ties to a log position. MongoDB can be reconciled and not yet followed.
 
-// pub mod cli;
+pub mod cli;
 pub mod config;
 pub mod fact;
 

@@ -1,1 +1,438 @@
-//! Tests of postgres_source.
+//! The PostgreSQL source against real servers.
+//!
+//! The oracle is the server itself: `psql` over the same query, at a moment when nobody writes and the source says that
+//! it has reached the end of the log.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
+
+use factsync::{
+    config::{Place, PostgresConfig, SecretString, View},
+    data::{Extent, Position},
+    source::{
+        Event, Follow, Link, SourceError, SourceState,
+        postgres::{Follower, explain, snapshot},
+    },
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+
+use crate::support::postgres::{Cluster, Major};
+
+/// Everything here takes milliseconds on an idle machine; tests share it with compilers.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+type Rows = BTreeSet<Vec<Option<String>>>;
+
+fn config(url: &str, views: &[(&str, &str)]) -> PostgresConfig {
+    let views = views.iter().map(|(fact_type, query)| View {
+        fact_type: fact_type.parse().expect("a signature"),
+        place: Place { file: PathBuf::from("test.yaml"), line: 1, column: 1 },
+        query: (*query).to_owned(),
+    });
+    let connection_string = SecretString::from(url.to_owned());
+    PostgresConfig { connection_string, ssl: None, slot: "factsync".to_owned(), views: views.collect() }
+}
+
+fn rows(extent: Extent) -> Rows {
+    extent.map(|row| row.expect("a readable extent").cells()).collect()
+}
+
+/// A signature with as many variables as there are columns.
+fn signature(columns: usize) -> String {
+    format!("has_relation({})", vec!["Thing:_"; columns].join(", "))
+}
+
+/// A source that is followed in a task, and what it has said.
+struct Followed {
+    task: JoinHandle<Result<(), SourceError>>,
+    events: mpsc::Receiver<Event>,
+    durable: watch::Sender<Option<Position>>,
+    wanted: watch::Sender<Option<Position>>,
+    stop: watch::Sender<bool>,
+    views: BTreeMap<usize, Rows>,
+    failed: BTreeMap<usize, String>,
+    position: Option<Position>,
+    snapshots: usize,
+    cuts: usize,
+    states: Vec<SourceState>,
+}
+
+impl Followed {
+    fn start(config: &PostgresConfig, from: Option<Position>) -> Self {
+        let mut follower = Follower::new("app_db", config, std::env::temp_dir());
+        let (sender, events) = mpsc::channel(16);
+        let (durable, durable_receiver) = watch::channel(from.clone());
+        let (wanted, wanted_receiver) = watch::channel(None);
+        let (stop, stop_receiver) = watch::channel(false);
+        let start = from.clone();
+        let task = tokio::spawn(async move {
+            let mut link = Link { events: sender, durable: durable_receiver, wanted: wanted_receiver, stop: stop_receiver };
+            follower.follow(start, &mut link).await
+        });
+        let (views, failed, states) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        Self { task, events, durable, wanted, stop, views, failed, position: from, snapshots: 0, cuts: 0, states }
+    }
+
+    /// Takes in one event; `false` at the end.
+    async fn next(&mut self) -> bool {
+        let event = timeout(DEADLINE, self.events.recv()).await.expect("the source says something in time");
+        let Some(event) = event else { return false };
+        match event {
+            Event::Cut { position, views, snapshot } => {
+                self.advance(position);
+                self.snapshots += usize::from(snapshot);
+                self.cuts += 1;
+                for (view, extent) in views {
+                    self.failed.remove(&view);
+                    self.views.insert(view, rows(extent));
+                }
+            }
+            Event::Progress(position) => self.advance(position),
+            Event::ViewFailed { view, problem } => drop(self.failed.insert(view, problem.to_string())),
+            Event::State(state) => self.states.push(state),
+            Event::Head(_) => {}
+        }
+        true
+    }
+
+    fn advance(&mut self, position: Position) {
+        if let Some(before) = &self.position {
+            assert!(position.reaches(before), "{position} is before {before}");
+        }
+        self.position = Some(position.clone());
+        self.durable.send_replace(Some(position));
+    }
+
+    /// Until everything that is committed now has arrived.
+    async fn catch_up(&mut self, cluster: &Cluster, database: &str) {
+        let end: Position = cluster.psql(database, "SELECT pg_current_wal_lsn()").parse().expect("a position");
+        self.reach(end).await;
+    }
+
+    async fn reach(&mut self, wanted: Position) {
+        self.wanted.send_replace(Some(wanted.clone()));
+        while !self.position.as_ref().is_some_and(|position| position.reaches(&wanted)) {
+            assert!(self.next().await, "the source ended: {:?}", self.task.is_finished());
+        }
+    }
+
+    async fn until(&mut self, what: &str, condition: impl Fn(&Self) -> bool) {
+        while !condition(self) {
+            assert!(self.next().await, "the source ended before {what}");
+        }
+    }
+
+    /// Stops it and gives the position that was durable.
+    async fn stop(mut self) -> Option<Position> {
+        self.stop.send_replace(true);
+        while self.next().await {}
+        self.task.await.expect("no panic").expect("a stop is no error");
+        self.position
+    }
+
+    /// The error it ends with.
+    async fn error(mut self) -> (SourceError, Option<Position>) {
+        while self.next().await {}
+        (self.task.await.expect("no panic").expect_err("an error"), self.position)
+    }
+}
+
+/// What `psql` says the query returns.
+fn oracle(cluster: &Cluster, database: &str, query: &str) -> Rows {
+    let json = cluster.psql(database, &format!("SELECT coalesce(json_agg(to_json(q)), '[]') FROM ({query}) q"));
+    let rows: Vec<serde_json::Map<String, serde_json::Value>> = serde_json::from_str(&json).expect("JSON");
+    let cell = |value: &serde_json::Value| match value {
+        serde_json::Value::Null => None,
+        serde_json::Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    };
+    rows.iter().map(|row| row.values().map(cell).collect()).collect()
+}
+
+const SCHEMA: &str = "
+    CREATE TABLE org (id int PRIMARY KEY, name text, secret text);
+    CREATE TABLE repo (id int PRIMARY KEY, org_id int, title text, public boolean NOT NULL DEFAULT false);
+    CREATE TABLE member (user_id int, org_id int, role text, PRIMARY KEY (user_id, org_id));
+    CREATE VIEW org_repo AS SELECT r.id, o.name FROM repo r JOIN org o ON o.id = r.org_id;
+    CREATE TABLE part (id int, kind int, name text, PRIMARY KEY (id, kind)) PARTITION BY LIST (kind);
+    CREATE TABLE part_1 PARTITION OF part FOR VALUES IN (1);
+    CREATE TABLE part_2 PARTITION OF part FOR VALUES IN (2);
+    CREATE TABLE animal (id int PRIMARY KEY, name text);
+    CREATE TABLE dog (owner int, PRIMARY KEY (id)) INHERITS (animal);
+    CREATE TABLE loose (id int, name text);
+    CREATE TABLE whole (id int, name text, extra text);
+    ALTER TABLE whole REPLICA IDENTITY FULL;
+    CREATE UNLOGGED TABLE fleeting (id int PRIMARY KEY);
+    CREATE MATERIALIZED VIEW frozen AS SELECT id FROM org;
+    CREATE SEQUENCE counter;
+    CREATE FUNCTION lookup(int) RETURNS text STABLE LANGUAGE sql AS 'SELECT name FROM org WHERE id = $1';
+    CREATE FUNCTION shout(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT upper($1)';
+    INSERT INTO org VALUES (1, 'acme', 'x'), (2, E'tab\\there', NULL);
+    INSERT INTO repo VALUES (10, 1, 'one', true), (11, 2, NULL, false);
+    INSERT INTO member VALUES (100, 1, 'admin'), (101, 1, 'member');
+    INSERT INTO part VALUES (1, 1, 'a'), (2, 2, 'b');
+";
+
+fn cluster(major: Major) -> (Cluster, String) {
+    let cluster = Cluster::start(major);
+    let database = cluster.database();
+    cluster.psql(&database, SCHEMA);
+    (cluster, database)
+}
+
+async fn analysis_is_right(major: Major) {
+    let (cluster, database) = cluster(major);
+    // Queries with the columns they use and, where keys add to them, the columns published.
+    let cases: [(&str, usize, &[(&str, &str)], &[(&str, &str)]); 14] = [
+        ("SELECT id, name FROM org", 2, &[("org", "id name")], &[("org", "id name")]),
+        ("SELECT name FROM org", 1, &[("org", "name")], &[("org", "id name")]),
+        (
+            "SELECT r.title FROM repo r JOIN org o ON o.id = r.org_id WHERE o.name > 'a'",
+            1,
+            &[("org", "id name"), ("repo", "org_id title")],
+            &[],
+        ),
+        ("SELECT id FROM org_repo", 1, &[("org", "id name"), ("repo", "id org_id")], &[]),
+        (
+            "WITH a AS (SELECT org_id FROM member WHERE role = 'x') SELECT org_id FROM a",
+            1,
+            &[("member", "org_id role")],
+            &[("member", "org_id role user_id")],
+        ),
+        (
+            "SELECT id FROM org o WHERE EXISTS (SELECT 1 FROM member m WHERE m.org_id = o.id LIMIT 1)",
+            1,
+            &[("member", "org_id"), ("org", "id")],
+            &[],
+        ),
+        (
+            "SELECT (SELECT max(user_id) FROM member) FROM org",
+            1,
+            &[("member", "user_id"), ("org", "")],
+            &[("member", "org_id user_id"), ("org", "id")],
+        ),
+        (
+            "SELECT id FROM org UNION SELECT user_id FROM member WHERE role IN (SELECT title FROM repo)",
+            1,
+            &[("member", "role user_id"), ("org", "id"), ("repo", "title")],
+            &[],
+        ),
+        ("SELECT o FROM org o", 1, &[("org", "id name secret")], &[]),
+        ("SELECT name FROM part", 1, &[("part", "name")], &[("part", "id kind name")]),
+        ("SELECT name FROM animal", 1, &[("animal", "name")], &[("animal", "id name"), ("dog", "id name")]),
+        ("SELECT name FROM whole", 1, &[("whole", "name")], &[("whole", "*")]),
+        ("SELECT shout(name) || id FROM org ORDER BY id LIMIT 1", 1, &[("org", "id name")], &[]),
+        ("SELECT 'a' -- a comment", 1, &[], &[]),
+    ];
+    for (query, columns, used, published) in cases {
+        let signature = signature(columns);
+        let explanation = explain("app_db", &config(&cluster.url(&database), &[(&signature, query)])).await.expect("analysed");
+        let view = &explanation.views[0].as_ref().expect(query).view;
+        let mut got: Vec<_> = view.tables.values().map(|table| (table.name.as_str(), words(&table.columns))).collect();
+        got.sort();
+        let want =
+            |tables: &[(&'static str, &str)]| tables.iter().map(|(table, columns)| (*table, (*columns).to_owned())).collect::<Vec<_>>();
+        assert_eq!(got, want(used), "{query}");
+        if !published.is_empty() {
+            let mut got: Vec<_> = explanation
+                .publication
+                .iter()
+                .map(|table| (table.name.as_str(), table.columns.as_ref().map_or("*".to_owned(), words)))
+                .collect();
+            got.sort();
+            assert_eq!(got, want(published), "{query}");
+        }
+    }
+}
+
+fn words(words: &BTreeSet<String>) -> String {
+    words.iter().cloned().collect::<Vec<_>>().join(" ")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_tells_its_tables_and_columns() {
+    analysis_is_right(Major::V15).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_tells_its_tables_and_columns_on_18() {
+    analysis_is_right(Major::V18).await;
+}
+
+async fn refusals_are_right(major: Major) {
+    let (cluster, database) = cluster(major);
+    cluster.psql(
+        &database,
+        "CREATE ROLE limited LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO limited; ALTER TABLE member ENABLE ROW LEVEL SECURITY;",
+    );
+    let cases = [
+        ("SELECT nothing FROM org", "does not exist"),
+        ("SELECT id FROM", "syntax error"),
+        ("SELECT id FROM org; SELECT 1", "multiple commands"),
+        ("SELECT id, name FROM org", "2 columns and the fact type has 1 variable"),
+        ("INSERT INTO org VALUES (3) RETURNING id", "not a SELECT"),
+        ("WITH gone AS (DELETE FROM org RETURNING id) SELECT id FROM gone", "not a SELECT"),
+        ("SELECT id FROM org WHERE id = $1", "parameter"),
+        ("SELECT random() FROM org", "pg_catalog.random is volatile"),
+        ("SELECT nextval('counter') FROM org", "volatile"),
+        ("SELECT id FROM org WHERE clock_timestamp() > now()", "volatile"),
+        ("SELECT lookup(id) FROM org", "public.lookup is STABLE"),
+        ("SELECT pg_get_userbyid(id::oid) FROM org", "depends on more than the tables"),
+        ("SELECT current_user FROM org", "who reads"),
+        ("SELECT id FROM org TABLESAMPLE system (10)", "TABLESAMPLE"),
+        ("SELECT id FROM org FOR UPDATE", "FOR UPDATE"),
+        ("SELECT id FROM org LIMIT 1", "without ORDER BY"),
+        ("SELECT id FROM (SELECT id FROM org OFFSET 1) x", "without ORDER BY"),
+        ("SELECT DISTINCT ON (name) id FROM org", "without ORDER BY"),
+        ("SELECT ctid FROM org", "system column"),
+        ("SELECT id FROM org WHERE xmin = '5'", "system column"),
+        ("SELECT id FROM fleeting", "an unlogged table"),
+        ("SELECT id FROM frozen", "a materialized view"),
+        ("SELECT relname FROM pg_class", "a system catalogue"),
+        ("SELECT last_value FROM counter", "a sequence"),
+        ("SELECT id FROM loose", "ALTER TABLE \"public\".\"loose\" REPLICA IDENTITY FULL"),
+    ];
+    let one = signature(1);
+    let views: Vec<_> = cases.iter().map(|(query, _)| (one.as_str(), *query)).collect();
+    let explanation = explain("app_db", &config(&cluster.url(&database), &views)).await.expect("analysed");
+    for ((query, reason), view) in cases.iter().zip(&explanation.views) {
+        let problem = view.as_ref().expect_err(query);
+        assert!(problem.contains(reason), "{query}: {problem}");
+    }
+    let limited = cluster.url(&database).replace("postgres@", "limited@");
+    let explanation = explain("app_db", &config(&limited, &[(&one, "SELECT user_id FROM member")])).await.expect("analysed");
+    let problem = explanation.views[0].as_ref().expect_err("row-level security");
+    assert!(problem.contains("BYPASSRLS"), "{problem}");
+    let explanation =
+        explain("app_db", &config(&cluster.url(&database), &[(&one, "SELECT user_id FROM member WHERE now() > 'epoch'")])).await;
+    let view = explanation.expect("analysed").views.remove(0).expect("allowed");
+    assert!(view.view.clock && view.reason.contains("depends on the time"), "{}", view.reason);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_cannot_be_followed_is_refused_with_its_reason() {
+    refusals_are_right(Major::V15).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_cannot_be_followed_is_refused_with_its_reason_on_18() {
+    refusals_are_right(Major::V18).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_is_what_psql_reads_and_one_broken_view_hides_no_other() {
+    let (cluster, database) = cluster(Major::V15);
+    let queries = [
+        "SELECT id, name FROM org",
+        "SELECT id, public FROM repo",
+        "SELECT id, 1 / (id - 10) FROM repo",
+        "SELECT id, secret FROM org -- with a comment",
+        "SELECT n, n::text || E'\\n\\\\N' FROM generate_series(1, 20000) n",
+        "SELECT id, nothing FROM org",
+    ];
+    let two = signature(2);
+    let views: Vec<_> = queries.iter().map(|query| (two.as_str(), *query)).collect();
+    let config = config(&cluster.url(&database), &views);
+    let spool = tempfile::tempdir().expect("a folder");
+    let counted = std::sync::Mutex::new(BTreeMap::new());
+    let observer = |view: usize, rows: u64| drop(counted.lock().expect("no panic").insert(view, rows));
+    let snapshot = snapshot("app_db", &config, spool.path(), &observer).await.expect("read");
+    assert!(snapshot.position.is_none());
+    for ((number, query), view) in queries.iter().enumerate().zip(snapshot.views) {
+        match view {
+            Ok(extent) => assert_eq!(rows(extent), oracle(&cluster, &database, query), "{query}"),
+            Err(error) => {
+                assert!(number == 2 || number == 5, "{error}");
+                let wanted = if number == 2 { "division by zero" } else { "does not exist" };
+                assert!(matches!(error, SourceError::View { .. }) && error.to_string().contains(wanted), "{error}");
+            }
+        }
+    }
+    assert_eq!(counted.lock().expect("no panic").get(&4), Some(&20_000));
+}
+
+const VIEWS: [(&str, &str); 4] = [
+    ("has_relation(Repo:_, parent, Org:_)", "SELECT r.id, o.name FROM repo r JOIN org o ON o.id = r.org_id"),
+    ("has_role(User:_, String:_, Org:_)", "SELECT user_id, role, org_id FROM member"),
+    ("is_public(Repo:_)", "SELECT id FROM repo WHERE public"),
+    ("has_relation(Part:_, kind, Kind:_)", "SELECT id, kind FROM part"),
+];
+
+fn agrees(followed: &Followed, cluster: &Cluster, database: &str) {
+    for (view, (_, query)) in VIEWS.iter().enumerate() {
+        assert_eq!(followed.views[&view], oracle(cluster, database, query), "{query}");
+    }
+}
+
+async fn follows_under_writers(major: Major) {
+    let (cluster, database) = cluster(major);
+    let config = config(&cluster.url(&database), &VIEWS);
+    // Writers run before the slot exists, while it is created and after.
+    let writers: Vec<_> = (0..3).map(|seed| {
+        let url = cluster.url(&database);
+        tokio::spawn(async move {
+            let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.expect("connected");
+            tokio::spawn(connection);
+            let end = Instant::now() + Duration::from_secs(4);
+            let mut n: i32 = seed;
+            while Instant::now() < end {
+                n += 3;
+                let user = n % 50;
+                let statement = match n % 7 {
+                    0 => format!("INSERT INTO org VALUES ({n}, 'org {n}') ON CONFLICT DO NOTHING"),
+                    1 => format!("UPDATE org SET name = 'new {n}' WHERE id = 1"),
+                    2 => format!("DELETE FROM member WHERE user_id = {user}"),
+                    3 => format!("INSERT INTO repo VALUES ({n}, {}, 't', true) ON CONFLICT DO NOTHING", n % 5),
+                    4 => format!("UPDATE repo SET public = NOT public WHERE id % 10 = {}", n % 10),
+                    5 => format!("BEGIN; INSERT INTO member VALUES ({user}, 1, 'r{n}') ON CONFLICT DO NOTHING; SAVEPOINT s; DELETE FROM member; ROLLBACK TO s; COMMIT"),
+                    _ => format!("INSERT INTO part VALUES ({n}, {}, 'p') ON CONFLICT DO NOTHING", 1 + n % 2),
+                };
+                client.batch_execute(&statement).await.expect("the application writes");
+            }
+        })
+    }).collect();
+    let mut followed = Followed::start(&config, None);
+    followed.until("the snapshot", |followed| followed.snapshots == 1).await;
+    followed.until("a later cut", |followed| followed.cuts > 2).await;
+    for writer in writers {
+        // The events are taken in meanwhile, or the source would only wait.
+        while !writer.is_finished() {
+            followed.next().await;
+        }
+        writer.await.expect("no panic");
+    }
+    followed.catch_up(&cluster, &database).await;
+    agrees(&followed, &cluster, &database);
+    assert_eq!(followed.snapshots, 1);
+    let position = followed.stop().await;
+
+    // While nobody follows, and after a restart of the server.
+    cluster.psql(&database, "INSERT INTO member VALUES (900, 1, 'late'); DELETE FROM member WHERE user_id = 101; TRUNCATE repo");
+    cluster.stop();
+    cluster.start_again();
+    let mut followed = Followed::start(&config, position);
+    followed.catch_up(&cluster, &database).await;
+    assert_eq!(followed.snapshots, 0, "a restart needs no new snapshot");
+    for view in [0, 1, 2] {
+        assert_eq!(followed.views[&view], oracle(&cluster, &database, VIEWS[view].1));
+    }
+    assert!(!followed.views.contains_key(&3), "a view whose tables did not change is not read again");
+    followed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_between_snapshot_and_stream_nor_over_a_restart() {
+    follows_under_writers(Major::V15).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_between_snapshot_and_stream_nor_over_a_restart_on_18() {
+    follows_under_writers(Major::V18).await;
+}
