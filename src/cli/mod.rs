@@ -176,9 +176,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     let Cli { global, command } = cli;
     match command {
         Command::Run(args) => run::run(&global, &args).await,
-        Command::Reconcile(args) | Command::Experimental { command: Experimental::Reconcile(args) } => {
-            reconcile::run(&global, &args).await
-        }
+        Command::Reconcile(args) | Command::Experimental { command: Experimental::Reconcile(args) } => reconcile::run(&global, &args).await,
         Command::Check(args) => check::run(&global, &args).await,
         Command::Explain(args) => explain::run(&args).await,
         Command::Setup(args) => setup::run(&args).await,

@@ -109,13 +109,7 @@ async fn snapshot(source: &SourceConfig, spool: &Path, lines: &[Line]) -> Vec<Re
     }
 }
 
-async fn compare_one(
-    fact_type: &FactType,
-    view: Result<Extent, String>,
-    store: &dyn FactStore,
-    spool: &Path,
-    line: &Line,
-) -> Outcome {
+async fn compare_one(fact_type: &FactType, view: Result<Extent, String>, store: &dyn FactStore, spool: &Path, line: &Line) -> Outcome {
     let wanted = match view {
         Ok(wanted) => wanted,
         Err(error) => return Outcome::Failed { fact_type: fact_type.clone(), error },

@@ -91,7 +91,7 @@ pub(super) async fn until_signalled(stop: watch::Sender<bool>) -> anyhow::Result
 
 fn follower(source: &SourceConfig, spool: &std::path::Path) -> Result<Box<dyn Follow>, Misuse> {
     match &source.kind {
-        SourceKind::Postgres(config) => Ok(Box::new(postgres::Follower::new(&source.name, config, spool))),
+        SourceKind::Postgres(config) => Ok(Box::new(postgres::Follower::new(&source.name, config, spool.to_owned()))),
         SourceKind::Csv(config) => Ok(Box::new(csv::Follower::new(&source.name, config, spool))),
         SourceKind::Mongo(_) => Err(Misuse(format!(
             "{}: source \"{}\" is a MongoDB database, which this release can reconcile but not follow. Run `factsync reconcile --perform-updates` on it periodically",

@@ -61,7 +61,9 @@ impl Choice {
     /// Opens it; `state` is where the embedded one lives.
     pub(super) fn open(self, global: &Global, state: Option<&StateDirectory>) -> anyhow::Result<Target> {
         match self {
-            Self::Remote { url, key } => Ok(Target { kind: "oso", store: Arc::new(OsoCloud::new(&url, key, global.plan)?), embedded: None }),
+            Self::Remote { url, key } => {
+                Ok(Target { kind: "oso", store: Arc::new(OsoCloud::new(&url, key, global.plan)?), embedded: None })
+            }
             Self::Embedded => {
                 let state = state.context("the embedded fact store needs a state directory")?;
                 let store = EmbeddedStore::open(&state.facts())?;
@@ -112,7 +114,13 @@ mod tests {
         for url in ["http://localhost", "http://127.0.0.1:7878", "https://127.3.2.1/x", "http://[::1]:80/api"] {
             assert!(is_loopback(url), "{url}");
         }
-        for url in ["http://localhost.evil.example", "http://127.0.0.1.evil.example:1", "http://localhost:x@evil.example", "http://10.0.0.1", "http://[::2]"] {
+        for url in [
+            "http://localhost.evil.example",
+            "http://127.0.0.1.evil.example:1",
+            "http://localhost:x@evil.example",
+            "http://10.0.0.1",
+            "http://[::2]",
+        ] {
             assert!(!is_loopback(url), "{url}");
         }
     }

@@ -163,6 +163,7 @@ impl Deliver {
                 TargetError::Busy { retry_after, .. } => backoff.next(*retry_after),
                 TargetError::Unreachable { .. }
                 | TargetError::Key { .. }
+                | TargetError::Setup { .. }
                 | TargetError::Garbage { .. }
                 | TargetError::Embedded { .. }
                 | TargetError::Receiver(_) => match error.disposition() {

@@ -168,21 +168,31 @@ impl Random {
                  ON CONFLICT (repository_id, account_id) DO UPDATE SET role = excluded.role"
             ),
             9 => format!("INSERT INTO team SELECT {a}, id, 'team{a}' FROM organization WHERE id = {b} ON CONFLICT DO NOTHING"),
-            10 => format!("INSERT INTO team_member SELECT t.id, u.id FROM team t, account u WHERE t.id = {a} AND u.id = {b} ON CONFLICT DO NOTHING"),
+            10 => format!(
+                "INSERT INTO team_member SELECT t.id, u.id FROM team t, account u WHERE t.id = {a} AND u.id = {b} ON CONFLICT DO NOTHING"
+            ),
             11 => format!(
                 "INSERT INTO team_repository SELECT t.id, r.id, '{role}' FROM team t, repository r WHERE t.id = {a} AND r.id = {b} \
                  ON CONFLICT (team_id, repository_id) DO UPDATE SET role = excluded.role"
             ),
-            12 => format!("INSERT INTO folder SELECT {a}, id, {parent}, 'f' FROM repository WHERE id = {b} ON CONFLICT (id) DO UPDATE SET parent_id = {parent}"),
-            13 => format!("UPDATE account SET id = 10 - id WHERE id = {c} AND NOT EXISTS (SELECT FROM organization_member WHERE account_id = {c})"),
+            12 => format!(
+                "INSERT INTO folder SELECT {a}, id, {parent}, 'f' FROM repository WHERE id = {b} ON CONFLICT (id) DO UPDATE SET parent_id = {parent}"
+            ),
+            13 => format!(
+                "UPDATE account SET id = 10 - id WHERE id = {c} AND NOT EXISTS (SELECT FROM organization_member WHERE account_id = {c})"
+            ),
             14 => format!("DELETE FROM account WHERE id = {a}"),
             15 => format!("DELETE FROM organization_member WHERE organization_id = {a} AND account_id = {b}"),
             16 => format!("DELETE FROM repository_member WHERE repository_id = {a}"),
             17 => format!("DELETE FROM repository WHERE id = {a}"),
             18 => format!("DELETE FROM team_member WHERE account_id = {a}"),
             19 => format!("UPDATE repository SET is_public = NOT is_public WHERE organization_id = {a}"),
-            20 => format!("DELETE FROM team_repository WHERE team_id = {a}; INSERT INTO team_repository SELECT t.id, r.id, '{role}' FROM team t, repository r WHERE t.id = {a} AND r.id = {b}"),
-            _ if self.below(6) == 0 => format!("TRUNCATE {}", self.pick(&["folder", "team_member", "repository_member", "organization_member"])),
+            20 => format!(
+                "DELETE FROM team_repository WHERE team_id = {a}; INSERT INTO team_repository SELECT t.id, r.id, '{role}' FROM team t, repository r WHERE t.id = {a} AND r.id = {b}"
+            ),
+            _ if self.below(6) == 0 => {
+                format!("TRUNCATE {}", self.pick(&["folder", "team_member", "repository_member", "organization_member"]))
+            }
             _ => format!("DELETE FROM organization WHERE id = {a}"),
         }
     }
