@@ -227,6 +227,9 @@ fn a_key_without_a_value_is_absent_and_an_alias_is_what_it_stands_for() {
                 dbs:\n  x: &x {connection_string: $DATABASE_URL, ssl: }\n  y: *x\nsync:\n";
     let config = load_texts(&[text]).expect("a file");
     assert_eq!(slots(&config), [("x", "factsync_x", 1), ("y", "factsync_y", 1)]);
+    let text = text.replace("ssl: }", "ssl: {ca_file: $NOWHERE, use_system_certs: 1}}");
+    let want = ["the environment variable \"NOWHERE\" is not set", "\"use_system_certs\" must be true or false, found a number"];
+    assert_eq!(messages(load_texts(&[&text])), want, "what an alias repeats is said once");
 }
 
 #[test]
@@ -275,6 +278,9 @@ fn what_is_no_file_of_ours_is_refused() {
     ] {
         assert_eq!(messages(load_texts(&[text])), [want], "{text:?}");
     }
+    let text = "facts: {'a(User:_)': {query: x}}\nsync: {}";
+    let want = ["missing key \"dbs\" in the file", "missing key \"db\" in \"a(User:_)\""];
+    assert_eq!(messages(load_texts(&[text])), want, "a file with a sync block is no local-authorization file");
 }
 
 /// What is put into files to break them.
