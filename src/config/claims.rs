@@ -45,3 +45,36 @@ fn overlap(claim: &Claim, earlier: &[&Claim]) -> Option<Problem> {
         Problem::new(place.clone(), message, format!("Both would claim {fact}; change them so that no fact fits two."))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn a_claim_is_held_against_all_earlier_ones() {
+        let texts = [
+            "f(User:_, a)",
+            "f(User:_, b)",
+            "f(User:_)",
+            "f(Team:_, String:_)",
+            "g(User:_, String:_)",
+            "f(User:_, String:_)",
+            "f(User:_, b)",
+        ];
+        let claim = |(number, text): (usize, &&str)| Claim {
+            fact_type: text.parse().expect(text),
+            place: Place { file: PathBuf::from("x"), line: number + 1, column: 1 },
+        };
+        let problems = overlaps(&texts.iter().enumerate().map(claim).collect::<Vec<_>>());
+        let messages: Vec<_> = problems.iter().map(|problem| format!("{} {}", problem.place.line, problem.message)).collect();
+        assert_eq!(
+            messages,
+            [
+                "6 \"f(User:_, String:_)\" overlaps \"f(User:_, String:a)\" at x:1:1 and 1 more",
+                "7 the fact type \"f(User:_, String:b)\" is there twice",
+            ]
+        );
+    }
+}

@@ -12,7 +12,7 @@ pub(super) fn fact(reader: &mut Reader<'_>, body: Field, variables: Option<usize
     let path = fields.require(reader, "path").and_then(|field| reader.text(&field));
     let columns = fields.require(reader, "fields").and_then(|field| {
         let items = file::columns(reader, field, variables)?;
-        let names: Vec<_> = items.into_iter().map(|item| reader.literal(&Field::item("an item of \"fields\"", item))).collect();
+        let names: Vec<_> = items.iter().map(|item| reader.literal(item)).collect();
         names.into_iter().collect::<Option<Vec<_>>>()
     });
     Some((path?, columns?))

@@ -3,7 +3,7 @@
 //! What cannot be read is `None`, and the problem has been noted. A key whose value is empty (`ssl:`) counts as absent, as it does for
 //! an optional field in serde.
 
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
 use crate::config::{
     Environment, Place, Problem,
@@ -35,6 +35,8 @@ pub(super) struct Fields {
     /// Where it is described: the place of its own key.
     spot: Spot,
     fields: Vec<Field>,
+    /// Keys that are there in another spelling, which has been noted; to miss them as well would be said twice.
+    meant: Vec<String>,
 }
 
 impl<'a> Reader<'a> {
@@ -61,12 +63,15 @@ impl<'a> Reader<'a> {
     /// As [`Reader::fields`], for fields that have been read.
     pub(super) fn known_fields(&mut self, what: String, spot: Spot, fields: Vec<Field>, known: &[&str]) -> Fields {
         let (fields, unknown): (Vec<_>, Vec<_>) = fields.into_iter().partition(|field| known.contains(&field.key.as_str()));
+        let mut meant = Vec::new();
         for field in unknown {
-            let suggestion = nearest(&field.key, known.iter().copied()).map(|key| format!("; did you mean \"{key}\"?"));
-            let message = format!("unknown key \"{}\"{}", field.key, suggestion.unwrap_or_default());
+            let near = nearest(&field.key, known.iter().copied());
+            let suggestion = near.map_or(String::new(), |key| format!("; did you mean \"{key}\"?"));
+            let message = format!("unknown key \"{}\"{suggestion}", field.key);
             self.problem(field.spot, message, format!("Known in {what}: {}.", known.join(", ")));
+            meant.extend(near.map(str::to_owned));
         }
-        Fields { what, spot, fields }
+        Fields { what, spot, fields, meant }
     }
 
     /// The fields of a mapping with any keys, in the order of the file; repeated ones are noted.
@@ -76,7 +81,7 @@ impl<'a> Reader<'a> {
             return None;
         };
         let mut fields: Vec<Field> = Vec::with_capacity(entries.len());
-        let mut first = std::collections::HashMap::new();
+        let mut first = HashMap::new();
         for (key, node) in entries {
             let Value::Text(name) = key.value else {
                 self.problem(key.spot, format!("a key must be text, found {}", key.value.kind()), "Put it in quotes.");
@@ -95,15 +100,14 @@ impl<'a> Reader<'a> {
         Some(fields)
     }
 
-    /// A list.
-    pub(super) fn list(&mut self, field: Field) -> Option<Vec<Node>> {
-        match field.node.value {
-            Value::List(items) => Some(items),
-            _ => {
-                self.wrong_kind(&field, "a list", "Write it as [a, b], or one \"- item\" per line.");
-                None
-            }
-        }
+    /// The items of a list, called `key[0]` and so on.
+    pub(super) fn list(&mut self, field: Field) -> Option<Vec<Field>> {
+        let Value::List(items) = field.node.value else {
+            self.wrong_kind(&field, "a list", "Write it as [a, b], or one \"- item\" per line.");
+            return None;
+        };
+        let item = |(index, node): (usize, Node)| Field { key: format!("{}[{index}]", field.key), spot: node.spot, node, repeated: false };
+        Some(items.into_iter().enumerate().map(item).collect())
     }
 
     /// A text, taken as it is.
@@ -130,7 +134,7 @@ impl<'a> Reader<'a> {
         self.expanded(field, TextKind::Plain)
     }
 
-    /// A connection string and what to call it in a message, which must not show it.
+    /// A connection string, which no message may show.
     pub(super) fn connection_string(&mut self, field: &Field) -> Option<String> {
         self.expanded(field, TextKind::Connection)
     }
@@ -142,7 +146,8 @@ impl<'a> Reader<'a> {
                 self.problem(field.node.spot, format!("\"{}\" is empty once its variables are put in", field.key), "Set the variables.");
                 return None;
             }
-            Ok(expanded) => return Some(expanded),
+            // A variable filled from a file often ends in a line break.
+            Ok(expanded) => return Some(expanded.trim().to_owned()),
             Err(errors) => errors,
         };
         for error in errors {
@@ -181,8 +186,8 @@ impl<'a> Reader<'a> {
         };
         let value = number.as_u64().filter(|value| *value <= most);
         if value.is_none() {
-            let range = if most == u64::MAX { "0 or more".to_owned() } else { format!("0 to {most}") };
-            self.problem(field.node.spot, format!("\"{}\" is not a whole number from {range}", field.key), "Change the number.");
+            let range = if most == u64::MAX { "0 or more".to_owned() } else { format!("from 0 to {most}") };
+            self.problem(field.node.spot, format!("\"{}\" must be a whole number, {range}", field.key), "Change the number.");
         }
         value
     }
@@ -194,9 +199,17 @@ impl<'a> Reader<'a> {
 }
 
 impl Field {
-    /// An item of a list, which is called `name` in messages.
-    pub(super) fn item(name: &str, node: Node) -> Self {
-        Self { key: name.to_owned(), spot: node.spot, node, repeated: false }
+    /// The whole file.
+    pub(super) fn root(node: Node) -> Self {
+        Self { key: "the file".into(), spot: node.spot, node, repeated: false }
+    }
+
+    /// The text as the file has it, for messages: a variable's value could be a secret.
+    pub(super) fn as_written(&self) -> &str {
+        match &self.node.value {
+            Value::Text(text) => text,
+            Value::Null | Value::Boolean(_) | Value::Number(_) | Value::List(_) | Value::Map(_) | Value::Tagged => self.node.value.kind(),
+        }
     }
 
     fn is_null(&self) -> bool {
@@ -218,6 +231,7 @@ impl Fields {
         match (&field, before) {
             (Some(_), _) => {}
             (None, Some(spot)) => reader.problem(spot, format!("\"{key}\" has no value"), "Fill it in."),
+            (None, None) if self.meant.iter().any(|meant| meant == key) => {}
             (None, None) => {
                 reader.problem(self.spot, format!("missing key \"{key}\" in {}", self.what), format!("Add \"{key}: …\" to it."))
             }

@@ -66,12 +66,13 @@ enum FileKind {
 
 /// Reads the whole file, noting every problem.
 pub(super) fn read(reader: &mut Reader<'_>, root: Node) -> Contents {
-    if matches!(root.value, Value::Null) {
-        reader.problem(root.spot, "the file is empty", "Write \"facts\" and \"dbs\" into it.");
+    if !matches!(root.value, Value::Map(_)) {
+        let message = format!("the file must be a mapping, found {}", root.value.kind());
+        reader.problem(root.spot, message, "Write \"facts:\" and \"dbs:\" into it, with what belongs to them indented below.");
         return Contents::default();
     }
     let spot = root.spot;
-    let Some(entries) = reader.entries(Field::item("the file", root)) else { return Contents::default() };
+    let Some(entries) = reader.entries(Field::root(root)) else { return Contents::default() };
     let local = is_local(&entries);
     let known: &[_] = if local { &["version", "source", "facts", "sql_types"] } else { &["version", "source", "facts", "dbs", "sync"] };
     let mut fields = reader.known_fields("the file".into(), spot, entries, known);
@@ -117,7 +118,11 @@ fn file_kind(reader: &mut Reader<'_>, source: &Field) -> FileKind {
                 other => nearest(other, ["postgres", "mongodb", "csv"].into_iter())
                     .map_or(String::new(), |near| format!("; did you mean \"{near}\"?")),
             };
-            reader.problem(source.node.spot, format!("unknown source \"{name}\"{suggestion}"), "Use postgres, mongodb or csv.");
+            reader.problem(
+                source.node.spot,
+                format!("unknown source \"{}\"{suggestion}", source.as_written()),
+                "Use postgres, mongodb or csv.",
+            );
             FileKind::Unknown
         }
     }
@@ -268,7 +273,7 @@ fn sql_types(reader: &mut Reader<'_>, field: Field) {
 }
 
 /// The list `fields`, which fills the variables from left to right, so that there must be as many.
-pub(super) fn columns(reader: &mut Reader<'_>, field: Field, variables: Option<usize>) -> Option<Vec<Node>> {
+pub(super) fn columns(reader: &mut Reader<'_>, field: Field, variables: Option<usize>) -> Option<Vec<Field>> {
     let spot = field.node.spot;
     let columns = reader.list(field)?;
     if let Some(variables) = variables.filter(|variables| *variables != columns.len()) {
@@ -298,7 +303,7 @@ impl Databases {
         let name = reader.text(&field)?;
         if let Some(names) = self.names.as_ref().filter(|names| !names.contains(&name)) {
             let suggestion = nearest(&name, names.iter().map(String::as_str)).map(|near| format!("; did you mean \"{near}\"?"));
-            let message = format!("there is no \"{name}\" under \"dbs\"{}", suggestion.unwrap_or_default());
+            let message = format!("there is no \"{}\" under \"dbs\"{}", field.as_written(), suggestion.unwrap_or_default());
             reader.problem(field.node.spot, message, format!("Add it there; \"dbs\" has: {}.", names.join(", ")));
             return None;
         }

@@ -40,12 +40,12 @@ pub(super) fn database(reader: &mut Reader<'_>, entry: Field, used: bool) -> Opt
 
 fn columns(reader: &mut Reader<'_>, field: Field, variables: Option<usize>) -> Option<Vec<MongoField>> {
     let items = file::columns(reader, field, variables)?;
-    let mut array = None;
+    let mut has_array = false;
     let mut columns = Vec::new();
     for item in items {
         let spot = item.spot;
         let Some(column) = column(reader, item) else { continue };
-        if column.is_array && array.replace(spot).is_some() {
+        if column.is_array && std::mem::replace(&mut has_array, true) {
             reader.problem(spot, "more than one field has \"is_array: true\"", "Unwind the second array in an aggregate, with $unwind.");
         }
         columns.push(column);
@@ -54,12 +54,12 @@ fn columns(reader: &mut Reader<'_>, field: Field, variables: Option<usize>) -> O
 }
 
 /// `name`, or `{name: …, is_array: …}`.
-fn column(reader: &mut Reader<'_>, item: Node) -> Option<MongoField> {
-    if !matches!(item.value, Value::Map(_)) {
-        let name = reader.literal(&Field::item("an item of \"fields\"", item))?;
+fn column(reader: &mut Reader<'_>, item: Field) -> Option<MongoField> {
+    if !matches!(item.node.value, Value::Map(_)) {
+        let name = reader.literal(&item)?;
         return Some(MongoField { name, is_array: false });
     }
-    let mut fields = reader.fields(Field::item("fields", item), &["name", "is_array"])?;
+    let mut fields = reader.fields(item, &["name", "is_array"])?;
     let name = fields.require(reader, "name").and_then(|field| reader.literal(&field));
     let is_array = fields.take("is_array").and_then(|field| reader.boolean(&field)).unwrap_or(false);
     Some(MongoField { name: name?, is_array })
@@ -101,8 +101,8 @@ fn aggregate(reader: &mut Reader<'_>, pipeline: Field) -> Option<Vec<Json>> {
     let mut pipeline = Vec::new();
     let mut whole = true;
     for stage in stages {
-        refuse_writes(reader, &stage);
-        let is_stage = matches!(&stage.value, Value::Map(keys) if matches!(&keys[..], [(key, _)] if is_operator(key)));
+        refuse_writes(reader, &stage.node);
+        let is_stage = matches!(&stage.node.value, Value::Map(keys) if matches!(&keys[..], [(key, _)] if is_operator(key)));
         if !is_stage {
             reader.problem(
                 stage.spot,
@@ -110,7 +110,7 @@ fn aggregate(reader: &mut Reader<'_>, pipeline: Field) -> Option<Vec<Json>> {
                 "Write each stage as {$operator: …}, one \"-\" per stage.",
             );
         }
-        let stage = json(reader, Field::item("aggregate", stage));
+        let stage = json(reader, stage);
         whole &= is_stage && stage.is_some();
         pipeline.extend(stage);
     }
@@ -146,8 +146,9 @@ fn json(reader: &mut Reader<'_>, field: Field) -> Option<Json> {
         Value::Boolean(value) => Some(Json::Bool(value)),
         Value::Text(text) => Some(Json::String(text)),
         Value::Number(number) => Some(json_number(&number)),
-        Value::List(items) => {
-            let items: Vec<_> = items.into_iter().map(|item| json(reader, Field::item(&field.key, item))).collect();
+        Value::List(_) => {
+            let items = reader.list(field)?;
+            let items: Vec<_> = items.into_iter().map(|item| json(reader, item)).collect();
             items.into_iter().collect::<Option<_>>().map(Json::Array)
         }
         Value::Map(_) => {
