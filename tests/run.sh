@@ -17,7 +17,8 @@ export FACTSYNC_TOOLS
 # rustup's default place, which a login shell has in PATH and other shells may not.
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/sbin:/sbin
 
-have() { command -v "$1" >/dev/null 2>&1; }
+# A program, not a builtin of the shell: Debian without procps has `kill` only as the latter.
+have() { type -P "$1" >/dev/null; }
 
 # PostgreSQL's own place, since Debian keeps the server's programs out of PATH. 18 is not asked for: tests/tools/postgres18.sh brings it.
 have_postgres() {
@@ -38,6 +39,7 @@ missing_packages() {
   have kill || echo procps
   have cc || echo build-essential
   have curl || echo curl
+  have git || echo git
   have openssl || echo openssl
   have python3 && python3 -c 'import pip' 2>/dev/null || printf '%s\n' python3 python3-pip
   have python3 && python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3-venv

@@ -22,7 +22,7 @@ INSERT INTO repository (id, organization_id, name, is_public)
 SELECT id, 1 + (id - 1) % 3, 'repository' || id, id % 4 = 0 FROM generate_series(1, 24) AS id;
 
 INSERT INTO repository_member (repository_id, account_id, role)
-SELECT repository.id, 1 + (repository.id * 7) % 30, 'maintainer' FROM repository
+SELECT repository.id, 1 + (repository.id * 7) % 30, 'maintainer'::repository_role FROM repository
 UNION ALL
 SELECT repository.id, 1 + (repository.id * 7 + 1) % 30, 'writer' FROM repository;
 

@@ -109,9 +109,9 @@ fn hidden_prefix(rest: &str, before: Option<char>) -> usize {
     if rest.starts_with('"') {
         return quoted(rest, '"');
     }
-    if rest.starts_with('\'') {
+    if let Some(inside) = rest.strip_prefix('\'') {
         // 'x', '\n' and '\u{7f}' are characters; 'a without an end is a lifetime.
-        let is_char = rest[1..].starts_with('\\') || rest[1..].chars().nth(1) == Some('\'');
+        let is_char = inside.starts_with('\\') || inside.chars().nth(1) == Some('\'');
         return if is_char { quoted(rest, '\'') } else { 0 };
     }
     let hashes = rest.strip_prefix('r').map_or(0, |raw| raw.len() - raw.trim_start_matches('#').len());

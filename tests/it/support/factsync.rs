@@ -6,6 +6,7 @@
 use std::{
     io::{BufRead, BufReader, Read},
     os::unix::process::ExitStatusExt,
+    path::Path,
     process::{Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, mpsc},
     time::Duration,
@@ -26,7 +27,10 @@ const STOP_DEADLINE: Duration = Duration::from_secs(20);
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Settings of the developer's own that must not reach a test.
-const FOREIGN_ENVIRONMENT: [&str; 4] = ["OSO_AUTH", "OSO_URL", "DATABASE_URL", "RUST_LOG"];
+pub(crate) const FOREIGN_ENVIRONMENT: [&str; 4] = ["OSO_AUTH", "OSO_URL", "DATABASE_URL", "RUST_LOG"];
+
+/// The binary under test.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_factsync");
 
 /// The public key of Oso's local development server, which the embedded store accepts on loopback.
 pub(crate) const DEVELOPMENT_KEY: &str = "e_0123456789_12345_osotesttoken01xiIn";
@@ -50,7 +54,7 @@ impl Factsync {
     /// Runs the binary with `args` to its end. Without `--state` its state directory is a fresh one that is deleted afterwards.
     pub(crate) fn run(args: &[&str], env: &[(&str, &str)]) -> Output {
         let state = tempfile::tempdir().expect("a temporary directory can be created");
-        let output = prepared(args, env, &state).stdin(Stdio::null()).output().expect("the binary can be run");
+        let output = prepared(root(), args, env, &state).stdin(Stdio::null()).output().expect("the binary can be run");
         let text = |bytes| String::from_utf8(bytes).expect("factsync writes UTF-8");
         Output { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
     }
@@ -89,8 +93,13 @@ impl Process {
     /// Starts the binary with `args` and waits until it says where it listens. `--listen 127.0.0.1:0` and a fresh `--state` are
     /// added where `args` lack them.
     pub(crate) fn spawn(args: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::spawn_in(root(), args, env)
+    }
+
+    /// [`Self::spawn`] in another directory than the repository's root.
+    pub(crate) fn spawn_in(directory: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
         let state = tempfile::tempdir().expect("a temporary directory can be created");
-        let mut command = prepared(args, env, &state);
+        let mut command = prepared(directory, args, env, &state);
         if !args.iter().any(|arg| arg.starts_with("--listen")) {
             command.args(["--listen", "127.0.0.1:0"]);
         }
@@ -125,6 +134,7 @@ impl Process {
     }
 
     /// `GET path`, with the development key; the status and the body.
+    #[expect(clippy::disallowed_methods, reason = "what a test asks for is small")]
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
         let request = self.client.get(format!("{}{path}", self.url)).bearer_auth(DEVELOPMENT_KEY);
         let response = request.send().await.unwrap_or_else(|error| panic!("GET {path}: {error:?}\n{}", self.log()));
@@ -198,9 +208,14 @@ pub(crate) fn client() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().build().expect("the TLS provider is installed")
 }
 
-fn prepared(args: &[&str], env: &[(&str, &str)], state: &TempDir) -> Command {
-    let mut command = command(env!("CARGO_BIN_EXE_factsync"));
-    command.args(args).current_dir(env!("CARGO_MANIFEST_DIR"));
+/// The repository.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn prepared(directory: &Path, args: &[&str], env: &[(&str, &str)], state: &TempDir) -> Command {
+    let mut command = command(BINARY);
+    command.args(args).current_dir(directory);
     if !args.iter().any(|arg| arg.starts_with("--state")) {
         command.arg("--state").arg(state.path());
     }

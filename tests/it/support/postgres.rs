@@ -33,7 +33,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(30);
 const LOG_TAIL: usize = 60;
 
 /// Settings of every cluster: what logical replication needs, and no time spent on surviving a power loss.
-const SETTINGS: [(&str, &str); 10] = [
+const SETTINGS: [(&str, &str); 9] = [
     ("listen_addresses", "127.0.0.1"),
     ("wal_level", "logical"),
     ("fsync", "off"),
@@ -42,7 +42,6 @@ const SETTINGS: [(&str, &str); 10] = [
     ("shared_buffers", "32MB"),
     ("max_connections", "60"),
     ("autovacuum", "off"),
-    ("log_statement", "ddl"),
     ("log_line_prefix", "%m [%p] %d "),
 ];
 
@@ -102,6 +101,11 @@ impl Cluster {
     /// The port on 127.0.0.1; it stays the same over a restart.
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Where `psql` is.
+    pub(crate) fn bin_dir(&self) -> &Path {
+        &self.binaries
     }
 
     /// The data directory, to edit `pg_hba.conf` for example.
@@ -215,7 +219,7 @@ impl Cluster {
     fn accepts_connections(&self) -> bool {
         let port = self.port.to_string();
         let mut probe = Command::new(self.binaries.join("pg_isready"));
-        probe.args(["--quiet", "--host=127.0.0.1", "--port", &port]);
+        probe.args(["--quiet", "--host=127.0.0.1", "--username=postgres", "--dbname=postgres", "--port", &port]);
         probe.status().expect("pg_isready can be run").success()
     }
 }
