@@ -254,7 +254,8 @@ fn table_use(table: &Table, used: &ColumnsUsed) -> TableUse {
 
 /// SHA-256 over everything that decides what the results are and which changes are seen.
 ///
-/// Partitions are left out: they come and go in normal operation, and changes are published under their root.
+/// Columns that no query uses are left out, and partitions: they come and go in normal operation, and changes are published under
+/// their root.
 fn digest(
     views: &[View<String>],
     prepared: &[Result<Prepared, String>],
@@ -276,18 +277,15 @@ fn digest(
             (Err(problem), _) | (_, Err(problem)) => add(problem.as_bytes()),
         }
     }
-    for (oid, table) in catalogue.tables {
-        let identity = format!("{:?} {:?}", table.identity, table.kind);
-        if views_use(judged, *oid) {
-            add(format!("{oid} {} {identity} {:?}", table.title(), table.columns).as_bytes());
+    for (oid, used) in judged.iter().flatten().flat_map(|view| &view.tables) {
+        let Some(table) = catalogue.tables.get(oid) else { continue };
+        add(format!("{oid} {} {:?} {:?}", table.title(), table.kind, table.identity).as_bytes());
+        for (number, column) in table.columns.iter().filter(|(_, column)| used.columns.contains(&column.name)) {
+            add(format!("{number} {} {}", column.name, column.type_name).as_bytes());
         }
     }
     for (oid, function) in catalogue.functions.iter().filter(|(_, function)| function.users) {
         add(format!("{oid} {} {}", function.title, function.version).as_bytes());
     }
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn views_use(judged: &[Result<AnalysedView, String>], oid: u32) -> bool {
-    judged.iter().flatten().any(|view| view.tables.contains_key(&oid))
 }

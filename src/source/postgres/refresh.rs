@@ -106,8 +106,11 @@ impl Refresh {
             Phase::Waiting(anchor) => {
                 let reader = self.reader.clone();
                 let point = anchor.point;
-                // The anchor moves into the future: its session exports the snapshot until the last view is read.
-                let reading = async move { reader.read(&anchor.snapshot, &views, &|_, _| ()).await };
+                let reading = async move {
+                    // The whole anchor, not just its name: its session exports the snapshot until the last view is read.
+                    let anchor = anchor;
+                    reader.read(&anchor.snapshot, &views, &|_, _| ()).await
+                };
                 Phase::Reading(point, Instant::now(), Box::pin(reading))
             }
             other => other,
