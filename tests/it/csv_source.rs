@@ -10,7 +10,7 @@ use std::{
         Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use factsync::{
@@ -28,6 +28,8 @@ use tokio::{
 
 /// Longer than anything here takes on a busy machine; only a failure waits for it.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// Polling needs at least this long to believe a change, so what is faster was an event.
+const POLL: Duration = Duration::from_secs(2);
 /// Two columns in the file's order and one on its own.
 const VIEWS: [(&str, &[&str]); 2] =
     [("has_role(User:_, String:_, Organization:_)", &["user", "role", "org"]), ("member(User:_)", &["user"])];
@@ -180,6 +182,7 @@ struct Followed {
     stop: watch::Sender<bool>,
     _durable: watch::Sender<Option<Position>>,
     task: JoinHandle<Result<(), SourceError>>,
+    changes: usize,
 }
 
 impl Followed {
@@ -191,7 +194,7 @@ impl Followed {
         let mut follower = csv::Follower::new("users.csv", &config(&path, &VIEWS[..1]), dir.path());
         let mut link = Link { events: sender, durable, wanted, stop };
         let task = tokio::spawn(async move { follower.follow(from, &mut link).await });
-        Self { dir, path, events, wanted: wanted_sender, stop: stop_sender, _durable: durable_sender, task }
+        Self { dir, path, events, wanted: wanted_sender, stop: stop_sender, _durable: durable_sender, task, changes: 0 }
     }
 
     /// Follows a file with one row, past its first cut.
@@ -240,6 +243,20 @@ impl Followed {
         }
     }
 
+    /// Makes three changes, each to one row with its number, and expects each as a cut; the quickest must have been an event.
+    async fn three_prompt_cuts(&mut self, mut change: impl FnMut(usize, &str)) {
+        let mut quickest = DEADLINE;
+        for _ in 0..3 {
+            self.changes += 1;
+            let n = self.changes;
+            let start = Instant::now();
+            change(n, &format!("user,role,org\nn{n},viewer,2\n"));
+            assert_eq!(self.cut(false).await, some(&[&[&format!("n{n}"), "viewer", "2"]]));
+            quickest = quickest.min(start.elapsed());
+        }
+        assert!(quickest < POLL, "found by polling: {quickest:?}");
+    }
+
     async fn stop(self) {
         self.stop.send_replace(true);
         timeout(DEADLINE, self.task).await.expect("stopped in time").expect("no panic").expect("no error");
@@ -249,12 +266,20 @@ impl Followed {
 #[tokio::test]
 async fn an_atomic_rename_is_one_cut() {
     let mut followed = Followed::streaming().await;
-    for n in 0..3 {
-        let new = followed.dir.path().join("new.csv");
-        fs::write(&new, format!("user,role,org\n{n},viewer,2\n")).expect("written");
-        fs::rename(&new, &followed.path).expect("renamed");
-        assert_eq!(followed.cut(false).await, some(&[&[&n.to_string(), "viewer", "2"]]));
-    }
+    let (path, new) = (followed.path.clone(), followed.dir.path().join("new.csv"));
+    let rename = |_, text: &str| {
+        fs::write(&new, text).expect("written");
+        fs::rename(&new, &path).expect("renamed");
+    };
+    followed.three_prompt_cuts(rename).await;
+    followed.stop().await;
+}
+
+#[tokio::test]
+async fn a_rewrite_in_place_is_one_cut_once_it_is_closed() {
+    let mut followed = Followed::streaming().await;
+    let path = followed.path.clone();
+    followed.three_prompt_cuts(|_, text| fs::write(&path, text).expect("written")).await;
     followed.stop().await;
 }
 
@@ -336,37 +361,43 @@ async fn a_header_without_a_field_and_an_empty_file_change_nothing() {
 /// Kubernetes mounts a ConfigMap as `users.csv -> ..data/users.csv`, `..data -> ..<time>`, and swaps the second link.
 #[tokio::test]
 async fn a_config_map_is_swapped_by_its_link() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let version = |n: u32| {
-        let folder = dir.path().join(format!("..v{n}"));
+    let (mount, outside) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let version = |n: usize, text: &str| {
+        let folder = mount.path().join(format!("..v{n}"));
         fs::create_dir(&folder).expect("made");
-        fs::write(folder.join("users.csv"), format!("user,role,org\n{n},viewer,2\n")).expect("written");
-        symlink(format!("..v{n}"), dir.path().join("..data_tmp")).expect("linked");
-        fs::rename(dir.path().join("..data_tmp"), dir.path().join("..data")).expect("swapped");
+        fs::write(folder.join("users.csv"), text).expect("written");
+        swap(&folder, &mount.path().join("..data"));
+        if n > 0 {
+            fs::remove_dir_all(mount.path().join(format!("..v{}", n - 1))).expect("the old version removed");
+        }
     };
-    version(1);
-    let mount = dir.path().to_owned();
-    symlink("..data/users.csv", mount.join("users.csv")).expect("linked");
-    // The mount itself may be reached through a link that somebody swaps.
-    let outside = tempfile::tempdir().expect("a folder");
-    symlink(&mount, outside.path().join("current")).expect("linked");
-    let path = outside.path().join("current/users.csv");
-    let mut followed = Followed::start(outside, path, None);
+    version(0, "user,role,org\n1,admin,2\n");
+    symlink("..data/users.csv", mount.path().join("users.csv")).expect("linked");
+    // The mount itself is reached through a link that somebody may swap.
+    let link = outside.path().join("current");
+    swap(mount.path(), &link);
+    let mut followed = Followed::start(outside, link.join("users.csv"), None);
     followed.state(SourceState::Snapshotting).await;
-    assert_eq!(followed.cut(true).await, some(&[&["1", "viewer", "2"]]));
+    assert_eq!(followed.cut(true).await, some(&[&["1", "admin", "2"]]));
     followed.state(SourceState::Streaming).await;
-    for n in 2..5 {
-        version(n);
-        assert_eq!(followed.cut(false).await, some(&[&[&n.to_string(), "viewer", "2"]]));
-        fs::remove_dir_all(mount.join(format!("..v{}", n - 1))).expect("the old version removed");
-    }
-    let moved = tempfile::tempdir().expect("a folder");
-    fs::write(moved.path().join("users.csv"), "user,role,org\n9,viewer,2\n").expect("written");
-    let link = followed.dir.path().join("current");
-    symlink(moved.path(), followed.dir.path().join("next")).expect("linked");
-    fs::rename(followed.dir.path().join("next"), &link).expect("swapped");
-    assert_eq!(followed.cut(false).await, some(&[&["9", "viewer", "2"]]));
+
+    followed.three_prompt_cuts(version).await;
+    let releases = tempfile::tempdir().expect("a folder");
+    let release = |n: usize, text: &str| {
+        let folder = releases.path().join(n.to_string());
+        fs::create_dir(&folder).expect("made");
+        fs::write(folder.join("users.csv"), text).expect("written");
+        swap(&folder, &link);
+    };
+    followed.three_prompt_cuts(release).await;
     followed.stop().await;
+}
+
+/// Points `link` at `target` in one step, as `ln -sfn` does.
+fn swap(target: &Path, link: &Path) {
+    let new = link.with_file_name("..next");
+    symlink(target, &new).expect("linked");
+    fs::rename(&new, link).expect("swapped");
 }
 
 /// Writing through another name of the file makes no event in the watched folder.

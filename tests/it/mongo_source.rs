@@ -313,8 +313,8 @@ async fn without_an_initiated_replica_set_the_remedy_is_named() {
         assert_eq!(error.disposition(), Disposition::Operator);
         assert_eq!(
             chain(&error),
-            "source \"app\" refused to read a snapshot. Start mongod with --replSet and run rs.initiate() once in mongosh; one node is enough.: \
-             the server is not a member of an initiated replica set"
+            "source \"app\" refused to read a snapshot. Start mongod with --replSet and run rs.initiate() once in mongosh; \
+             one node is enough.: the server is not a member of an initiated replica set"
         );
         assert_eq!(chain(&mongo::probe("app", &config).await.expect_err("nor for a probe")), chain(&error));
     }

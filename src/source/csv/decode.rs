@@ -1,9 +1,9 @@
 //! The bytes of a file on their way to the parser: hashed, and held to the rules on which the parser is lenient.
 //!
-//! The `csv` crate "will always find *a* parse" (its words): a quote that never closes swallows the rest of the file, and text after a
-//! closing quote is glued to the cell. Either would turn a half-written file into a shorter one. So the bytes pass this
-//! gate, which follows the same four states as the parser's automaton (`csv_core::Reader`) and refuses what RFC 4180 has no
-//! reading for. Where both accept, they agree.
+//! The `csv` crate "will always find *a* parse" (its words): a quote that never closes swallows the rest of the file, and
+//! text after a closing quote is glued to the cell. Either would turn a half-written file into a shorter one. So the bytes
+//! pass this gate, which follows the same four states as the parser's automaton (`csv_core::Reader`) and refuses what RFC
+//! 4180 has no reading for. Where both accept, they agree.
 
 use std::io::{self, Read};
 

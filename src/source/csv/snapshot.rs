@@ -1,8 +1,8 @@
 //! One pass over the file: every view's rows, and the digest of the bytes they were parsed from.
 //!
-//! The file is opened once and judged by that handle before and after, so a rename during the pass changes nothing (the
-//! old file is read to its end) and a write into it is noticed. It runs on a blocking thread, which learns that nobody waits any more from
-//! the channel it reports to.
+//! The file is opened once and judged by that handle before and after, so a rename during the pass changes nothing (the old
+//! file is read to its end) and a write into it is noticed. It runs on a blocking thread, which learns that nobody waits
+//! any more from the channel it reports to.
 
 use std::{
     fs::{self, File, Metadata},
@@ -236,4 +236,48 @@ fn names(header: &StringRecord) -> String {
     let shown: Vec<String> = header.iter().take(NAMES_SHOWN).map(|name| format!("\"{name}\"")).collect();
     let more = if header.len() > NAMES_SHOWN { format!(" and {} more", header.len() - NAMES_SHOWN) } else { String::new() };
     shown.join(", ") + &more
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(rows: u64) -> (tempfile::TempDir, Request) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("users.csv");
+        let text: String = (0..rows).map(|row| format!("{row}\n")).collect();
+        fs::write(&path, format!("user\n{text}")).expect("written");
+        let views = vec![("member(User:_)".to_owned(), vec!["user".to_owned()])];
+        let request = Request { name: "users.csv".to_owned(), path, views, spool: dir.path().to_owned() };
+        (dir, request)
+    }
+
+    #[test]
+    fn a_pass_ends_soon_after_nobody_waits_for_it() {
+        let (_dir, request) = request(3 * ROWS_PER_REPORT);
+        let (progress, rows) = watch::channel(0);
+        drop(rows);
+        let error = request.read(&progress).expect_err("nobody waits");
+        assert!(matches!(error, SourceError::Unreachable { action: "finish reading the file", .. }), "{error}");
+        assert_eq!(*progress.borrow(), 0, "it stopped at the first report");
+    }
+
+    #[test]
+    fn what_is_written_into_during_the_pass_is_read_again() {
+        let (_dir, request) = request(500_000);
+        let (progress, rows) = watch::channel(0);
+        let path = request.path.clone();
+        let writer = std::thread::spawn(move || {
+            // The first report comes with nearly all of the file still ahead.
+            while *rows.borrow() == 0 {
+                std::thread::yield_now();
+            }
+            fs::OpenOptions::new().append(true).open(path).and_then(|mut file| io::Write::write_all(&mut file, b"\"")).expect("written");
+            rows
+        });
+        let error = request.read(&progress).expect_err("it changed");
+        let _rows = writer.join().expect("no panic");
+        assert_eq!(error.to_string(), "could not read the file in one piece at source \"users.csv\"");
+        assert_eq!(error.disposition(), crate::error::Disposition::Retry, "although what was parsed is malformed");
+    }
 }

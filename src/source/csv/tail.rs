@@ -29,13 +29,13 @@ use crate::{
     },
 };
 
-/// Quiet to wait for after a file was closed or renamed: long enough for the two or three steps in which editors save (a few milliseconds
-/// apart), too short for a person to notice.
+/// Quiet to wait for after a file was closed or renamed: long enough for the two or three steps in which editors save (a
+/// few milliseconds apart), too short for a person to notice.
 const QUIET: Duration = Duration::from_millis(50);
 /// The longest a file that is closed again and again is left unread: the delay anybody can cause by appending in a loop.
 const MAX_DELAY: Duration = Duration::from_secs(1);
-/// The longest a file that was modified and not closed is left unread: enough to write some gigabytes in place. After that we take the writer
-/// for one that keeps its file open, such as a log, and read what there is.
+/// The longest a file that was modified and not closed is left unread: enough to write some gigabytes in place. After that
+/// we take the writer for one that keeps its file open, such as a log, and read what there is.
 const OPEN_WRITER: Duration = Duration::from_secs(10);
 /// How often the file's metadata is compared, for file systems without events; a `stat` costs nothing at this rate.
 const POLL: Duration = Duration::from_secs(2);
@@ -233,7 +233,8 @@ impl Alarm {
         self.unread = Some(Unread { first, last: now, writer });
     }
 
-    /// Somebody waits for a content we have not seen. Not at once: the events of the writer who made it may still be on their way.
+    /// Somebody waits for a content we have not seen. Not at once: the events of the writer who made it may still be on
+    /// their way.
     fn look_soon(&mut self, now: Instant) {
         self.unread.get_or_insert(Unread { first: now, last: now, writer: Writer::Closed });
     }

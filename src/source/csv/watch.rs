@@ -5,8 +5,8 @@
 //! the link `..data`. The walk along the path mirrors the kernel's, so any link on the way counts. It is repeated before every
 //! read, since a swap changes it.
 //!
-//! Events only say that it is time to look. A watch that is lost or impossible (a network file system, no free inotify watch) costs
-//! time, not changes: the file's metadata is compared every few seconds anyway.
+//! Events only say that it is time to look. A watch that is lost or impossible (a network file system, no free inotify
+//! watch) costs time, not changes: the file's metadata is compared every few seconds anyway.
 
 use std::{
     collections::{BTreeSet, VecDeque},

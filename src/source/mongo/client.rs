@@ -19,8 +19,8 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The wire version of MongoDB 5.0, the first with snapshot reads outside of transactions.
 const SNAPSHOT_WIRE_VERSION: i32 = 13;
-/// Codes of errors that pass: the driver specifications' retryable reads, and `SnapshotUnavailable` (246), which a collection that was
-/// created or dropped a moment ago causes.
+/// Codes of errors that pass: the driver specifications' retryable reads, and `SnapshotUnavailable` (246), which a
+/// collection that was created or dropped a moment ago causes.
 const PASSING_CODES: [i32; 14] = [6, 7, 89, 91, 134, 189, 246, 262, 9001, 10107, 11600, 11602, 13435, 13436];
 
 /// One source's database.

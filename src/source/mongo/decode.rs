@@ -4,7 +4,8 @@ use mongodb::bson::{Binary, Bson, DateTime, Document, spec::BinarySubtype};
 
 use crate::{config::MongoField, data::Row};
 
-/// The milliseconds of the years 0 to 9999, which is what RFC 3339 can write. The driver clamps later times to the last of them, so two would look alike.
+/// The milliseconds of the years 0 to 9999, which is what RFC 3339 can write. The driver clamps later times to the last of
+/// them, so two would look alike.
 const RFC3339_MILLIS: std::ops::RangeInclusive<i64> = -62_167_219_200_000..=253_402_300_799_999;
 
 /// What a path leads to.
@@ -92,7 +93,8 @@ fn text(value: &Bson) -> Option<String> {
     }
 }
 
-/// `-1.50E+3` to `-1500`: the digits with the exponent carried out and without zeros that say nothing. `None` for `NaN` and infinities.
+/// `-1.50E+3` to `-1500`: the digits with the exponent carried out and without zeros that say nothing. `None` for `NaN` and
+/// infinities.
 fn plain(number: &str) -> Option<String> {
     let (sign, number) = number.strip_prefix('-').map_or(("", number), |number| ("-", number));
     let (mantissa, exponent) =

@@ -20,13 +20,17 @@
 //! |---|---|
 //! | String, Symbol | itself |
 //! | ObjectId | 24 lower-case hexadecimal digits |
-//! | Int32, Int64, Double, Decimal128 | plain decimal digits, never an exponent, no fraction that is zero, no zeros at its end: `3` for `3`, `3.0` and `3.00`, as MongoDB holds them for equal; a Double with the fewest digits that read back as the same |
+//! | Int32, Int64, Double, Decimal128 | plain decimal digits without exponent and without zeros that say nothing |
 //! | Boolean | `true`, `false` |
 //! | DateTime | RFC 3339 in UTC, with three digits of milliseconds if they are not zero: `2026-11-22T01:02:03Z` |
 //! | Binary, subtypes 4 and 3 (UUID) | hyphenated, the bytes in the order they are stored |
 //!
-//! Everything else cannot be an id and counts as NULL, which makes no fact: null and missing, documents, arrays (without `is_array`, or in one another),
-//! other Binary, Timestamp, regular expressions, code, MinKey, MaxKey, NaN, the infinities, and dates outside the years 0 to 9999.
+//! So `3`, `3.0` and `3.00`, which MongoDB holds for equal, are all `3`; a Double has the fewest digits that read back as
+//! the same.
+//!
+//! Everything else cannot be an id and counts as NULL, which makes no fact: null and missing, documents, arrays (without
+//! `is_array`, or in one another), other Binary, Timestamp, regular expressions, code, MinKey, MaxKey, NaN, the infinities,
+//! and dates outside the years 0 to 9999.
 //!
 //! A collection that does not exist is empty, for MongoDB and so for us; [`probe`] warns of it.
 

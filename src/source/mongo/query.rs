@@ -104,7 +104,13 @@ mod tests {
         let hex = "65f0a1b2c3d4e5f601020304";
         let read = document(
             "find",
-            &json!({"_id": {"$oid": hex}, "at": {"$gt": {"$date": "2026-01-02T03:04:05Z"}}, "n": {"$numberLong": "7"}, "m": 7, "d": {"$numberDecimal": "1.5"}}),
+            &json!({
+                "_id": {"$oid": hex},
+                "at": {"$gt": {"$date": "2026-01-02T03:04:05Z"}},
+                "n": {"$numberLong": "7"},
+                "m": 7,
+                "d": {"$numberDecimal": "1.5"},
+            }),
         )
         .expect("read");
         assert_eq!(read.get_object_id("_id").expect("an id"), hex.parse::<ObjectId>().expect("hexadecimal"));

@@ -1,10 +1,10 @@
 //! Every view at one cluster time.
 //!
-//! All views are read in one snapshot session: the first command's answer fixes the cluster time, and the driver sends
-//! it with every later command (<https://www.mongodb.com/docs/manual/reference/read-concern-snapshot/>). So a transaction
-//! that wrote to two collections shows in both views or in neither. That is also why the views are read one after the other: a session is not
-//! shared. The server keeps old states for `minSnapshotHistoryWindowInSeconds`, 300 by default; a snapshot that takes
-//! longer fails by that name.
+//! All views are read in one snapshot session: the first command's answer fixes the cluster time, and the driver sends it
+//! with every later command (<https://www.mongodb.com/docs/manual/reference/read-concern-snapshot/>). So a transaction that
+//! wrote to two collections shows in both views or in neither. That is also why the views are read one after the other: a
+//! session is not shared. The server keeps old states for `minSnapshotHistoryWindowInSeconds`, 300 by default; a snapshot
+//! that takes longer fails by that name.
 
 use std::{io, path::Path};
 
@@ -28,8 +28,8 @@ use crate::{
     },
 };
 
-/// Rows collected before they go to the builder, which sorts and writes files and so runs on a blocking thread: often enough to stay small, rarely
-/// enough that handing them over costs nothing.
+/// Rows collected before they go to the builder, which sorts and writes files and so runs on a blocking thread: often
+/// enough to stay small, rarely enough that handing them over costs nothing.
 const CHUNK_ROWS: usize = 8192;
 /// `SnapshotTooOld`: the server has dropped the state the session reads.
 const SNAPSHOT_TOO_OLD: i32 = 239;

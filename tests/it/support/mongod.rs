@@ -1,7 +1,8 @@
 //! Starting mongod: a real server on a free port, as a replica set of one node, gone with whoever started it.
 //!
 //! A thread of its own starts the process and stays until it ends. `setpriv --pdeathsig KILL` ties a child to the *thread*
-//! that started it, so a test thread would take a shared server along; the keeper thread ends with the test process, however that ends.
+//! that started it, so a test thread would take a shared server along; the keeper thread ends with the test process,
+//! however that ends.
 
 use std::{
     collections::VecDeque,
