@@ -139,6 +139,11 @@ impl File {
         Some(inside.split_once('/').map_or(inside, |(module, _)| module).trim_end_matches(".rs"))
     }
 
+    /// Where a module's own tests begin; they stand at its end.
+    fn first_test_line(&self) -> usize {
+        self.code.find("#[cfg(test)]\nmod ").map_or(usize::MAX, |at| line_of(&self.code, at))
+    }
+
     /// The lines of code that hold `word` as a whole word (at its ends that are letters).
     fn lines_with(&self, word: &str) -> Vec<usize> {
         let mut lines: Vec<usize> = occurrences(&self.code, word).map(|at| line_of(&self.code, at)).collect();
@@ -206,9 +211,8 @@ fn banned_words(file: &File) -> Vec<Found> {
 }
 
 fn sleeping_tests(file: &File) -> Vec<Found> {
-    // A module's own tests stand at its end.
     let first_test_line = match file.module() {
-        Some(_) => file.code.find("#[cfg(test)]\nmod ").map_or(usize::MAX, |at| line_of(&file.code, at)),
+        Some(_) => file.first_test_line(),
         None if file.path.starts_with("tests/it/support/") => usize::MAX,
         None => 1,
     };
@@ -247,6 +251,8 @@ fn crate_homes(file: &File) -> Vec<Found> {
         let words = [format!("{name}::"), format!("use {name};")];
         let uses = words.iter().flat_map(|word| occurrences(&file.code, word));
         let lines = uses.filter(|at| !file.code[..*at].ends_with("::")).map(|at| line_of(&file.code, at));
+        // A module's tests may compare it with anything.
+        let lines = lines.filter(|line| *line < file.first_test_line());
         found.extend(lines.map(|line| Found::at(line, format!("`{name}` belongs into {}", homes.join(" or ")))));
     }
     found

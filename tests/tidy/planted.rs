@@ -48,6 +48,8 @@ fn planted() -> Vec<Planted> {
             1,
             "use crate::{data::Row, config::A};\n",
         ),
+        plant("crate homes", "src/fact/mod.rs", "sled::open();\n", 1, "#[cfg(test)]\nmod tests {\n sled::open();\n}\n"),
+        plant("crate homes", "src/source/mod.rs", "csv::Reader::new();\n", 1, "pub mod csv;\nfn f() { csv::snapshot() }\n"),
         plant("directions", "src/data/row.rs", "fn f() -> crate::fact::Fact {}\n", 1, "use crate::data::Value;\n"),
         plant("directions", "src/fact/mod.rs", "use crate::config::Config;\n", 1, "use crate::data::Row;\n"),
         plant("elsewhere", "src/a.rs", elsewhere, 2, "//! x\n// see ../README.md\n"),
