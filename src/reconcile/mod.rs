@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use crate::{
     data::{Extent, ExtentBuilder},
-    error::Disposition,
+    error::{Disposition, causes},
     fact::{FactType, SkipReason},
     target::{
         Batch, FactChange, FactStore, Op, TargetError,
@@ -115,10 +115,8 @@ pub enum Outcome {
 
 impl Outcome {
     /// A failure, told with all its causes.
-    pub fn failed(fact_type: &FactType, error: &dyn std::error::Error) -> Self {
-        let causes = std::iter::successors(Some(error), |error| error.source());
-        let error = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-        Self::Failed { fact_type: fact_type.clone(), error }
+    pub fn failed(fact_type: &FactType, error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::Failed { fact_type: fact_type.clone(), error: causes(error) }
     }
 
     /// How many facts have to change, as far as it is known.

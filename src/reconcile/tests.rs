@@ -102,7 +102,12 @@ fn facts(of: &FactType, ids: &BTreeSet<u32>) -> BTreeSet<Fact> {
 }
 
 async fn compared(of: &FactType, wanted: Vec<Row>, store: &Memory, folder: &Path) -> Comparison {
-    compare(of, extent(folder, wanted), store, folder, Attempts::default(), &|_| ()).await.expect("compared")
+    sendable(compare(of, extent(folder, wanted), store, folder, Attempts::default(), &|_| ())).await.expect("compared")
+}
+
+/// A future that a task can run.
+fn sendable<T: Future + Send>(future: T) -> T {
+    future
 }
 
 /// Two fact types and facts of neither.
@@ -126,7 +131,8 @@ async fn reconciled(wanted: [BTreeSet<u32>; 2], stored: [BTreeSet<u32>; 2], fail
     store.failures.store(failures, Ordering::SeqCst);
     let seen = AtomicU64::new(0);
     let observer = |written| seen.store(written, Ordering::SeqCst);
-    assert_eq!(apply(&store, &mut outcomes, Attempts::default(), &observer).await.expect("applied"), drift);
+    let written = sendable(apply(&store, &mut outcomes, Attempts::default(), &observer)).await.expect("applied");
+    assert_eq!(written, drift);
     assert_eq!(seen.load(Ordering::SeqCst), drift);
     assert_eq!(*store.facts.lock().expect("not poisoned"), wanted.union(&others).cloned().collect());
     let batches = store.batches.into_inner().expect("not poisoned");

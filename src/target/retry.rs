@@ -15,7 +15,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
-    error::Disposition,
+    error::{Disposition, causes},
     target::{Batch, FactStore, Offset, TargetError},
 };
 
@@ -107,8 +107,8 @@ impl Pause {
             Disposition::Retry | Disposition::Operator | Disposition::Bug => return Err(error),
         }
         let wait = self.schedule.wait_after(&error);
-        let cause = std::error::Error::source(&error).map(tracing::field::display);
-        warn!(request_id = %self.id, wait_ms = wait.as_millis(), attempts_left = self.left, %error, cause, "fact store failed, will retry");
+        let wait_ms = wait.as_millis();
+        warn!(request_id = %self.id, wait_ms, attempts_left = self.left, error = causes(&error), "fact store failed, will retry");
         tokio::time::sleep(wait).await;
         Ok(())
     }

@@ -23,13 +23,12 @@ struct Answer {
 
 /// Whether a success is the API's own, `{"message": …}`; if it is not, why.
 pub(super) async fn confirm(response: Response) -> Result<(), Unconfirmed> {
-    let body = Body::read(response).await;
-    if let Some(error) = body.error {
-        return Err(Unconfirmed::Cut(error));
-    }
-    match serde_json::from_slice::<Answer>(&body.bytes) {
-        Ok(_) => Ok(()),
-        Err(_) => Err(Unconfirmed::Foreign("a write was answered with a body other than {\"message\": …}".to_owned())),
+    let (bytes, end) = read(response).await;
+    match (end, serde_json::from_slice::<Answer>(&bytes)) {
+        (End::Whole, Ok(_)) => Ok(()),
+        (End::Whole, Err(_)) => Err(Unconfirmed::Foreign("a write was answered with a body other than {\"message\": …}".to_owned())),
+        (End::TooLong, _) => Err(Unconfirmed::Foreign(format!("a write was answered with {MAX_ANSWER_BYTES} bytes or more"))),
+        (End::Cut(error), _) => Err(Unconfirmed::Cut(error)),
     }
 }
 
@@ -47,7 +46,7 @@ pub(super) async fn refusal(response: Response, place: &str, key: &SecretString)
     let location = header(&response, LOCATION.as_str());
     let retry_after = header(&response, RETRY_AFTER.as_str()).and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
     // The status says what happened, also if the body breaks off.
-    let message = message(&Body::read(response).await.bytes, key);
+    let message = message(&read(response).await.0, key);
     let foreign = |problem: String| TargetError::Garbage { url: place.to_owned(), problem: one_line(&problem, key) };
     let code = status.as_u16();
     match status {
@@ -65,26 +64,27 @@ pub(super) async fn refusal(response: Response, place: &str, key: &SecretString)
     }
 }
 
-/// As much of a body as is wanted.
-struct Body {
-    bytes: Vec<u8>,
-    /// Why it is not all of it.
-    error: Option<reqwest::Error>,
+/// How a body ended.
+enum End {
+    /// As it should.
+    Whole,
+    /// It did not; the rest is dropped, and its connection.
+    TooLong,
+    /// It broke off.
+    Cut(reqwest::Error),
 }
 
-impl Body {
-    /// Reads up to [`MAX_ANSWER_BYTES`] and drops the rest with its connection.
-    async fn read(mut response: Response) -> Self {
-        let mut bytes = Vec::new();
-        while bytes.len() < MAX_ANSWER_BYTES {
-            match response.chunk().await {
-                Ok(Some(chunk)) => bytes.extend_from_slice(&chunk[..chunk.len().min(MAX_ANSWER_BYTES - bytes.len())]),
-                Ok(None) => break,
-                Err(error) => return Self { bytes, error: Some(error) },
-            }
+/// Reads a body up to [`MAX_ANSWER_BYTES`].
+async fn read(mut response: Response) -> (Vec<u8>, End) {
+    let mut bytes = Vec::new();
+    while bytes.len() < MAX_ANSWER_BYTES {
+        match response.chunk().await {
+            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk[..chunk.len().min(MAX_ANSWER_BYTES - bytes.len())]),
+            Ok(None) => return (bytes, End::Whole),
+            Err(error) => return (bytes, End::Cut(error)),
         }
-        Self { bytes, error: None }
     }
+    (bytes, End::TooLong)
 }
 
 fn header(response: &Response, name: &str) -> Option<String> {

@@ -32,6 +32,7 @@ use uuid::Uuid;
 
 use crate::{
     data::Row,
+    error::causes,
     fact::{Argument, FactType, Value},
     target::{
         Batch, BatchLimits, FactStore, Offset, TargetError, batch,
@@ -276,12 +277,6 @@ fn builder(base: &Url) -> ClientBuilder {
         "http" => builder.tls_certs_only([]),
         _ => builder,
     }
-}
-
-/// An error with its causes on one line, for a message that cannot carry a source.
-fn causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]
