@@ -102,6 +102,12 @@ impl Followed {
         true
     }
 
+    async fn expect_next(&mut self, what: &str) {
+        if !self.next().await {
+            panic!("the source ended before {what}: {:?}", (&mut self.task).await);
+        }
+    }
+
     fn advance(&mut self, position: Position) {
         if let Some(before) = &self.position {
             assert!(position.reaches(before), "{position} is before {before}");
@@ -119,13 +125,13 @@ impl Followed {
     async fn reach(&mut self, wanted: Position) {
         self.wanted.send_replace(Some(wanted.clone()));
         while !self.position.as_ref().is_some_and(|position| position.reaches(&wanted)) {
-            assert!(self.next().await, "the source ended: {:?}", self.task.is_finished());
+            self.expect_next("that position").await;
         }
     }
 
     async fn until(&mut self, what: &str, condition: impl Fn(&Self) -> bool) {
         while !condition(self) {
-            assert!(self.next().await, "the source ended before {what}");
+            self.expect_next(what).await;
         }
     }
 
@@ -613,30 +619,17 @@ async fn a_view_of_the_clock_changes_without_a_commit() {
 async fn a_changed_table_or_publication_is_a_lost_position() {
     let (cluster, database) = cluster(Major::V15);
     let config = config(&cluster.url(&database), &VIEWS);
-    for (change, touch) in [
-        (
-            "ALTER TABLE member RENAME COLUMN role TO rank; ALTER TABLE member RENAME COLUMN rank TO role; ALTER TABLE member REPLICA IDENTITY FULL",
-            "DELETE FROM member WHERE user_id = 100",
-        ),
-        (
-            "CREATE OR REPLACE VIEW org_repo AS SELECT id, name FROM org; ALTER TABLE repo REPLICA IDENTITY FULL",
-            "UPDATE repo SET org_id = 1",
-        ),
-    ] {
-        let mut followed = Followed::start(&config, None);
-        cluster.psql(
-            &database,
-            "INSERT INTO repo VALUES (60, 1, 't') ON CONFLICT (id) DO UPDATE SET title = 'u'; UPDATE member SET role = 'a'",
-        );
-        followed.catch_up(&cluster, &database).await;
-        cluster.psql(&database, change);
-        cluster.psql(&database, touch);
-        let (error, _) = followed.error().await;
-        assert!(matches!(error, SourceError::PositionLost { .. }), "{change}: {error}");
-    }
+    let mut followed = Followed::start(&config, None);
+    cluster.psql(&database, "UPDATE member SET role = 'a'");
+    followed.catch_up(&cluster, &database).await;
+    // The change of its shape is in the stream before the next change of a row.
+    cluster.psql(&database, "ALTER TABLE member RENAME COLUMN role TO rank; UPDATE member SET rank = 'b'");
+    let (error, _) = followed.error().await;
+    assert!(matches!(error, SourceError::PositionLost { .. }), "{error}");
     let mut follower = Follower::new("app_db", &config, std::env::temp_dir());
     let before = follower.prepare().await.expect("prepared");
-    assert_eq!(follower.prepare().await.expect("prepared"), before);
+    cluster.psql(&database, "ALTER TABLE repo ADD COLUMN more text; ALTER TABLE org ADD COLUMN more text");
+    assert_eq!(follower.prepare().await.expect("prepared"), before, "columns that nobody uses change nothing");
     cluster.psql(&database, "DROP PUBLICATION factsync");
     let after = follower.prepare().await.expect("prepared");
     assert_ne!(after.fingerprint, before.fingerprint, "a publication that was away has missed changes");

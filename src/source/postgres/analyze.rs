@@ -50,6 +50,10 @@ const ELSEWHERE: [&str; 15] = [
     "pg_catalog.row_security_active",
 ];
 
+/// Fields of a tree that a new column nobody uses would change, and places in the text.
+const LISTS_AND_PLACES: [&str; 9] =
+    ["eref", "joinaliasvars", "joinleftcols", "joinrightcols", "varnosyn", "varattnosyn", "location", "stmt_location", "stmt_len"];
+
 /// One table as one query uses it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableUse {
@@ -152,8 +156,18 @@ async fn prepare(server: &Server, session: &mut Session, view: &View<String>) ->
     Ok(Tree::read(text).map_err(|error| error.to_string()).map(|tree| Prepared {
         uses: Uses::of(&tree),
         columns,
-        tree_digest: Sha256::digest(text.as_bytes()).to_vec(),
+        tree_digest: tree_digest(&tree),
     }))
+}
+
+/// The meaning of a query: its tree without what only lists the columns of tables, used or not, or says where a word stood.
+fn tree_digest(tree: &Tree<'_>) -> Vec<u8> {
+    let mut hash = Sha256::new();
+    tree.words_without(&LISTS_AND_PLACES, |word| {
+        hash.update((word.len() as u64).to_le_bytes());
+        hash.update(word.as_bytes());
+    });
+    hash.finalize().to_vec()
 }
 
 fn counted(count: usize, noun: &str) -> String {

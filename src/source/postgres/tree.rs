@@ -22,6 +22,8 @@ pub(crate) struct TreeError {
 #[derive(Debug)]
 pub(crate) struct Tree<'t> {
     items: Vec<Item<'t>>,
+    /// The items that are in no other.
+    roots: Vec<ItemId>,
 }
 
 /// Names an item of its tree.
@@ -59,7 +61,7 @@ impl<'t> Tree<'t> {
         if text.len() > MAX_TEXT_BYTES {
             return Err(TreeError { problem: "the text is too long", offset: MAX_TEXT_BYTES });
         }
-        Reader { text, offset: 0, open: Vec::new(), items: Vec::new() }.read()
+        Reader { text, offset: 0, open: Vec::new(), items: Vec::new(), roots: Vec::new() }.read()
     }
 
     /// Every node, at any depth.
@@ -68,6 +70,43 @@ impl<'t> Tree<'t> {
             Item::Node(fields) => Some(Node { tree: self, id: ItemId(index), fields }),
             Item::Atom(_) | Item::List(_) => None,
         })
+    }
+}
+
+impl<'t> Tree<'t> {
+    /// Calls `each` with every word, bracket and field name in order, but for the fields named in `left_out`.
+    pub(crate) fn words_without(&self, left_out: &[&str], mut each: impl FnMut(&'t str)) {
+        enum Step<'t> {
+            Item(ItemId),
+            Word(&'t str),
+        }
+        let mut steps: Vec<Step<'t>> = self.roots.iter().rev().map(|id| Step::Item(*id)).collect();
+        while let Some(step) = steps.pop() {
+            let id = match step {
+                Step::Word(word) => {
+                    each(word);
+                    continue;
+                }
+                Step::Item(id) => id,
+            };
+            match &self.items[id.0] {
+                Item::Atom(word) => each(word),
+                Item::List(items) => {
+                    each("(");
+                    steps.push(Step::Word(")"));
+                    steps.extend(items.iter().rev().map(|id| Step::Item(*id)));
+                }
+                Item::Node(node) => {
+                    each("{");
+                    each(node.tag);
+                    steps.push(Step::Word("}"));
+                    for (name, values) in node.fields.iter().rev().filter(|(name, _)| !left_out.contains(name)) {
+                        steps.extend(values.iter().rev().map(|id| Step::Item(*id)));
+                        steps.push(Step::Word(name));
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -143,6 +182,7 @@ struct Reader<'t> {
     offset: usize,
     open: Vec<Open<'t>>,
     items: Vec<Item<'t>>,
+    roots: Vec<ItemId>,
 }
 
 impl<'t> Reader<'t> {
@@ -157,7 +197,7 @@ impl<'t> Reader<'t> {
                 _ => self.word()?,
             }
         }
-        if self.open.is_empty() { Ok(Tree { items: self.items }) } else { Err(self.error("the text ends too early")) }
+        if self.open.is_empty() { Ok(Tree { items: self.items, roots: self.roots }) } else { Err(self.error("the text ends too early")) }
     }
 
     fn start(&mut self, open: Open<'t>) {
@@ -199,7 +239,10 @@ impl<'t> Reader<'t> {
         let id = ItemId(self.items.len());
         self.items.push(item);
         match self.open.last_mut() {
-            None => Ok(()),
+            None => {
+                self.roots.push(id);
+                Ok(())
+            }
             Some(Open::List(_, items)) => {
                 items.push(id);
                 Ok(())
@@ -270,6 +313,14 @@ mod tests {
         assert_eq!(entry.child("alias"), Some(tree.nodes().next().expect("an alias").id()));
         let query = tree.nodes().nth(2).expect("a query");
         assert!(query.has("rtable") && !query.has("utilityStmt") && !query.has("no_such_field"));
+    }
+
+    #[test]
+    fn words_come_in_order_without_the_fields_left_out() {
+        let tree = Tree::read("({A :x 1 :y {B :x (2 3)} :z [ 4 ]})").expect("a tree");
+        let mut words = Vec::new();
+        tree.words_without(&["x"], |word| words.push(word));
+        assert_eq!(words.join(" "), "( { A y { B } z ( 4 ) } )");
     }
 
     #[test]
