@@ -250,7 +250,8 @@ async fn publication_finding(
         .query_one(
             "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')
                 AND NOT EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = ANY ($1) AND NOT pg_catalog.pg_has_role(relowner, 'USAGE'))
-                AND NOT EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = $2 AND NOT pg_catalog.pg_has_role(pubowner, 'USAGE'))",
+                AND NOT EXISTS (SELECT FROM pg_catalog.pg_publication
+                                WHERE pubname = $2 AND NOT pg_catalog.pg_has_role(pubowner, 'USAGE'))",
             &[&tables, name],
         )
         .await?;
