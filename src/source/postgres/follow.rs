@@ -19,7 +19,7 @@ use tokio::time;
 
 use crate::{
     config::{PostgresConfig, View},
-    data::{Lsn, Position},
+    data::Position,
     source::{
         self, Event, Follow, Link, SourceError, SourceState, ViewMode,
         postgres::{
@@ -30,7 +30,7 @@ use crate::{
             refresh::Refresh,
             session::{Purpose, Server},
             slot::{self, Anchor, Lifetime, SlotState},
-            tail::{Plan, Reanalyze, Tail, stopped},
+            tail::{Plan, Reanalyze, Streaming, Tail, stopped},
         },
     },
 };
@@ -152,7 +152,7 @@ impl Follower {
             }
         }
         let state = self.free_slot(&server, link).await?;
-        let (client, position) = match from {
+        let streaming = match from {
             Some(from) => self.resume(&server, &analysis, state, from).await?,
             None => match self.begin(&server, &analysis, state, &reader, &mut plan, link).await? {
                 Some(begun) => begun,
@@ -165,7 +165,7 @@ impl Follower {
             return Ok(None);
         }
         let reanalyze = self.reanalyze(&server);
-        Ok(Some(Box::new(Tail::new(server, &self.slot, plan, client, refresh, pulse, reanalyze, position))))
+        Ok(Some(Box::new(Tail::new(server, &self.slot, plan, streaming, refresh, pulse, reanalyze))))
     }
 
     /// Waits until nobody else uses the slot, as the standby.
@@ -252,8 +252,6 @@ impl Follower {
         })
     }
 }
-
-type Streaming = (pgwire_replication::ReplicationClient, Lsn);
 
 impl Follow for Follower {
     fn prepare(&mut self) -> BoxFuture<'_, Result<source::Prepared, SourceError>> {
