@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::{
     cli::{
-        Configs, Exit, Global, load_sources, print,
+        Configs, Exit, Global, chain, load_sources, print,
         progress::{Line, Progress},
         say, target,
     },
@@ -15,7 +15,7 @@ use crate::{
     data::Extent,
     fact::FactType,
     reconcile::{self, Detail, Outcome, Report, Spool},
-    source::{self, SourceError},
+    source,
     target::{FactStore, quota::Plan, retry::Attempts},
     view::{Guard, Verdict},
 };
@@ -167,9 +167,4 @@ fn tell(outcome: &Outcome) -> String {
             )
         }
     }
-}
-
-fn chain(error: &SourceError) -> String {
-    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
