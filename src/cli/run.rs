@@ -38,7 +38,7 @@ pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit>
         Some(store) => Some(embedded::router(store.clone(), target::access(global)?, global.limits)),
         None => None,
     };
-    let board = Arc::new(Board::new(&config, target.kind));
+    let board = Arc::new(Board::new(&config, target.kind, target.plan));
     let parts = Parts {
         store: Store::open(&state.state())?,
         checkpoint: Checkpoint::open(&state.checkpoint())?,

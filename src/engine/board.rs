@@ -20,7 +20,7 @@ use crate::{
     data::Position,
     source::SourceState,
     store::{Change, ViewRecord},
-    target::Offset,
+    target::{Offset, quota::Plan},
     telemetry,
 };
 
@@ -94,6 +94,7 @@ struct Lines {
 /// The board.
 pub struct Board {
     target_kind: &'static str,
+    plan: Plan,
     lines: Mutex<Lines>,
     applied: Vec<watch::Sender<Applied>>,
     wanted: Vec<watch::Sender<Option<Position>>>,
@@ -102,7 +103,9 @@ pub struct Board {
 
 impl Board {
     /// A board for `config`, before anything has happened.
-    pub fn new(config: &Config, target_kind: &'static str) -> Self {
+    ///
+    /// `plan` is the write quota of the target, which says how long a queue takes.
+    pub fn new(config: &Config, target_kind: &'static str, plan: Plan) -> Self {
         let sources = config.sources.iter().map(|source| SourceLine {
             name: source.name.clone(),
             kind: source.kind_name(),
@@ -118,6 +121,7 @@ impl Board {
             });
         Self {
             target_kind,
+            plan,
             lines: Mutex::new(Lines {
                 sources: sources.collect(),
                 views: views.collect(),
@@ -261,7 +265,12 @@ impl Board {
             state: overall(&lines.sources),
             sources: lines.sources.iter().map(SourceLine::status).collect(),
             fact_types: lines.views.iter().flatten().map(|view| view.status(&lines.sources)).collect(),
-            outbox: OutboxStatus { facts: lines.outbox, parked: lines.parked, mode: "live", eta_seconds: 0 },
+            outbox: OutboxStatus {
+                facts: lines.outbox,
+                parked: lines.parked,
+                mode: "live",
+                eta_seconds: self.plan.time_for(lines.outbox).as_secs(),
+            },
             target: TargetStatus {
                 kind: self.target_kind,
                 reachable: lines.target == TargetState::Reachable,
