@@ -41,7 +41,7 @@ async fn explain_postgres(source: &SourceConfig, config: &PostgresConfig) -> Res
     }
     text.push_str(&format!("  slot: {slot}\n  publication: {slot}\n"));
     text.extend(publication.iter().map(|Published { schema, name, columns }| {
-        let columns = columns.as_ref().map_or("all columns".to_owned(), |columns| join(columns));
+        let columns = columns.as_ref().map_or_else(|| "all columns".to_owned(), join);
         format!("    {schema}.{name}: {columns}\n")
     }));
     text.push('\n');

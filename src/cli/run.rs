@@ -74,6 +74,7 @@ pub(super) async fn listen(global: &Global) -> anyhow::Result<TcpListener> {
 }
 
 /// Turns `stop` on SIGTERM or SIGINT, and ends the process if the stop takes longer than it may.
+#[expect(clippy::disallowed_methods, reason = "a stop that takes too long has no other end")]
 pub(super) async fn until_signalled(stop: watch::Sender<bool>) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

@@ -11,7 +11,7 @@
 //! |---|---|---|
 //! | `meta` | `key` | `store_id` (a UUID made with the file), `offset` (the fact store's last token), `commit_no` (the last number given out) |
 //! | `source` | `name` | position, fingerprint, identity of the database, and whether the last snapshot was compared with the fact store |
-//! | `view` | `id` | source, signature, whether its desired facts come from a full result, their number, rows skipped by reason, removals held back |
+//! | `view` | `id` | source, signature, whether its desired facts come from a full result, whether its last run failed, their number, rows skipped by reason, removals held back |
 //! | `fact` | `view, row` | desired facts as [`Row`](crate::data::Row) bytes: byte order is row order, so a view is read as an [`Extent`](crate::data::Extent) |
 //! | `outbox` | `commit_no, op, seq` | changes not yet acknowledged, in the order they are sent: by commit, its deletes first |
 //! | `parked` | `view, op, row` | changes the fact store refused, with its reason |
@@ -53,7 +53,8 @@ CREATE TABLE source (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE view (
     id INTEGER PRIMARY KEY, source TEXT NOT NULL, signature TEXT NOT NULL UNIQUE,
-    known INTEGER NOT NULL DEFAULT 0, facts INTEGER NOT NULL DEFAULT 0, skipped TEXT NOT NULL DEFAULT '{}', held INTEGER NOT NULL DEFAULT 0
+    known INTEGER NOT NULL DEFAULT 0, failing INTEGER NOT NULL DEFAULT 0,
+    facts INTEGER NOT NULL DEFAULT 0, skipped TEXT NOT NULL DEFAULT '{}', held INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE fact (view INTEGER NOT NULL, row BLOB NOT NULL, PRIMARY KEY (view, row)) STRICT, WITHOUT ROWID;
 CREATE TABLE outbox (

@@ -114,7 +114,7 @@ impl Random {
     pub(crate) fn new(test: &str) -> Self {
         let clock = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_nanos() as u64;
         let seed = std::env::var("FACTSYNC_SEED").ok().map_or_else(clock, |text| text.parse().expect("FACTSYNC_SEED is a number"));
-        println!("{test}: FACTSYNC_SEED={seed}");
+        eprintln!("{test}: FACTSYNC_SEED={seed}");
         Self(seed)
     }
 
