@@ -95,7 +95,8 @@ fn follower(source: &SourceConfig, spool: &std::path::Path) -> Result<Box<dyn Fo
         SourceKind::Postgres(config) => Ok(Box::new(postgres::Follower::new(&source.name, config, spool.to_owned()))),
         SourceKind::Csv(config) => Ok(Box::new(csv::Follower::new(&source.name, config, spool))),
         SourceKind::Mongo(_) => Err(Misuse(format!(
-            "{}: source \"{}\" is a MongoDB database, which this release can reconcile but not follow. Run `factsync reconcile --perform-updates` on it periodically",
+            "{}: source \"{}\" is a MongoDB database, which this release can reconcile but not follow. \
+             Run `factsync reconcile --perform-updates` on it periodically",
             source.place, source.name
         ))),
     }

@@ -82,7 +82,8 @@ pub(super) fn access(global: &Global) -> Result<Access, Misuse> {
         Some(key) => Ok(Access::new(key.into())),
         None if global.listen.ip().is_loopback() => Ok(Access::new(embedded::DEVELOPMENT_KEY.into())),
         None => Err(Misuse(format!(
-            "--listen {} is open to other machines, and without OSO_AUTH the key would be the public development key. Set OSO_AUTH to a key of your own",
+            "--listen {} is open to other machines, and without OSO_AUTH the key would be the public development key. \
+             Set OSO_AUTH to a key of your own",
             global.listen
         ))),
     }

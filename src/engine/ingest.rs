@@ -33,7 +33,7 @@ use crate::{
         error::EngineError,
         writer::Writer,
     },
-    error::Disposition,
+    error::{Disposition, causes},
     source::{Event, Follow, Link, Prepared, SourceError, SourceState, ViewMode},
     store::{Changes, Checkpoint, ViewRecord},
     target::{FactStore, TargetError},
@@ -125,7 +125,7 @@ impl Ingest {
 
     /// Says what happens next after `error`, and how long to wait before it.
     async fn failed(&mut self, error: &SourceError, backoff: &mut Backoff) -> Result<Duration, EngineError> {
-        let reason = chain(error);
+        let reason = causes(error);
         if let SourceError::PositionLost { .. } = error {
             warn!(source = self.name, reason, "position lost, starting over with a snapshot");
             self.writer.forget_position(&self.name).await?;
@@ -137,7 +137,7 @@ impl Ingest {
             Disposition::Retry => {
                 warn!(source = self.name, reason, "source lost, will retry");
                 self.board.state(self.index, SourceState::Retrying(reason));
-                Ok(backoff.next(None))
+                Ok(backoff.next())
             }
             Disposition::Operator => {
                 error!(source = self.name, reason, "source needs an operator");
@@ -210,7 +210,8 @@ impl Ingest {
         };
         if record.identity != prepared.identity {
             return Ok(Start::Refused(format!(
-                "it is not the database this state directory was made from (that was {}, this is {}). If that is meant, run `factsync reset` or pass --state with another directory",
+                "it is not the database this state directory was made from (that was {}, this is {}). \
+                 If that is meant, run `factsync reset` or pass --state with another directory",
                 record.identity, prepared.identity
             )));
         }
@@ -276,8 +277,9 @@ impl Ingest {
             }
             Event::Head(head) => self.board.head(self.index, head),
             Event::ViewFailed { view, problem } => {
-                let problem = chain(&problem);
-                error!(source = self.name, fact_type = %self.views[view].fact_type, problem, "fact type cannot be read, its facts stay as they are");
+                let problem = causes(&problem);
+                let fact_type = &self.views[view].fact_type;
+                error!(source = self.name, %fact_type, problem, "fact type cannot be read, its facts stay as they are");
                 self.writer.mark_failing(self.views[view].id).await?;
                 self.views[view].failing = true;
                 self.board.view_failed(self.index, view, Some(problem));
@@ -333,7 +335,8 @@ impl Ingest {
         for (&view, change) in numbers.iter().zip(&changes.views) {
             let record = &mut self.views[view];
             if change.held > record.held {
-                warn!(source = self.name, fact_type = %record.fact_type, removals = change.held, facts = change.facts, "removals held, see /v1/status");
+                let (fact_type, removals) = (&record.fact_type, change.held);
+                warn!(source = self.name, %fact_type, removals, facts = change.facts, "removals held, see /v1/status");
             }
             for (reason, rows) in &change.skipped {
                 if record.skipped.get(reason) != Some(rows) {
@@ -400,7 +403,7 @@ impl Ingest {
                 }
             }
             Err(error) => {
-                let reason = chain(&error);
+                let reason = causes(&error);
                 warn!(source = self.name, reason, "fact store cannot be compared, will retry");
                 self.board.target(TargetState::Failing(reason));
                 session.compared.postpone(COMPARE_AGAIN);
@@ -441,16 +444,4 @@ enum Start {
 pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
     // A dropped sender is the end of the process as well.
     let _ = stop.wait_for(|stop| *stop).await;
-}
-
-/// An error with its causes, for a person.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }

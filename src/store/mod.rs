@@ -85,7 +85,8 @@ pub enum StoreError {
     Rows(#[from] std::io::Error),
     /// A file of another version.
     #[error(
-        "the local store \"{}\" has layout {found}, this factsync reads {LAYOUT}. Move the state directory away: the next run rebuilds it from a snapshot",
+        "the local store \"{}\" has layout {found}, this factsync reads {LAYOUT}. \
+         Move the state directory away: the next run rebuilds it from a snapshot",
         path.display()
     )]
     Layout {
@@ -95,7 +96,11 @@ pub enum StoreError {
         found: i32,
     },
     /// The file holds what no version of ours writes.
-    #[error("the local store \"{}\" holds a malformed {what}. Move the state directory away: the next run rebuilds it from a snapshot", path.display())]
+    #[error(
+        "the local store \"{}\" holds a malformed {what}. \
+         Move the state directory away: the next run rebuilds it from a snapshot",
+        path.display()
+    )]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -103,7 +108,11 @@ pub enum StoreError {
         what: &'static str,
     },
     /// A commit failed before; nothing is written any more.
-    #[error("the local store \"{}\" failed to commit earlier and is closed. Free disk space if it is full, then start factsync again", path.display())]
+    #[error(
+        "the local store \"{}\" failed to commit earlier and is closed. \
+         Free disk space if it is full, then start factsync again",
+        path.display()
+    )]
     Poisoned {
         /// The file.
         path: PathBuf,

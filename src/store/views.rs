@@ -7,10 +7,9 @@ use rusqlite::{Connection, Transaction, params};
 use crate::{
     data::{Extent, ExtentBuilder, Position, Row},
     fact::FactType,
-    reconcile::diff,
     store::{Failure, Store, StoreError, outbox, set_meta},
     target::Op,
-    view::{Guard, Skipped, Verdict, refresh},
+    view::{Guard, Skipped, Verdict, diff, refresh},
 };
 
 /// A view's number in this store; it stays with the signature for as long as the configuration has it.
