@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use axum::serve::ListenerExt;
 use factsync::target::embedded::{Access, DEVELOPMENT_KEY, EmbeddedStore, Limits, router};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -28,12 +29,20 @@ impl Server {
         Self::start_in(tempfile::tempdir().expect("a temporary folder"), limits)
     }
 
+    /// On a memory file system if there is one: for tests that make thousands of commits and are not about durability.
+    pub(crate) fn start_in_memory(limits: Limits) -> Self {
+        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        Self::start_in(folder.expect("a temporary folder"), limits)
+    }
+
     fn start_in(folder: TempDir, limits: Limits) -> Self {
         let store = EmbeddedStore::open(&folder.path().join("facts.db")).expect("the store opens");
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime starts");
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let routes = router(store.clone(), Access::new(DEVELOPMENT_KEY.into()), limits);
+        // As `factsync serve` does it: without Nagle's algorithm, which holds the end of a stream back for 40 ms.
+        let listener = listener.tap_io(|connection| connection.set_nodelay(true).expect("the option can be set"));
         runtime.spawn(async move { axum::serve(listener, routes).await });
         Self { runtime: Some(runtime), store: Some(store), address, limits, folder: Some(folder) }
     }
