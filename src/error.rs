@@ -20,3 +20,9 @@ pub enum Disposition {
     /// We: an invariant of ours does not hold. Stop before anything wrong is written.
     Bug,
 }
+
+/// An error and its causes on one line, for a log or a message that cannot carry a source.
+pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

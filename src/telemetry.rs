@@ -1,1 +1,83 @@
-//! Metrics and logs.
+//! Logs and metrics: what an operator sees.
+//!
+//! Log lines are fragments with fields; they hold names, counts and errors, never a cell value or a secret. Metric names
+//! follow `factsync_<noun>_<unit>[_total]`; labels are bounded by the configuration (sources and fact types).
+
+use std::io::{self, IsTerminal};
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+
+/// Facts that should be in the fact store, by `fact_type`.
+pub const DESIRED_FACTS: &str = "factsync_desired_facts";
+/// Rows that made no fact, by `fact_type`.
+pub const SKIPPED_ROWS: &str = "factsync_skipped_rows";
+/// Removals that wait for a person, by `fact_type`.
+pub const HELD_REMOVALS: &str = "factsync_held_removals";
+/// Fact changes that are not yet acknowledged by the fact store.
+pub const OUTBOX_FACTS: &str = "factsync_outbox_facts";
+/// Fact changes that the fact store refused.
+pub const PARKED_FACTS: &str = "factsync_parked_facts";
+/// Fact changes acknowledged by the fact store.
+pub const DELIVERED_FACTS: &str = "factsync_delivered_facts_total";
+/// Attempts to deliver that failed.
+pub const DELIVERY_FAILURES: &str = "factsync_delivery_failures_total";
+/// Bytes of log between the source's end and the applied position, by `source`.
+pub const LAG_BYTES: &str = "factsync_source_lag_bytes";
+/// Seconds since the source was last caught up with, by `source`.
+pub const LAG_SECONDS: &str = "factsync_source_lag_seconds";
+/// 1 while a source is followed, 0 otherwise, by `source`.
+pub const SOURCE_UP: &str = "factsync_source_up";
+/// 1 while the fact store answers, 0 otherwise.
+pub const TARGET_UP: &str = "factsync_target_up";
+/// Facts missing from the fact store at the last comparison, by `source`.
+pub const DRIFT_MISSING: &str = "factsync_drift_missing_facts";
+/// Facts in the fact store that should not be there at the last comparison, by `source`.
+pub const DRIFT_STALE: &str = "factsync_drift_stale_facts";
+
+/// `--log`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Sends logs to stderr, filtered by `RUST_LOG`, else at `default`.
+pub fn init_logs(format: LogFormat, default: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let registry = tracing_subscriber::registry().with(filter);
+    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false).with_ansi(io::stderr().is_terminal());
+    // A second call, in tests, keeps the first subscriber.
+    let _ = match format {
+        LogFormat::Text => registry.with(layer).try_init(),
+        LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
+    };
+}
+
+/// Starts collecting metrics; the handle renders them as Prometheus text.
+pub fn init_metrics() -> PrometheusHandle {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    // A second recorder, in tests, renders nothing but does no harm.
+    let _ = metrics::set_global_recorder(recorder);
+    for (name, text) in [
+        (DESIRED_FACTS, "Facts that should be in the fact store"),
+        (SKIPPED_ROWS, "Distinct rows of the last run that made no fact"),
+        (HELD_REMOVALS, "Removals that wait for a person"),
+        (OUTBOX_FACTS, "Fact changes not yet acknowledged by the fact store"),
+        (PARKED_FACTS, "Fact changes that the fact store refused"),
+        (LAG_BYTES, "Bytes of log between the source's end and the applied position"),
+        (LAG_SECONDS, "Seconds since the source was last caught up with"),
+        (SOURCE_UP, "1 while the source is followed"),
+        (TARGET_UP, "1 while the fact store answers"),
+        (DRIFT_MISSING, "Facts missing from the fact store at the last comparison"),
+        (DRIFT_STALE, "Facts that should not be in the fact store at the last comparison"),
+    ] {
+        metrics::describe_gauge!(name, text);
+    }
+    metrics::describe_counter!(DELIVERED_FACTS, "Fact changes acknowledged by the fact store");
+    metrics::describe_counter!(DELIVERY_FAILURES, "Attempts to deliver that failed");
+    handle
+}

@@ -4,12 +4,36 @@
 //! text ──serde_yaml──> raw ──check──> Config      every problem of every file at once, each with its place
 //! ```
 //!
+//! Values are read by serde_yaml, places by saphyr-parser (`raw`); `file` tells what a file is and reads it, `merge` and `claims` hold
+//! the files of a run against each other. One wrong entry hides no other.
+//!
+//! Environment variables: a value that is `$NAME` is the variable's value, and `${NAME}` is replaced anywhere in a value. Any other `$` is
+//! itself. Keys, `query` and `fields` are literal, because SQL (`$1`), MongoDB (`$match`) and CSV headers have a `$` of their own. In the user
+//! and password of a connection URI a `${NAME}` is percent-encoded if it has to be (`expand`). Only the `dbs` that facts use are looked up.
+//!
+//! A file without `dbs`, `sync` and any `db` is a local-authorization file, if its `source` is `postgres` or absent. Its fact types are
+//! its own affair: a sync file may have the same.
+//!
+//! A run with one PostgreSQL source uses the slot `factsync`, one with several `factsync_<name under dbs>`, unless a file says `sync.slot`
+//! (`merge`).
+//!
 //! Nothing here talks to a database. Secrets are [`SecretString`]s from the moment they are expanded: they have no `Debug`, no
-//! `Display` and no `Serialize`.
+//! `Display` and no `Serialize`; no message shows a variable's value.
 
 mod check;
+mod claims;
+mod connection;
+mod csv;
+mod expand;
+mod fields;
+mod file;
+mod merge;
+mod mongo;
 mod place;
+mod postgres;
 mod raw;
+mod spots;
+mod sync;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -22,7 +46,7 @@ pub use place::{Place, Problem, Problems};
 /// What all files of one run say together.
 #[derive(Debug)]
 pub struct Config {
-    /// Databases and files, in the order they are first named. No two have the same name.
+    /// Databases and files, in the order they are first named. No two have the same name, and each feeds at least one fact type.
     pub sources: Vec<SourceConfig>,
     /// Local-authorization files: checked, but there is nothing to sync in them.
     pub local: Vec<LocalAuthorization>,
@@ -33,7 +57,7 @@ pub struct Config {
 /// One database or CSV file with the fact types it feeds.
 #[derive(Debug)]
 pub struct SourceConfig {
-    /// The name under `dbs`, or the CSV file's path as written.
+    /// The name under `dbs`, or the CSV file's path as written, variables expanded.
     pub name: String,
     /// Where the file names it.
     pub place: Place,
@@ -66,13 +90,14 @@ pub struct View<Q> {
 /// A PostgreSQL source.
 #[derive(Debug)]
 pub struct PostgresConfig {
-    /// A `postgresql://` URI, variables expanded.
+    /// A `postgresql://` or `postgres://` URI or libpq's `host=… dbname=…`, variables expanded. An `sslmode` in it is one that libpq knows.
     pub connection_string: SecretString,
     /// The `ssl` block, if the file has one.
     pub ssl: Option<SslConfig>,
-    /// `sync.slot` of its file: the name of the slot and the publication (default `factsync`); lower-case letters, digits and `_`, at most 63 bytes.
+    /// `sync.slot` of its file: the name of the slot and the publication, which no other source of the run has; lower-case letters,
+    /// digits and `_`, at most 63 bytes.
     pub slot: String,
-    /// What it feeds. Queries have no trailing semicolon.
+    /// What it feeds. Queries have no trailing semicolon, but may end in a `--` comment: put them into a larger statement with a newline after.
     pub views: Vec<View<String>>,
 }
 
@@ -137,7 +162,7 @@ pub struct MongoField {
 /// A CSV file.
 #[derive(Debug)]
 pub struct CsvConfig {
-    /// The file's path as written, relative to the working directory.
+    /// The file's path as written, variables expanded, relative to the working directory.
     pub path: PathBuf,
     /// What it feeds; the query is the list of header names, one for each variable.
     pub views: Vec<View<Vec<String>>>,
@@ -183,6 +208,15 @@ impl SourceConfig {
             SourceKind::Postgres(config) => config.views.iter().map(|view| &view.fact_type).collect(),
             SourceKind::Mongo(config) => config.views.iter().map(|view| &view.fact_type).collect(),
             SourceKind::Csv(config) => config.views.iter().map(|view| &view.fact_type).collect(),
+        }
+    }
+
+    /// Where the files name the fact types, in the same order.
+    pub fn places(&self) -> Vec<&Place> {
+        match &self.kind {
+            SourceKind::Postgres(config) => config.views.iter().map(|view| &view.place).collect(),
+            SourceKind::Mongo(config) => config.views.iter().map(|view| &view.place).collect(),
+            SourceKind::Csv(config) => config.views.iter().map(|view| &view.place).collect(),
         }
     }
 

@@ -1,6 +1,9 @@
 //! Where a problem is, and the report of all of them.
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 /// A place in a file; line and column count from 1.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,6 +33,13 @@ pub struct Problem {
     pub hint: Option<String>,
 }
 
+impl Problem {
+    /// Every problem that the configuration reports comes with a hint.
+    pub(super) fn new(place: Place, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { place, message: message.into(), hint: Some(hint.into()) }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.place, self.message)?;
@@ -47,5 +57,21 @@ impl fmt::Display for Problems {
             write!(f, "{}{problem}", if index == 0 { "" } else { "\n" })?;
         }
         Ok(())
+    }
+}
+
+/// A [`Place`] whose file is known from the context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Spot {
+    pub(super) line: usize,
+    pub(super) column: usize,
+}
+
+impl Spot {
+    /// Where a problem of the whole file is shown.
+    pub(super) const START: Self = Self { line: 1, column: 1 };
+
+    pub(super) fn in_file(self, file: &Path) -> Place {
+        Place { file: file.to_owned(), line: self.line, column: self.column }
     }
 }

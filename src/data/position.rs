@@ -18,7 +18,8 @@ impl fmt::Display for Lsn {
 /// A text that is no position.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "could not read \"{text}\" as a position; expected an LSN such as 16/B374D848 (PostgreSQL) or the 64 hexadecimal digits of a SHA-256 digest (CSV)"
+    "could not read \"{text}\" as a position; expected an LSN such as 16/B374D848 (PostgreSQL) or the 64 hexadecimal digits of a \
+     SHA-256 digest (CSV)"
 )]
 pub struct ParsePositionError {
     text: String,

@@ -91,6 +91,33 @@ impl FactType {
         Ok(Fact { predicate: self.predicate.clone(), args: args.collect::<Result<_, SkipReason>>()? })
     }
 
+    /// Whether `row` makes a fact, without building it.
+    pub fn admits(&self, row: &Row) -> Result<(), SkipReason> {
+        let variables = self.args.iter().filter_map(|arg| match arg {
+            Argument::Variable { type_name } => Some(type_name),
+            Argument::Constant(_) => None,
+        });
+        for (type_name, cell) in variables.zip(row.cells()) {
+            Value::check(type_name, &cell.ok_or(SkipReason::Null)?)?;
+        }
+        Ok(())
+    }
+
+    /// The fact whose row is `row`, as a fact store may hold it: with whatever ids. For what was checked before, and for deletes,
+    /// which must reach also what we would not have written.
+    ///
+    /// Like [`FactType::fact`] it asks for a cell for every variable, none of them NULL.
+    pub fn stored_fact(&self, row: &Row) -> Fact {
+        let mut cells = row.cells().into_iter();
+        let args = self.args.iter().map(|arg| match arg {
+            Argument::Constant(value) => value.clone(),
+            Argument::Variable { type_name } => Value::new(type_name, cells.next().flatten().expect("a stored row has every cell")),
+        });
+        let fact = Fact { predicate: self.predicate.clone(), args: args.collect() };
+        assert_eq!(cells.next(), None, "a row must have a cell for every variable");
+        fact
+    }
+
     /// The row that makes `fact`, or `None` if the fact is not of this type.
     pub fn row(&self, fact: &Fact) -> Option<Row> {
         if fact.predicate != self.predicate || fact.args.len() != self.args.len() {
@@ -258,6 +285,16 @@ mod tests {
             let fact = concrete.fact(&Row::from_texts([])).expect("all constant");
             assert_eq!(owner.row(&fact), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_stored_fact_has_its_row_also_with_an_id_we_would_not_write() {
+        let level = fact_type("has_level(User:_, parent, Integer:_)");
+        let row = Row::from_texts(["*", "007"]);
+        assert!(level.fact(&row).is_err());
+        let fact = level.stored_fact(&row);
+        assert_eq!(fact.to_string(), "has_level(User:*, String:parent, Integer:007)");
+        assert_eq!(level.row(&fact), Some(row));
     }
 
     #[test]

@@ -1,1 +1,137 @@
-//! HTTP.
+//! HTTP on `--listen`: status, waiting, metrics, health, the status page, and the fact store's own API beside them.
+//!
+//! | path | what |
+//! |---|---|
+//! | `GET /v1/status` | JSON: [`Status`](crate::engine::Status) |
+//! | `GET /v1/wait?position=P&timeout_ms=N&source=NAME` | `{"position", "offset"}` once every fact of the commits up to P is acknowledged; 504 when time runs out |
+//! | `GET /metrics` | Prometheus text |
+//! | `GET /healthz`, `/readyz` | alive; caught up and fact store reachable |
+//! | `GET /` | the status page |
+//! | `/api/*` | Oso Cloud's facts API, when the target is the embedded store |
+//!
+//! Nothing here but `/api` changes anything, and nothing here shows a secret or a cell value, so only `/api` asks for the key.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::{Query, State},
+    http::{StatusCode, header},
+    response::{Html, IntoResponse, Response},
+    routing::get,
+};
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::{net::TcpListener, sync::watch};
+
+use crate::{data::Position, engine::Board, target::Offset};
+
+/// How long `/v1/wait` waits unless told: what an interactive request can afford.
+const DEFAULT_WAIT: Duration = Duration::from_secs(5);
+/// The longest it can be told to wait: below the minute after which proxies give up.
+const LONGEST_WAIT: Duration = Duration::from_secs(55);
+
+/// What the handlers share.
+#[derive(Clone)]
+struct Shared {
+    board: Arc<Board>,
+    metrics: PrometheusHandle,
+}
+
+/// The routes of a run; `api` is the embedded store's.
+pub fn router(board: Arc<Board>, metrics: PrometheusHandle, api: Option<Router>) -> Router {
+    let router = Router::new()
+        .route("/", get(async || Html(include_str!("page.html"))))
+        .route("/v1/status", get(status))
+        .route("/v1/wait", get(wait))
+        .route("/metrics", get(render_metrics))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .with_state(Shared { board, metrics });
+    with_api(router, api)
+}
+
+/// The routes of `serve`, which has a fact store and nothing else.
+pub fn bare_router(api: Router) -> Router {
+    with_api(Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(async || "ready\n")), Some(api))
+}
+
+/// Serves `router` until `stop`, then gives open connections up to `grace`.
+pub async fn serve(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>, grace: Duration) -> std::io::Result<()> {
+    let mut stopped = stop.clone();
+    let server = axum::serve(listener, router).with_graceful_shutdown(async move {
+        // A dropped sender is the end of the process as well.
+        let _ = stopped.wait_for(|stop| *stop).await;
+    });
+    tokio::select! {
+        served = server.into_future() => served,
+        () = async { let _ = stop.wait_for(|stop| *stop).await; tokio::time::sleep(grace).await } => Ok(()),
+    }
+}
+
+fn with_api(router: Router, api: Option<Router>) -> Router {
+    match api {
+        // The API answers for every path nobody else has: it knows `//api/facts` and says 404 in JSON.
+        Some(api) => router.fallback_service(api),
+        None => router.fallback(async || problem(StatusCode::NOT_FOUND, "there is nothing at this path")),
+    }
+}
+
+async fn status(State(shared): State<Shared>) -> Response {
+    Json(shared.board.status()).into_response()
+}
+
+async fn render_metrics(State(shared): State<Shared>) -> Response {
+    shared.board.record_metrics();
+    shared.metrics.run_upkeep();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], shared.metrics.render()).into_response()
+}
+
+async fn ready(State(shared): State<Shared>) -> Response {
+    match shared.board.ready() {
+        Ok(()) => "ready\n".into_response(),
+        Err(why) => problem(StatusCode::SERVICE_UNAVAILABLE, &why),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Wait {
+    position: Option<String>,
+    timeout_ms: Option<u64>,
+    source: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Waited {
+    position: String,
+    offset: Option<Offset>,
+}
+
+async fn wait(State(shared): State<Shared>, query: Result<Query<Wait>, axum::extract::rejection::QueryRejection>) -> Response {
+    let Query(wait) = match query {
+        Ok(query) => query,
+        Err(rejection) => return problem(StatusCode::BAD_REQUEST, &rejection.body_text()),
+    };
+    let (source, position) = match asked(&shared.board, &wait) {
+        Ok(asked) => asked,
+        Err(message) => return problem(StatusCode::BAD_REQUEST, &message),
+    };
+    let timeout = wait.timeout_ms.map_or(DEFAULT_WAIT, Duration::from_millis).min(LONGEST_WAIT);
+    match tokio::time::timeout(timeout, shared.board.wait(source, &position)).await {
+        Ok(offset) => Json(Waited { position: position.to_string(), offset }).into_response(),
+        Err(_) => {
+            problem(StatusCode::GATEWAY_TIMEOUT, &format!("the facts of position {position} were not acknowledged within {timeout:?}"))
+        }
+    }
+}
+
+fn asked(board: &Board, wait: &Wait) -> Result<(usize, Position), String> {
+    let position = wait.position.as_deref().ok_or("position is missing, for instance position=0/16B3748")?;
+    let position = position.parse::<Position>().map_err(|error| error.to_string())?;
+    Ok((board.source(wait.source.as_deref())?, position))
+}
+
+fn problem(status: StatusCode, message: &str) -> Response {
+    (status, Json(json!({ "message": message }))).into_response()
+}

@@ -59,6 +59,14 @@ pub enum SourceError {
         /// What is wrong.
         problem: String,
     },
+    /// What the source holds as a whole is not what it should be, such as a file that is no CSV; nothing of it was taken.
+    #[error("could not use what source \"{name}\" holds: {problem}")]
+    Malformed {
+        /// The source.
+        name: String,
+        /// What is wrong and where, without the content.
+        problem: String,
+    },
     /// The changes since the stored position are no longer to be had: only a new snapshot helps.
     #[error("source \"{name}\" no longer has the changes since the stored position: {problem}")]
     PositionLost {
@@ -91,7 +99,9 @@ impl SourceError {
     pub fn disposition(&self) -> Disposition {
         match self {
             Self::Unreachable { .. } | Self::PositionLost { .. } => Disposition::Retry,
-            Self::Refused { .. } | Self::View { .. } | Self::Unsupported { .. } | Self::Spool { .. } => Disposition::Operator,
+            Self::Refused { .. } | Self::View { .. } | Self::Malformed { .. } | Self::Unsupported { .. } | Self::Spool { .. } => {
+                Disposition::Operator
+            }
         }
     }
 }
@@ -148,8 +158,16 @@ pub enum Event {
         position: Position,
         /// View numbers with their results.
         views: Vec<(usize, Extent)>,
-        /// Whether this starts a new history: every view is listed, and what the fact store holds is to be compared with it.
+        /// Whether this starts a new history: every view is listed that can be read, and what the fact store holds is to be compared with it.
         snapshot: bool,
+    },
+    /// A view cannot be read, now or at all; its last result stays what it is, also where a cut with `snapshot` lacks it. Over when
+    /// a cut has the view.
+    ViewFailed {
+        /// Its number.
+        view: usize,
+        /// Why, a [`SourceError::View`].
+        problem: SourceError,
     },
     /// No view changed up to `position`.
     Progress(Position),
@@ -170,8 +188,31 @@ pub struct Link {
     pub stop: watch::Receiver<bool>,
 }
 
+/// What a source is before it is followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepared {
+    /// Changes when anything changes that the views' results depend on besides rows: queries, columns, types.
+    pub fingerprint: String,
+    /// Which database or file this is; never changes for one state directory.
+    pub identity: String,
+    /// How each view is kept up to date, in order.
+    pub views: Vec<ViewMode>,
+}
+
+/// How a view is kept up to date.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ViewMode {
+    /// Its query is run again when one of its tables changes; why it is not incremental.
+    Refresh(String),
+    /// It cannot be followed; its facts stay as they are. Why, for a person.
+    Refused(String),
+}
+
 /// A source that can be followed.
 pub trait Follow: Send {
+    /// Connects and finds out what the source is, before a position for [`Follow::follow`] is chosen.
+    fn prepare(&mut self) -> BoxFuture<'_, Result<Prepared, SourceError>>;
+
     /// Follows the source from `from`, or from a new snapshot if that is `None`, until `link.stop`.
     ///
     /// One attempt: `Ok` only after a stop; an error ends it and the engine calls again, with the position it then has, as the

@@ -1,11 +1,13 @@
 //! Where facts live: Oso Cloud over HTTP ([`oso`]) or the embedded store ([`embedded`]).
 //!
-//! Both are a [`FactStore`]; everything that writes facts packs changes into a [`Batch`] with `batch::Packer` and calls
-//! [`FactStore::apply`].
+//! Both are a [`FactStore`]; everything that writes facts packs changes into a [`Batch`] with [`batch::Packer`] and calls
+//! [`FactStore::apply`], most through [`retry`].
 
 pub mod batch;
 pub mod embedded;
 pub mod oso;
+pub mod quota;
+pub mod retry;
 
 use std::{io, time::Duration};
 
@@ -52,7 +54,7 @@ pub struct Batch {
 pub struct BatchLimits {
     /// Changes.
     pub entries: usize,
-    /// Bytes of the request body that `oso::body` makes of them.
+    /// Bytes of the request body that [`batch::body`] makes of them.
     pub bytes: usize,
 }
 
@@ -72,7 +74,7 @@ pub enum TargetError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// 429 or 5xx.
+    /// 429, 408 or 5xx.
     #[error("the fact store answered {status}: {message}")]
     Busy {
         /// The status.
@@ -96,7 +98,7 @@ pub enum TargetError {
         /// Its `message`, cut to a line.
         message: String,
     },
-    /// Any other 4xx: something in the batch is not acceptable.
+    /// Any other 4xx but 404 and 405: something in the batch is not acceptable.
     #[error("the fact store refused the request with {status}: {message}")]
     Refused {
         /// The status.
@@ -104,12 +106,18 @@ pub enum TargetError {
         /// Its `message`, cut to a line.
         message: String,
     },
-    /// A 2xx whose body is not what the API promises.
+    /// A 2xx whose body is not what the API promises, a redirect, 404 or 405: the address leads elsewhere, or a proxy answers.
     #[error("the fact store at \"{url}\" answered something that is not Oso's facts API: {problem}")]
     Garbage {
         /// Scheme, host and port.
         url: String,
         /// What was wrong.
+        problem: String,
+    },
+    /// The address or the key cannot be used at all; nothing was sent.
+    #[error("could not set up the fact store: {problem}")]
+    Setup {
+        /// What is wrong with which.
         problem: String,
     },
     /// The embedded store's file.
@@ -131,9 +139,12 @@ impl TargetError {
     pub fn disposition(&self) -> Disposition {
         match self {
             Self::Unreachable { .. } | Self::Busy { .. } | Self::Garbage { .. } => Disposition::Retry,
-            Self::Key { .. } | Self::TooLarge { .. } | Self::Refused { .. } | Self::Embedded { .. } | Self::Receiver(_) => {
-                Disposition::Operator
-            }
+            Self::Key { .. }
+            | Self::TooLarge { .. }
+            | Self::Refused { .. }
+            | Self::Setup { .. }
+            | Self::Embedded { .. }
+            | Self::Receiver(_) => Disposition::Operator,
         }
     }
 }

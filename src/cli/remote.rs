@@ -1,0 +1,67 @@
+//! `factsync status` and `factsync wait`: asking a running factsync.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use serde_json::Value;
+
+use crate::{
+    cli::{Exit, Global, Misuse, duration, print, say},
+    data::Position,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct WaitArgs {
+    /// What pg_current_wal_lsn() returned after the commit, or a CSV file's SHA-256
+    #[arg(long)]
+    position: Position,
+    /// The source, if the configuration has several: the name under dbs, or the CSV file's path
+    #[arg(long)]
+    source: Option<String>,
+    /// How long to wait
+    #[arg(long, default_value = "5s", value_parser = duration)]
+    timeout: Duration,
+}
+
+/// How much longer than the wait itself the answer may take.
+const MARGIN: Duration = Duration::from_secs(2);
+
+pub(super) async fn status(global: &Global) -> anyhow::Result<Exit> {
+    let answer = ask(global, "/v1/status", &[], MARGIN).await?;
+    print(&format!("{}\n", serde_json::to_string_pretty(&answer.body)?))?;
+    Ok(if answer.ok { Exit::Done } else { Exit::Failure })
+}
+
+pub(super) async fn wait(global: &Global, args: &WaitArgs) -> anyhow::Result<Exit> {
+    let mut query = vec![("position", args.position.to_string()), ("timeout_ms", args.timeout.as_millis().to_string())];
+    query.extend(args.source.iter().map(|source| ("source", source.clone())));
+    let answer = ask(global, "/v1/wait", &query, args.timeout + MARGIN).await?;
+    if !answer.ok {
+        say(&format!("error: {}", answer.body["message"].as_str().unwrap_or("no reason given")));
+        return Ok(Exit::Failure);
+    }
+    print(&format!("{}\n", answer.body))?;
+    Ok(Exit::Done)
+}
+
+struct Answer {
+    ok: bool,
+    body: Value,
+}
+
+async fn ask(global: &Global, path: &str, query: &[(&str, String)], timeout: Duration) -> anyhow::Result<Answer> {
+    let pairs = form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
+    let base = match global.target.as_deref() {
+        Some("embedded") | None => format!("http://{}", global.listen),
+        Some(url) if url.starts_with("http://") || url.starts_with("https://") => url.trim_end_matches('/').to_owned(),
+        Some(other) => return Err(Misuse(format!("--target is \"{other}\"; expected a URL such as http://127.0.0.1:7878")).into()),
+    };
+    let url = format!("{base}{path}?{pairs}");
+    let client = reqwest::Client::builder().timeout(timeout).build()?;
+    let unreachable = || format!("could not ask the factsync at {base}. Is `factsync run` running there? --listen says where it is");
+    let response = client.get(&url).send().await.with_context(unreachable)?;
+    let ok = response.status().is_success();
+    let body = response.json().await.with_context(|| format!("what answers at {base} is not factsync"))?;
+    Ok(Answer { ok, body })
+}

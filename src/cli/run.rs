@@ -1,0 +1,101 @@
+//! `factsync run`: the main job.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use clap::Args;
+use tokio::{net::TcpListener, sync::watch};
+use tracing::{info, warn};
+
+use crate::{
+    cli::{Configs, Exit, Global, Misuse, load_sources, target},
+    config::{SourceConfig, SourceKind},
+    engine::{self, Board, Parts},
+    server,
+    source::{Follow, csv, postgres},
+    store::{Checkpoint, Store},
+    target::embedded,
+    telemetry,
+    view::Guard,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    configs: Configs,
+    /// Let removals go that `max_removals` held, and do not hold any
+    #[arg(long)]
+    allow_removals: bool,
+}
+
+pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit> {
+    let config = load_sources(&args.configs)?;
+    let choice = target::choose(global)?;
+    let mut state = target::lock(&global.state)?;
+    let followers = config.sources.iter().map(|source| follower(source, &state.spool())).collect::<Result<Vec<_>, _>>()?;
+    let target = choice.open(global, Some(&state))?;
+    let api = match &target.embedded {
+        Some(store) => Some(embedded::router(store.clone(), target::access(global)?, global.limits)),
+        None => None,
+    };
+    let board = Arc::new(Board::new(&config, target.kind, target.plan));
+    let parts = Parts {
+        store: Store::open(&state.state())?,
+        checkpoint: Checkpoint::open(&state.checkpoint())?,
+        target: target.store,
+        spool: state.spool(),
+        followers,
+        guard: if args.allow_removals { Guard::Off } else { Guard::Limit(config.sync.max_removals) },
+        board: board.clone(),
+    };
+    let listener = listen(global).await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    state.listens_at(&url)?;
+    info!(target = target.kind, "listening on {url}");
+    let (stop, stopped) = watch::channel(false);
+    let router = server::router(board, telemetry::init_metrics(), api);
+    let http = tokio::spawn(server::serve(listener, router, stopped.clone(), engine::GRACE));
+    let signals = tokio::spawn(until_signalled(stop.clone()));
+    let mut outcome = engine::run(&config, parts, stopped).await;
+    stop.send_replace(true);
+    if let Ok(Err(error)) = http.await {
+        outcome = outcome.and(Err(engine::EngineError::Http(error)));
+    }
+    signals.abort();
+    outcome?;
+    Ok(Exit::Done)
+}
+
+/// Binds `--listen`.
+pub(super) async fn listen(global: &Global) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(global.listen)
+        .await
+        .with_context(|| format!("could not listen on {}. Pass --listen with a free address, such as 127.0.0.1:0", global.listen))
+}
+
+/// Turns `stop` on SIGTERM or SIGINT, and ends the process if the stop takes longer than it may.
+pub(super) async fn until_signalled(stop: watch::Sender<bool>) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    info!("stopping");
+    stop.send_replace(true);
+    tokio::time::sleep(engine::GRACE + Duration::from_secs(1)).await;
+    // What is not durable by now was not acknowledged to anybody, so nothing is lost.
+    warn!("stopping took too long, leaving now");
+    std::process::exit(0)
+}
+
+fn follower(source: &SourceConfig, spool: &std::path::Path) -> Result<Box<dyn Follow>, Misuse> {
+    match &source.kind {
+        SourceKind::Postgres(config) => Ok(Box::new(postgres::Follower::new(&source.name, config, spool.to_owned()))),
+        SourceKind::Csv(config) => Ok(Box::new(csv::Follower::new(&source.name, config, spool))),
+        SourceKind::Mongo(_) => Err(Misuse(format!(
+            "{}: source \"{}\" is a MongoDB database, which this release can reconcile but not follow. Run `factsync reconcile --perform-updates` on it periodically",
+            source.place, source.name
+        ))),
+    }
+}

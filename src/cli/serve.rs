@@ -1,0 +1,26 @@
+//! `factsync serve`: the embedded fact store alone.
+
+use tokio::sync::watch;
+use tracing::info;
+
+use crate::{
+    cli::{Exit, Global, run, target},
+    engine, server,
+    target::embedded::{self, EmbeddedStore},
+};
+
+pub(super) async fn run(global: &Global) -> anyhow::Result<Exit> {
+    let access = target::access(global)?;
+    let mut state = target::lock(&global.state)?;
+    let store = EmbeddedStore::open(&state.facts())?;
+    let listener = run::listen(global).await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    state.listens_at(&url)?;
+    info!("listening on {url}");
+    let (stop, stopped) = watch::channel(false);
+    let signals = tokio::spawn(run::until_signalled(stop));
+    let router = server::bare_router(embedded::router(store, access, global.limits));
+    server::serve(listener, router, stopped, engine::GRACE).await?;
+    signals.abort();
+    Ok(Exit::Done)
+}

@@ -1,0 +1,130 @@
+//! Which fact store a command talks to.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::Context;
+use secrecy::SecretString;
+
+use crate::{
+    cli::{Global, Misuse},
+    store::StateDirectory,
+    target::{
+        FactStore,
+        embedded::{self, Access, EmbeddedStore},
+        oso::OsoCloud,
+        quota::Plan,
+    },
+};
+
+/// Oso Cloud, where `OSO_URL` says nothing else.
+const OSO_CLOUD: &str = "https://api.osohq.com";
+
+/// A choice, before anything is opened.
+pub(super) enum Choice {
+    /// The embedded store in the state directory.
+    Embedded,
+    /// A fact store over HTTP.
+    Remote {
+        /// Where.
+        url: String,
+        /// With which key.
+        key: SecretString,
+    },
+}
+
+/// An opened fact store.
+pub(super) struct Target {
+    pub(super) kind: &'static str,
+    pub(super) store: Arc<dyn FactStore>,
+    /// Its write quota.
+    pub(super) plan: Plan,
+    /// Set if it is the embedded one.
+    pub(super) embedded: Option<EmbeddedStore>,
+}
+
+/// What `--target`, `OSO_AUTH` and `OSO_URL` say.
+pub(super) fn choose(global: &Global) -> Result<Choice, Misuse> {
+    let key = variable("OSO_AUTH");
+    let url = match (global.target.as_deref(), &key) {
+        (Some("embedded"), _) | (None, None) => return Ok(Choice::Embedded),
+        (Some(url), _) => url.to_owned(),
+        (None, Some(_)) => variable("OSO_URL").unwrap_or_else(|| OSO_CLOUD.to_owned()),
+    };
+    if !url.starts_with("http://") && !url.starts_with("https://") {
+        return Err(Misuse(format!("--target is \"{url}\"; expected \"embedded\" or a URL such as http://127.0.0.1:7878")));
+    }
+    match key {
+        Some(key) => Ok(Choice::Remote { url, key: key.into() }),
+        None if is_loopback(&url) => Ok(Choice::Remote { url, key: embedded::DEVELOPMENT_KEY.into() }),
+        None => Err(Misuse(format!("the fact store at \"{url}\" needs a key. Set OSO_AUTH to a read-write key of its environment"))),
+    }
+}
+
+impl Choice {
+    /// Opens it; `state` is where the embedded one lives.
+    pub(super) fn open(self, global: &Global, state: Option<&StateDirectory>) -> anyhow::Result<Target> {
+        match self {
+            Self::Remote { url, key } => {
+                Ok(Target { kind: "oso", store: Arc::new(OsoCloud::new(&url, key, global.plan)?), plan: global.plan, embedded: None })
+            }
+            Self::Embedded => {
+                let state = state.context("the embedded fact store needs a state directory")?;
+                let store = EmbeddedStore::open(&state.facts())?;
+                Ok(Target { kind: "embedded", store: Arc::new(store.clone()), plan: Plan::Unlimited, embedded: Some(store) })
+            }
+        }
+    }
+}
+
+/// Whom the embedded store lets in: `OSO_AUTH`, else the public development key, and that one on loopback only.
+pub(super) fn access(global: &Global) -> Result<Access, Misuse> {
+    match variable("OSO_AUTH") {
+        Some(key) => Ok(Access::new(key.into())),
+        None if global.listen.ip().is_loopback() => Ok(Access::new(embedded::DEVELOPMENT_KEY.into())),
+        None => Err(Misuse(format!(
+            "--listen {} is open to other machines, and without OSO_AUTH the key would be the public development key. Set OSO_AUTH to a key of your own",
+            global.listen
+        ))),
+    }
+}
+
+/// Locks the state directory of `global`.
+pub(super) fn lock(path: &Path) -> anyhow::Result<StateDirectory> {
+    Ok(StateDirectory::lock(path)?)
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn is_loopback(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if let Some(v6) = authority.strip_prefix('[') {
+        return v6.starts_with("::1]");
+    }
+    // A user part would make "localhost@evil.example" look like localhost.
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    host == "localhost" || host.parse::<std::net::Ipv4Addr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_development_key_is_for_loopback_only() {
+        for url in ["http://localhost", "http://127.0.0.1:7878", "https://127.3.2.1/x", "http://[::1]:80/api"] {
+            assert!(is_loopback(url), "{url}");
+        }
+        for url in [
+            "http://localhost.evil.example",
+            "http://127.0.0.1.evil.example:1",
+            "http://localhost:x@evil.example",
+            "http://10.0.0.1",
+            "http://[::2]",
+        ] {
+            assert!(!is_loopback(url), "{url}");
+        }
+    }
+}

@@ -1,0 +1,505 @@
+//! The board: what everybody may know about a running factsync.
+//!
+//! Tasks write their part, `/v1/status` and `/metrics` read all of it. Waiting for a position goes through two watch channels,
+//! so that a thousand waiters cost a thousand wake-ups per commit and no polling:
+//!
+//! 1. `applied`: the source's position is in the desired facts, and whatever it changed has a commit number;
+//! 2. `delivered`: the fact store has acknowledged every entry up to that number.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard},
+    time::{Instant, SystemTime},
+};
+
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::{
+    config::Config,
+    data::Position,
+    source::SourceState,
+    store::{Change, ViewRecord},
+    target::{Offset, quota::Plan},
+    telemetry,
+};
+
+/// How far one source is in the desired facts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Its position, once the fact store was compared with the snapshot.
+    pub position: Option<Position>,
+    /// The last commit number that was given out when it got there.
+    pub commit_no: u64,
+}
+
+/// How far the fact store is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// Every commit up to this number is acknowledged.
+    pub commit_no: u64,
+    /// The fact store's last token.
+    pub offset: Option<Offset>,
+}
+
+/// Whether the fact store answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetState {
+    /// Not asked yet.
+    Unknown,
+    /// It answered the last time.
+    Reachable,
+    /// It did not; the text is for a person.
+    Failing(String),
+}
+
+/// Outcome of the last comparison with the fact store.
+#[derive(Debug, Clone, Copy)]
+struct Reconciled {
+    at: SystemTime,
+    missing: u64,
+    stale: u64,
+}
+
+struct SourceLine {
+    name: String,
+    kind: &'static str,
+    state: SourceState,
+    position: Option<Position>,
+    head: Option<Position>,
+    caught_up: Instant,
+    reconciled: Option<Reconciled>,
+}
+
+struct ViewLine {
+    signature: String,
+    source: usize,
+    mode: &'static str,
+    reason: Option<String>,
+    problem: Option<String>,
+    facts: u64,
+    skipped: BTreeMap<String, u64>,
+    held: u64,
+    last_change: Option<SystemTime>,
+}
+
+struct Lines {
+    sources: Vec<SourceLine>,
+    views: Vec<Vec<ViewLine>>,
+    outbox: u64,
+    parked: u64,
+    target: TargetState,
+}
+
+/// The board.
+pub struct Board {
+    target_kind: &'static str,
+    plan: Plan,
+    lines: Mutex<Lines>,
+    applied: Vec<watch::Sender<Applied>>,
+    wanted: Vec<watch::Sender<Option<Position>>>,
+    delivered: watch::Sender<Delivered>,
+}
+
+impl Board {
+    /// A board for `config`, before anything has happened.
+    ///
+    /// `plan` is the write quota of the target, which says how long a queue takes.
+    pub fn new(config: &Config, target_kind: &'static str, plan: Plan) -> Self {
+        let sources = config.sources.iter().map(|source| SourceLine {
+            name: source.name.clone(),
+            kind: source.kind_name(),
+            state: SourceState::Connecting,
+            position: None,
+            head: None,
+            caught_up: Instant::now(),
+            reconciled: None,
+        });
+        let views =
+            config.sources.iter().enumerate().map(|(index, source)| {
+                source.fact_types().into_iter().map(|fact_type| ViewLine::new(index, fact_type.to_string())).collect()
+            });
+        Self {
+            target_kind,
+            plan,
+            lines: Mutex::new(Lines {
+                sources: sources.collect(),
+                views: views.collect(),
+                outbox: 0,
+                parked: 0,
+                target: TargetState::Unknown,
+            }),
+            applied: config.sources.iter().map(|_| watch::Sender::default()).collect(),
+            wanted: config.sources.iter().map(|_| watch::Sender::default()).collect(),
+            delivered: watch::Sender::default(),
+        }
+    }
+
+    /// The number of the source called `name`; without a name, that of the only source.
+    pub fn source(&self, name: Option<&str>) -> Result<usize, String> {
+        let lines = self.lines();
+        let names = || lines.sources.iter().map(|line| line.name.as_str()).collect::<Vec<_>>().join(", ");
+        match name {
+            Some(name) => {
+                let found = lines.sources.iter().position(|line| line.name == name);
+                found.ok_or_else(|| format!("there is no source \"{name}\"; there are: {}", names()))
+            }
+            None if lines.sources.len() == 1 => Ok(0),
+            None => Err(format!("there are several sources; name one with source=: {}", names())),
+        }
+    }
+
+    /// Waits until the facts of every commit of `source` up to `position` are acknowledged by the fact store.
+    pub async fn wait(&self, source: usize, position: &Position) -> Option<Offset> {
+        self.wanted[source].send_if_modified(|wanted| {
+            let further = wanted.as_ref().is_none_or(|wanted| !wanted.reaches(position));
+            if further {
+                *wanted = Some(position.clone());
+            }
+            further
+        });
+        let mut applied = self.applied[source].subscribe();
+        let reached = applied.wait_for(|applied| applied.position.as_ref().is_some_and(|here| here.reaches(position)));
+        let commit_no = reached.await.expect("the board holds the sender").commit_no;
+        let mut delivered = self.delivered.subscribe();
+        let delivered = delivered.wait_for(|delivered| delivered.commit_no >= commit_no).await.expect("the board holds the sender");
+        delivered.offset.clone()
+    }
+
+    /// What somebody waits for at `source`.
+    pub fn wanted(&self, source: usize) -> watch::Receiver<Option<Position>> {
+        self.wanted[source].subscribe()
+    }
+
+    pub(super) fn state(&self, source: usize, state: SourceState) {
+        self.lines().sources[source].state = state;
+    }
+
+    pub(super) fn head(&self, source: usize, head: Position) {
+        let line = &mut self.lines().sources[source];
+        line.head = Some(head);
+        line.note_lag();
+    }
+
+    pub(super) fn applied(&self, source: usize, position: Position, commit_no: u64) {
+        {
+            let line = &mut self.lines().sources[source];
+            line.position = Some(position.clone());
+            line.note_lag();
+        }
+        self.applied[source].send_replace(Applied { position: Some(position), commit_no });
+    }
+
+    pub(super) fn registered(&self, source: usize, views: &[ViewRecord]) {
+        let mut lines = self.lines();
+        for (line, record) in lines.views[source].iter_mut().zip(views) {
+            line.facts = record.facts;
+            line.skipped = record.skipped.clone();
+            line.held = record.held;
+        }
+    }
+
+    /// Tells how the view is kept up to date and why.
+    pub(super) fn mode(&self, source: usize, view: usize, mode: &'static str, reason: Option<String>) {
+        let line = &mut self.lines().views[source][view];
+        (line.mode, line.reason) = (mode, reason);
+    }
+
+    pub(super) fn view_failed(&self, source: usize, view: usize, problem: Option<String>) {
+        self.lines().views[source][view].problem = problem;
+    }
+
+    pub(super) fn changed(&self, source: usize, view: usize, change: &Change) {
+        let line = &mut self.lines().views[source][view];
+        line.facts = change.facts;
+        line.skipped = change.skipped.clone();
+        line.held = change.held;
+        if change.inserted + change.removed > 0 {
+            line.last_change = Some(SystemTime::now());
+        }
+    }
+
+    pub(super) fn reconciled(&self, source: usize, missing: u64, stale: u64) {
+        self.lines().sources[source].reconciled = Some(Reconciled { at: SystemTime::now(), missing, stale });
+    }
+
+    pub(super) fn outbox(&self, facts: u64) {
+        self.lines().outbox = facts;
+    }
+
+    pub(super) fn parked(&self, facts: u64) {
+        self.lines().parked = facts;
+    }
+
+    pub(super) fn target(&self, state: TargetState) {
+        self.lines().target = state;
+    }
+
+    pub(super) fn delivered(&self, delivered: Delivered) {
+        self.delivered.send_replace(delivered);
+    }
+
+    /// Ready: every source is followed, every snapshot compared, and the fact store answers. Else why not.
+    pub fn ready(&self) -> Result<(), String> {
+        let lines = self.lines();
+        for (index, line) in lines.sources.iter().enumerate() {
+            if line.state != SourceState::Streaming {
+                return Err(format!("source \"{}\" is {}", line.name, state_name(&line.state)));
+            }
+            if self.applied[index].borrow().position.is_none() {
+                return Err(format!("source \"{}\" was not compared with the fact store yet", line.name));
+            }
+        }
+        match &lines.target {
+            TargetState::Failing(problem) => Err(format!("the fact store does not answer: {problem}")),
+            TargetState::Unknown => Err("the fact store was not asked yet".to_owned()),
+            TargetState::Reachable => Ok(()),
+        }
+    }
+
+    /// `/v1/status`.
+    pub fn status(&self) -> Status {
+        let lines = self.lines();
+        let offset = self.delivered.borrow().offset.clone();
+        Status {
+            state: overall(&lines.sources),
+            sources: lines.sources.iter().map(SourceLine::status).collect(),
+            fact_types: lines.views.iter().flatten().map(|view| view.status(&lines.sources)).collect(),
+            outbox: OutboxStatus {
+                facts: lines.outbox,
+                parked: lines.parked,
+                mode: "live",
+                eta_seconds: self.plan.time_for(lines.outbox).as_secs(),
+            },
+            target: TargetStatus {
+                kind: self.target_kind,
+                reachable: lines.target == TargetState::Reachable,
+                problem: match &lines.target {
+                    TargetState::Failing(problem) => Some(problem.clone()),
+                    TargetState::Unknown | TargetState::Reachable => None,
+                },
+                offset,
+            },
+            last_reconcile: last_reconcile(&lines.sources),
+            held: lines.views.iter().flatten().filter(|view| view.held > 0).map(ViewLine::held).collect(),
+        }
+    }
+
+    /// Sets the gauges from the board; called when metrics are read.
+    pub fn record_metrics(&self) {
+        let lines = self.lines();
+        for line in &lines.sources {
+            let status = line.status();
+            let up = f64::from(u8::from(line.state == SourceState::Streaming));
+            metrics::gauge!(telemetry::SOURCE_UP, "source" => line.name.clone()).set(up);
+            metrics::gauge!(telemetry::LAG_BYTES, "source" => line.name.clone()).set(status.lag_bytes as f64);
+            metrics::gauge!(telemetry::LAG_SECONDS, "source" => line.name.clone()).set(status.lag_seconds);
+            if let Some(reconciled) = line.reconciled {
+                metrics::gauge!(telemetry::DRIFT_MISSING, "source" => line.name.clone()).set(reconciled.missing as f64);
+                metrics::gauge!(telemetry::DRIFT_STALE, "source" => line.name.clone()).set(reconciled.stale as f64);
+            }
+        }
+        for view in lines.views.iter().flatten() {
+            metrics::gauge!(telemetry::DESIRED_FACTS, "fact_type" => view.signature.clone()).set(view.facts as f64);
+            metrics::gauge!(telemetry::SKIPPED_ROWS, "fact_type" => view.signature.clone()).set(view.skipped.values().sum::<u64>() as f64);
+            metrics::gauge!(telemetry::HELD_REMOVALS, "fact_type" => view.signature.clone()).set(view.held as f64);
+        }
+        metrics::gauge!(telemetry::OUTBOX_FACTS).set(lines.outbox as f64);
+        metrics::gauge!(telemetry::PARKED_FACTS).set(lines.parked as f64);
+        metrics::gauge!(telemetry::TARGET_UP).set(f64::from(u8::from(lines.target == TargetState::Reachable)));
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().expect("nobody panics while holding the board")
+    }
+}
+
+impl ViewLine {
+    fn new(source: usize, signature: String) -> Self {
+        Self {
+            signature,
+            source,
+            mode: "refresh",
+            reason: None,
+            problem: None,
+            facts: 0,
+            skipped: BTreeMap::new(),
+            held: 0,
+            last_change: None,
+        }
+    }
+
+    fn status(&self, sources: &[SourceLine]) -> FactTypeStatus {
+        FactTypeStatus {
+            fact_type: self.signature.clone(),
+            source: sources[self.source].name.clone(),
+            mode: self.mode,
+            reason: self.reason.clone(),
+            problem: self.problem.clone(),
+            facts: self.facts,
+            last_change: self.last_change.map(timestamp),
+            skipped_rows: self.skipped.values().sum(),
+            skipped: self.skipped.clone(),
+        }
+    }
+
+    fn held(&self) -> HeldStatus {
+        HeldStatus {
+            fact_type: self.signature.clone(),
+            removals: self.held,
+            facts: self.facts,
+            hint: "Check the source. To let the removals go, restart with --allow-removals",
+        }
+    }
+}
+
+impl SourceLine {
+    /// Caught up means that the applied position is the end of the source's log, as far as it told.
+    fn note_lag(&mut self) {
+        if self.lag_bytes() == 0 {
+            self.caught_up = Instant::now();
+        }
+    }
+
+    fn lag_bytes(&self) -> u64 {
+        match (&self.position, &self.head) {
+            (Some(Position::Lsn(here)), Some(Position::Lsn(head))) => head.0.saturating_sub(here.0),
+            (None, Some(Position::Lsn(_))) => u64::MAX,
+            (_, Some(Position::Digest(_)) | None) | (Some(Position::Digest(_)), Some(Position::Lsn(_))) => 0,
+        }
+    }
+
+    fn status(&self) -> SourceStatus {
+        let lag_bytes = self.lag_bytes();
+        let reason = match &self.state {
+            SourceState::Retrying(reason) | SourceState::Failed(reason) => Some(reason.clone()),
+            SourceState::Connecting | SourceState::Snapshotting | SourceState::Streaming | SourceState::Standby => None,
+        };
+        SourceStatus {
+            name: self.name.clone(),
+            kind: self.kind,
+            state: state_name(&self.state),
+            reason,
+            position: self.position.as_ref().map(ToString::to_string),
+            lag_bytes: if lag_bytes == u64::MAX { 0 } else { lag_bytes },
+            lag_seconds: if lag_bytes == 0 { 0.0 } else { self.caught_up.elapsed().as_secs_f64() },
+        }
+    }
+}
+
+fn state_name(state: &SourceState) -> &'static str {
+    match state {
+        SourceState::Connecting => "connecting",
+        SourceState::Snapshotting => "snapshotting",
+        SourceState::Streaming => "streaming",
+        SourceState::Standby => "standby",
+        SourceState::Retrying(_) => "retrying",
+        SourceState::Failed(_) => "failed",
+    }
+}
+
+/// The state of the source that is furthest from streaming stands for all.
+fn overall(sources: &[SourceLine]) -> &'static str {
+    let distance = |state: &SourceState| match state {
+        SourceState::Streaming => 0,
+        SourceState::Standby => 1,
+        SourceState::Snapshotting => 2,
+        SourceState::Connecting => 3,
+        SourceState::Retrying(_) => 4,
+        SourceState::Failed(_) => 5,
+    };
+    sources.iter().max_by_key(|line| distance(&line.state)).map_or("streaming", |line| state_name(&line.state))
+}
+
+/// The oldest of the sources' last comparisons, with what all of them found.
+fn last_reconcile(sources: &[SourceLine]) -> Option<ReconcileStatus> {
+    let reconciled: Vec<Reconciled> = sources.iter().map(|line| line.reconciled).collect::<Option<_>>()?;
+    let at = reconciled.iter().map(|reconciled| reconciled.at).min()?;
+    Some(ReconcileStatus {
+        at: timestamp(at),
+        missing: reconciled.iter().map(|reconciled| reconciled.missing).sum(),
+        stale: reconciled.iter().map(|reconciled| reconciled.stale).sum(),
+    })
+}
+
+fn timestamp(at: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(at).to_string()
+}
+
+/// `GET /v1/status`.
+#[derive(Debug, Serialize)]
+#[expect(missing_docs, reason = "the README describes the fields")]
+pub struct Status {
+    pub state: &'static str,
+    pub sources: Vec<SourceStatus>,
+    pub fact_types: Vec<FactTypeStatus>,
+    pub outbox: OutboxStatus,
+    pub target: TargetStatus,
+    pub last_reconcile: Option<ReconcileStatus>,
+    pub held: Vec<HeldStatus>,
+}
+
+/// A source in [`Status`].
+#[derive(Debug, Serialize)]
+pub struct SourceStatus {
+    pub name: String,
+    pub kind: &'static str,
+    pub state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    pub position: Option<String>,
+    pub lag_bytes: u64,
+    pub lag_seconds: f64,
+}
+
+/// A fact type in [`Status`].
+#[derive(Debug, Serialize)]
+pub struct FactTypeStatus {
+    pub fact_type: String,
+    pub source: String,
+    pub mode: &'static str,
+    pub reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    pub facts: u64,
+    pub last_change: Option<String>,
+    pub skipped_rows: u64,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub skipped: BTreeMap<String, u64>,
+}
+
+/// The outbox in [`Status`].
+#[derive(Debug, Serialize)]
+pub struct OutboxStatus {
+    pub facts: u64,
+    pub parked: u64,
+    pub mode: &'static str,
+    pub eta_seconds: u64,
+}
+
+/// The fact store in [`Status`].
+#[derive(Debug, Serialize)]
+pub struct TargetStatus {
+    pub kind: &'static str,
+    pub reachable: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    pub offset: Option<Offset>,
+}
+
+/// The last comparison in [`Status`].
+#[derive(Debug, Serialize)]
+pub struct ReconcileStatus {
+    pub at: String,
+    pub missing: u64,
+    pub stale: u64,
+}
+
+/// A held change in [`Status`].
+#[derive(Debug, Serialize)]
+pub struct HeldStatus {
+    pub fact_type: String,
+    pub removals: u64,
+    pub facts: u64,
+    pub hint: &'static str,
+}

@@ -1,0 +1,157 @@
+//! The single writer of the local store, shared by the loops.
+//!
+//! SQLite has one writer anyway; here it is one [`Store`] behind a mutex that is only ever locked on the blocking pool, one
+//! whole transaction at a time. A source's cut and the acknowledgement of a batch therefore follow each other in some order, and
+//! each finds the other's work complete.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+use crate::{
+    config::SourceConfig,
+    data::{Extent, Position},
+    engine::error::EngineError,
+    store::{Changes, OutboxEntry, OutboxKey, SourceRecord, Store, StoreError, ViewId, ViewRecord},
+    target::Offset,
+    view::Guard,
+};
+
+/// A handle of the writer.
+#[derive(Clone)]
+pub(super) struct Writer {
+    store: Arc<Mutex<Store>>,
+    id: Arc<str>,
+    commit_no: watch::Sender<u64>,
+    /// Held by the delivery loop from reading a batch to its answer.
+    under_way: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Writer {
+    pub(super) fn new(store: Store) -> Self {
+        Self {
+            id: store.id().into(),
+            commit_no: watch::Sender::new(store.commit_no()),
+            store: Arc::new(Mutex::new(store)),
+            under_way: Arc::default(),
+        }
+    }
+
+    /// The store's UUID.
+    pub(super) fn store_id(&self) -> String {
+        self.id.to_string()
+    }
+
+    /// The number of the last commit that is to be sent.
+    pub(super) fn commit_no(&self) -> u64 {
+        *self.commit_no.borrow()
+    }
+
+    /// Follows [`Writer::commit_no`].
+    pub(super) fn commits(&self) -> watch::Receiver<u64> {
+        self.commit_no.subscribe()
+    }
+
+    /// The delivery loop holds this while a batch is on its way.
+    pub(super) async fn under_way(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.under_way.lock().await
+    }
+
+    /// Waits until no batch is on its way that was read from the outbox before the call; `false` if that takes longer than
+    /// `patience`, because the fact store does not answer.
+    pub(super) async fn settled(&self, patience: Duration) -> bool {
+        tokio::time::timeout(patience, self.under_way.lock()).await.is_ok()
+    }
+
+    pub(super) async fn register(&self, source: &SourceConfig) -> Result<Vec<ViewRecord>, EngineError> {
+        let (name, fact_types) = (source.name.clone(), source.fact_types().into_iter().cloned().collect::<Vec<_>>());
+        self.run(move |store| store.register(&name, &fact_types.iter().collect::<Vec<_>>())).await
+    }
+
+    pub(super) async fn source(&self, name: &str) -> Result<Option<SourceRecord>, EngineError> {
+        let name = name.to_owned();
+        self.run(move |store| store.source(&name)).await
+    }
+
+    pub(super) async fn begin(&self, name: &str, fingerprint: &str, identity: &str) -> Result<(), EngineError> {
+        let (name, fingerprint, identity) = (name.to_owned(), fingerprint.to_owned(), identity.to_owned());
+        self.run(move |store| store.begin(&name, &fingerprint, &identity)).await
+    }
+
+    pub(super) async fn forget_position(&self, name: &str) -> Result<(), EngineError> {
+        let name = name.to_owned();
+        self.run(move |store| store.forget_position(&name)).await
+    }
+
+    pub(super) async fn advance(&self, name: &str, position: &Position) -> Result<(), EngineError> {
+        let (name, position) = (name.to_owned(), position.clone());
+        self.run(move |store| store.advance(&name, &position)).await
+    }
+
+    pub(super) async fn replace(&self, name: &str, position: &Position, views: Vec<(ViewRecord, Extent)>) -> Result<Changes, EngineError> {
+        let (name, position) = (name.to_owned(), position.clone());
+        self.run(move |store| store.replace(&name, &position, views)).await
+    }
+
+    pub(super) async fn apply(
+        &self,
+        name: &str,
+        position: &Position,
+        views: Vec<(ViewRecord, Extent)>,
+        guard: Guard,
+    ) -> Result<Changes, EngineError> {
+        let (name, position) = (name.to_owned(), position.clone());
+        self.run(move |store| store.apply(&name, &position, views, guard)).await
+    }
+
+    pub(super) async fn correct(&self, name: &str, views: Vec<(ViewRecord, Extent)>, guard: Guard) -> Result<Changes, EngineError> {
+        let name = name.to_owned();
+        self.run(move |store| store.correct(&name, views, guard)).await
+    }
+
+    pub(super) async fn outbox(&self, limit: usize) -> Result<Vec<OutboxEntry>, EngineError> {
+        self.run(move |store| store.outbox(limit)).await
+    }
+
+    pub(super) async fn outbox_len(&self) -> Result<u64, EngineError> {
+        self.run(|store| Ok(store.outbox_len())).await
+    }
+
+    pub(super) async fn outbox_holds(&self, views: Vec<ViewId>) -> Result<bool, EngineError> {
+        self.run(move |store| store.outbox_holds(&views)).await
+    }
+
+    pub(super) async fn acknowledge(&self, last: OutboxKey, offset: Offset) -> Result<u64, EngineError> {
+        self.run(move |store| store.acknowledge(last, &offset)).await
+    }
+
+    pub(super) async fn park(&self, entry: OutboxEntry, reason: String) -> Result<(), EngineError> {
+        self.run(move |store| store.park(&entry, &reason)).await
+    }
+
+    pub(super) async fn parked_len(&self) -> Result<u64, EngineError> {
+        self.run(|store| store.parked_len()).await
+    }
+
+    pub(super) async fn offset(&self) -> Result<Option<Offset>, EngineError> {
+        self.run(|store| store.offset()).await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        body: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let (store, commit_no) = (self.store.clone(), self.commit_no.clone());
+        let run = move || {
+            // A panic inside a transaction rolled it back; the store itself is as committed.
+            let mut store = store.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let value = body(&mut store);
+            commit_no.send_if_modified(|last| std::mem::replace(last, store.commit_no()) != store.commit_no());
+            value
+        };
+        Ok(tokio::task::spawn_blocking(run).await.map_err(EngineError::panicked)??)
+    }
+}

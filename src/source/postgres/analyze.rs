@@ -1,0 +1,305 @@
+//! What each query reads, asked of the database that owns the tables, and whether it can be kept up to date.
+//!
+//! In a read-only session with `debug_print_rewritten` the server reports the analysed, view-expanded tree of every statement it
+//! prepares. Preparing goes through the extended protocol, which takes one statement only. The first report after a
+//! preparation is that statement's: the driver may prepare lookups of its own, but only after it.
+//!
+//! A query is refused, with the reason and the remedy, when its result can change without a commit that touches its tables, when
+//! such commits are not in the change log, or when publishing its tables would break the application.
+//! The clock is the exception: a query that asks for the time is also re-run on a timer.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sha2::{Digest, Sha256};
+use tokio_postgres::types::Type;
+
+use crate::{
+    config::View,
+    source::{
+        SourceError,
+        postgres::{
+            catalog::{self, Function, Identity, Kind, Table},
+            fault,
+            session::{Server, Session},
+            tree::Tree,
+            uses::{ColumnsUsed, Uses},
+        },
+    },
+};
+
+/// What the server calls the report we are after; not translated.
+const REPORT: &str = "rewritten parse tree:";
+/// `now`, `transaction_timestamp`, `statement_timestamp`, `age(timestamptz)`, `age(timestamp)`: stable functions of the clock.
+const CLOCK_FUNCTIONS: [u32; 5] = [1299, 2647, 2648, 1386, 2059];
+/// PostgreSQL's stable functions that read something other than their arguments, the tables and the settings we pin.
+const ELSEWHERE: [&str; 15] = [
+    "pg_catalog.pg_",
+    "pg_catalog.has_",
+    "pg_catalog.txid_",
+    "pg_catalog.table_to_xml",
+    "pg_catalog.schema_to_xml",
+    "pg_catalog.database_to_xml",
+    "pg_catalog.query_to_xml",
+    "pg_catalog.cursor_to_xml",
+    "pg_catalog.inet_client_",
+    "pg_catalog.inet_server_",
+    "pg_catalog.current_setting",
+    "pg_catalog.obj_description",
+    "pg_catalog.col_description",
+    "pg_catalog.shobj_description",
+    "pg_catalog.row_security_active",
+];
+
+/// Fields of a tree that a new column nobody uses would change, and places in the text.
+const LISTS_AND_PLACES: [&str; 9] =
+    ["eref", "joinaliasvars", "joinleftcols", "joinrightcols", "varnosyn", "varattnosyn", "location", "stmt_location", "stmt_len"];
+
+/// One table as one query uses it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableUse {
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// The columns the query uses.
+    pub columns: BTreeSet<String>,
+}
+
+/// A query that can be kept up to date.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnalysedView {
+    /// The tables it reads, by OID.
+    pub tables: BTreeMap<u32, TableUse>,
+    /// Its columns: name and type.
+    pub columns: Vec<(String, String)>,
+    /// Whether it depends on the time and is re-run on a timer too.
+    pub clock: bool,
+    /// The tables whose inheritance children it reads.
+    pub(crate) with_children: BTreeSet<u32>,
+}
+
+/// What the server says about all queries of a source.
+#[derive(Debug)]
+pub(crate) struct Analysis {
+    /// One for each view: what it uses, or why it cannot be followed, as a sentence or two.
+    pub(crate) views: Vec<Result<AnalysedView, String>>,
+    /// `server_version_num`.
+    pub(crate) server_version: u32,
+    /// Used tables with their families.
+    pub(crate) tables: BTreeMap<u32, Table>,
+    /// Changes when anything that decides about the results or the change log changes.
+    pub(crate) digest: String,
+}
+
+/// What preparing one query told.
+struct Prepared {
+    uses: Uses,
+    columns: Vec<(String, Type)>,
+    tree_digest: Vec<u8>,
+}
+
+/// Analyses every query; the error is about the connection, never about a query.
+pub(crate) async fn analyze(server: &Server, session: &mut Session, views: &[View<String>]) -> Result<Analysis, SourceError> {
+    let failed = |error| fault::sql(&server.name, "read the catalogue", error);
+    let mut prepared = Vec::with_capacity(views.len());
+    for view in views {
+        prepared.push(prepare(server, session, view).await?);
+    }
+    let all = |pick: fn(&Uses) -> Vec<u32>| -> Vec<u32> {
+        let oids: BTreeSet<u32> = prepared.iter().flatten().flat_map(|prepared| pick(&prepared.uses)).collect();
+        oids.into_iter().collect()
+    };
+    let relations = all(|uses| uses.relations.keys().copied().collect());
+    let functions = all(|uses| uses.functions.iter().copied().collect());
+    let operators = all(|uses| uses.operators.iter().copied().collect());
+    let tables = catalog::tables(&session.client, &relations).await.map_err(failed)?;
+    let called = catalog::functions(&session.client, &functions, &operators).await.map_err(failed)?;
+    let operators = catalog::operators(&session.client, &operators).await.map_err(failed)?;
+    let place = session
+        .client
+        .query_one("SELECT pg_catalog.current_schemas(false)::text, pg_catalog.current_setting('server_version_num')::int", &[])
+        .await
+        .map_err(failed)?;
+    let catalogue = Catalogue { tables: &tables, functions: &called, operators: &operators };
+    let judged: Vec<_> = prepared.iter().map(|prepared| judge(prepared, &catalogue)).collect();
+    let digest = digest(views, &prepared, &judged, &catalogue, place.get(0));
+    let server_version = u32::try_from(place.get::<_, i32>(1)).unwrap_or_default();
+    Ok(Analysis { views: judged, server_version, tables, digest })
+}
+
+/// Prepares one query: what it uses, or what the server holds against it.
+async fn prepare(server: &Server, session: &mut Session, view: &View<String>) -> Result<Result<Prepared, String>, SourceError> {
+    let failed = |error| fault::sql(&server.name, "prepare a query", error);
+    let on = "SET debug_print_rewritten = on; SET debug_pretty_print = off; SET client_min_messages = log";
+    session.client.batch_execute(on).await.map_err(failed)?;
+    while session.next_notice().is_some() {}
+    let answer = session.client.prepare(&view.query).await;
+    let report = std::iter::from_fn(|| session.next_notice()).find(|notice| notice.message() == REPORT);
+    let off = "SET debug_print_rewritten = off; SET client_min_messages = warning";
+    session.client.batch_execute(off).await.map_err(failed)?;
+    let statement = match answer {
+        Ok(statement) => statement,
+        Err(error) => return fault::of_query(&error).map(Err).ok_or_else(|| failed(error)),
+    };
+    let wanted = view.fact_type.variables();
+    let columns: Vec<_> = statement.columns().iter().map(|column| (column.name().to_owned(), column.type_().clone())).collect();
+    if columns.len() != wanted {
+        return Ok(Err(format!(
+            "the query has {} and the fact type has {}. Each variable is filled by one column, left to right",
+            counted(columns.len(), "column"),
+            counted(wanted, "variable"),
+        )));
+    }
+    let Some(text) = report.as_ref().and_then(|report| report.detail()) else {
+        return Ok(Err("the server did not report how it reads the query. Allow this role to set debug_print_rewritten".to_owned()));
+    };
+    Ok(Tree::read(text).map_err(|error| error.to_string()).map(|tree| Prepared {
+        uses: Uses::of(&tree),
+        columns,
+        tree_digest: tree_digest(&tree),
+    }))
+}
+
+/// The meaning of a query: its tree without what only lists the columns of tables, used or not, or says where a word stood.
+fn tree_digest(tree: &Tree<'_>) -> Vec<u8> {
+    let mut hash = Sha256::new();
+    tree.words_without(&LISTS_AND_PLACES, |word| {
+        hash.update((word.len() as u64).to_le_bytes());
+        hash.update(word.as_bytes());
+    });
+    hash.finalize().to_vec()
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+struct Catalogue<'a> {
+    tables: &'a BTreeMap<u32, Table>,
+    functions: &'a BTreeMap<u32, Function>,
+    /// The function behind each operator.
+    operators: &'a BTreeMap<u32, u32>,
+}
+
+/// Whether the view can be followed.
+fn judge(prepared: &Result<Prepared, String>, catalogue: &Catalogue<'_>) -> Result<AnalysedView, String> {
+    let prepared = prepared.as_ref().map_err(Clone::clone)?;
+    let uses = &prepared.uses;
+    let mut refusals: BTreeSet<String> = uses.refusals.clone();
+    let mut clock = uses.clock;
+    for function in called(uses, catalogue) {
+        match catalogue.functions.get(&function) {
+            Some(_) if CLOCK_FUNCTIONS.contains(&function) => clock = true,
+            Some(called) => refusals.extend(refuse_function(called)),
+            None => drop(refusals.insert(format!("it calls function {function}, which does not exist any more. Try again"))),
+        }
+    }
+    for (oid, used) in &uses.relations {
+        match catalogue.tables.get(oid) {
+            Some(table) => refusals.extend(refuse_table(table, used, catalogue.tables)),
+            None => drop(refusals.insert(format!("it reads table {oid}, which does not exist any more. Try again"))),
+        }
+    }
+    if !refusals.is_empty() {
+        return Err(refusals.into_iter().collect::<Vec<_>>().join("; "));
+    }
+    let tables = uses.relations.iter().filter_map(|(oid, used)| Some((*oid, table_use(catalogue.tables.get(oid)?, used))));
+    Ok(AnalysedView {
+        tables: tables.collect(),
+        columns: prepared.columns.iter().map(|(name, column_type)| (name.clone(), column_type.name().to_owned())).collect(),
+        clock,
+        with_children: uses.relations.iter().filter(|(_, used)| used.with_children).map(|(oid, _)| *oid).collect(),
+    })
+}
+
+/// Functions called by name and through operators.
+fn called(uses: &Uses, catalogue: &Catalogue<'_>) -> BTreeSet<u32> {
+    let behind = uses.operators.iter().filter_map(|operator| catalogue.operators.get(operator));
+    uses.functions.iter().chain(behind).copied().collect()
+}
+
+fn refuse_function(function: &Function) -> Option<String> {
+    let title = &function.title;
+    match function.volatility.as_str() {
+        "i" => None,
+        "s" if function.users => Some(format!(
+            "function {title} is STABLE, so it may read tables nobody watches. Inline it, or declare it IMMUTABLE if it reads none"
+        )),
+        "s" if ELSEWHERE.iter().any(|prefix| title.starts_with(prefix)) => {
+            Some(format!("function {title} depends on more than the tables. Store what it returns in a column"))
+        }
+        "s" => None,
+        _ => Some(format!("function {title} is volatile: it may return something else each time. Store its result in a column")),
+    }
+}
+
+fn refuse_table(table: &Table, used: &ColumnsUsed, tables: &BTreeMap<u32, Table>) -> Vec<String> {
+    let title = table.title();
+    if let Kind::Other(what) = table.kind {
+        return vec![format!("{title} is {what}, whose changes are not in the change log. Query the tables behind it")];
+    }
+    let mut family: Vec<&Table> = vec![table];
+    if used.with_children || table.kind == Kind::Partitioned {
+        family.extend(table.descendants.iter().filter_map(|oid| tables.get(oid)));
+    }
+    let mut refusals = Vec::new();
+    for member in family {
+        match (member.kind, &member.identity) {
+            (Kind::Other(what), _) => refusals.push(format!(
+                "{} is {what} below {title}, whose changes are not in the change log. Detach it or query its siblings",
+                member.title()
+            )),
+            (Kind::Table, Identity::Missing) => refusals.push(format!(
+                "{} has no primary key, and publishing it would break the application's UPDATE and DELETE. \
+                 Add a primary key, or run ALTER TABLE {} REPLICA IDENTITY FULL",
+                member.title(),
+                super::publication::quoted(&member.schema, &member.name),
+            )),
+            (Kind::Table | Kind::Partitioned, _) => {}
+        }
+    }
+    refusals
+}
+
+fn table_use(table: &Table, used: &ColumnsUsed) -> TableUse {
+    let columns = table.columns.iter().filter(|(number, _)| used.whole_row || used.attributes.contains(number));
+    TableUse { schema: table.schema.clone(), name: table.name.clone(), columns: columns.map(|(_, column)| column.name.clone()).collect() }
+}
+
+/// SHA-256 over everything that decides what the results are and which changes are seen.
+///
+/// Columns that no query uses are left out, and partitions: they come and go in normal operation, and changes are published under
+/// their root.
+fn digest(
+    views: &[View<String>],
+    prepared: &[Result<Prepared, String>],
+    judged: &[Result<AnalysedView, String>],
+    catalogue: &Catalogue<'_>,
+    search_path: &str,
+) -> String {
+    let mut hash = Sha256::new();
+    let mut add = |part: &[u8]| {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    };
+    add(search_path.as_bytes());
+    for ((view, prepared), judged) in views.iter().zip(prepared).zip(judged) {
+        add(view.fact_type.to_string().as_bytes());
+        add(view.query.as_bytes());
+        match (prepared, judged) {
+            (Ok(prepared), Ok(_)) => add(&prepared.tree_digest),
+            (Err(problem), _) | (_, Err(problem)) => add(problem.as_bytes()),
+        }
+    }
+    for (oid, used) in judged.iter().flatten().flat_map(|view| &view.tables) {
+        let Some(table) = catalogue.tables.get(oid) else { continue };
+        add(format!("{oid} {} {:?} {:?}", table.title(), table.kind, table.identity).as_bytes());
+        for (number, column) in table.columns.iter().filter(|(_, column)| used.columns.contains(&column.name)) {
+            add(format!("{number} {} {}", column.name, column.type_name).as_bytes());
+        }
+    }
+    for (oid, function) in catalogue.functions.iter().filter(|(_, function)| function.users) {
+        add(format!("{oid} {} {}", function.title, function.version).as_bytes());
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,168 @@
+//! The heartbeat: proves that the link is alive, moves an idle stream on, and looks for changes the log does not carry.
+//!
+//! A replication link that hears nothing may be idle or dead; TCP cannot tell. So from time to time an SQL session writes
+//! a transactional message into the log (`pg_logical_emit_message`, which needs no table and no privilege), and it must
+//! come back through the stream. The message is a commit of its own, so it also carries the stream past any position that
+//! was in the log before it, which is how somebody who waits for a position between two commits gets an answer at once.
+//!
+//! Some DDL changes what a query returns without a row in our change log: attaching, detaching and dropping partitions, and
+//! TRUNCATE of a single partition, which `publish_via_partition_root` leaves out. With each heartbeat the partitions and
+//! their files are compared with those of the last one.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{
+    data::Lsn,
+    source::{
+        SourceError,
+        postgres::{
+            fault,
+            session::{Purpose, Server, Session},
+        },
+    },
+};
+
+/// The prefix of our messages in the log.
+pub(crate) const PREFIX: &str = "factsync";
+/// Between two heartbeats on an idle link. A slot's log and a partition's TRUNCATE wait for it.
+pub(crate) const EVERY: Duration = Duration::from_secs(10);
+/// How long a heartbeat may stay away while nothing else arrives either.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+/// Between two heartbeats for a position that the first did not reach, because it lies in the future.
+pub(crate) const AGAIN: Duration = Duration::from_secs(1);
+
+/// What identifies the partitions of a table: changes when one is attached, detached, dropped or gets a new file.
+pub(crate) type Shapes = BTreeMap<u32, String>;
+
+/// One heartbeat, sent.
+pub(crate) struct Beat {
+    /// The end of the log.
+    pub(crate) head: Lsn,
+    /// The partitions of the watched tables.
+    pub(crate) shapes: Shapes,
+}
+
+/// The session that heartbeats are sent from.
+pub(crate) struct Pulse {
+    server: Server,
+    session: Session,
+    watched: Vec<u32>,
+}
+
+impl Pulse {
+    /// Connects; `watched` are tables with partitions or children, and partitions that are used directly.
+    pub(crate) async fn new(server: Server, watched: Vec<u32>) -> Result<Self, SourceError> {
+        let session = server.connect(Purpose::Write).await?;
+        Ok(Self { server, session, watched })
+    }
+
+    /// Writes a message with `content`.
+    pub(crate) async fn beat(&self, content: &str) -> Result<Beat, SourceError> {
+        let action = "write a heartbeat";
+        let beating = async {
+            let client = &self.session.client;
+            // Looked at before the message is written, so that what is seen after the message belongs to the next beat.
+            let shapes = if self.watched.is_empty() { Shapes::new() } else { shapes(client, &self.watched).await? };
+            client.execute("SELECT pg_catalog.pg_logical_emit_message(true, $1, $2::text)", &[&PREFIX, &content]).await?;
+            let head = client.query_one("SELECT pg_catalog.pg_current_wal_lsn()::text", &[]).await?;
+            Ok((head.get::<_, String>(0), shapes))
+        };
+        let (head, shapes) = tokio::time::timeout(DEADLINE, beating)
+            .await
+            .map_err(|_| fault::timeout(&self.server.name, action))?
+            .map_err(|error| fault::sql(&self.server.name, action, error))?;
+        Ok(Beat { head: head.parse().unwrap_or_default(), shapes })
+    }
+}
+
+async fn shapes(client: &tokio_postgres::Client, watched: &[u32]) -> Result<Shapes, tokio_postgres::Error> {
+    let rows = client
+        .query(
+            "WITH RECURSIVE tree (root, oid) AS (
+               SELECT oid, oid FROM pg_catalog.pg_class WHERE oid = ANY ($1)
+               UNION SELECT t.root, i.inhrelid FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid)
+             SELECT t.root, pg_catalog.md5(pg_catalog.string_agg(c.oid || '/' || c.relfilenode, ' ' ORDER BY c.oid))
+             FROM tree t JOIN pg_catalog.pg_class c ON c.oid = t.oid GROUP BY t.root",
+            &[&watched],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// When heartbeats are due and whether they come back.
+#[derive(Debug)]
+pub(crate) struct Rhythm {
+    name: String,
+    sent: u64,
+    next: Instant,
+    /// The one that is on its way, and since when.
+    outstanding: Option<(String, Instant)>,
+    last_heard: Instant,
+}
+
+impl Rhythm {
+    /// The first one is due at once.
+    pub(crate) fn new(name: &str, now: Instant) -> Self {
+        Self { name: name.to_owned(), sent: 0, next: now, outstanding: None, last_heard: now }
+    }
+
+    /// When the next one is due; `None` while one is on its way.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.outstanding.is_none().then_some(self.next)
+    }
+
+    /// One is wanted no later than at `when`.
+    pub(crate) fn hurry(&mut self, when: Instant) {
+        self.next = self.next.min(when);
+    }
+
+    /// Sends one; gives its content.
+    pub(crate) fn send(&mut self, now: Instant) -> String {
+        self.sent += 1;
+        self.next = now + EVERY;
+        let content = format!("{} {}", self.name, self.sent);
+        self.outstanding = Some((content.clone(), now));
+        content
+    }
+
+    /// Something arrived through the stream.
+    pub(crate) fn hear(&mut self, now: Instant) {
+        self.last_heard = now;
+    }
+
+    /// A message arrived; whether it is the one that was on its way.
+    pub(crate) fn returned(&mut self, content: &[u8]) -> bool {
+        let ours = self.outstanding.as_ref().is_some_and(|(sent, _)| sent.as_bytes() == content);
+        if ours {
+            self.outstanding = None;
+        }
+        ours
+    }
+
+    /// When the link counts as dead unless something arrives.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.outstanding.as_ref().map(|(_, since)| (*since).max(self.last_heard) + DEADLINE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_dead_only_when_nothing_at_all_comes_back() {
+        let start = Instant::now();
+        let mut rhythm = Rhythm::new("factsync", start);
+        assert!(rhythm.deadline().is_none());
+        let content = rhythm.send(start);
+        assert_eq!(rhythm.deadline(), Some(start + DEADLINE));
+        rhythm.hear(start + DEADLINE / 2);
+        assert_eq!(rhythm.deadline(), Some(start + DEADLINE / 2 + DEADLINE));
+        assert!(!rhythm.returned(b"another factsync's"));
+        assert!(rhythm.returned(content.as_bytes()));
+        assert!(rhythm.deadline().is_none());
+        assert_eq!(rhythm.next(), Some(start + EVERY));
+    }
+}

@@ -1,0 +1,146 @@
+//! The state directory: one process at a time.
+//!
+//! ```text
+//! factsync-state/
+//!   lock          held with flock while a process runs; says who it is and where it listens
+//!   facts.db      the embedded fact store (target/embedded)
+//!   state.db      the local store
+//!   checkpoint/   what each upstream was told (sled)
+//!   spool/        unlinked temporary files
+//! ```
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{self, Read, Seek, Write},
+    path::{Path, PathBuf},
+};
+
+/// Why a state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The file system refuses.
+    #[error("could not use the state directory \"{}\"", path.display())]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// What the file system says.
+        #[source]
+        source: io::Error,
+    },
+    /// Another process holds it.
+    #[error("the state directory \"{}\" is in use by {holder}. {}", path.display(), remedy(url))]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// Which process.
+        holder: String,
+        /// Where it listens, if it does.
+        url: Option<String>,
+    },
+}
+
+fn remedy(url: &Option<String>) -> String {
+    match url {
+        Some(url) => format!("Its fact store answers at {url}: pass --target {url}, or --state with another directory"),
+        None => "Stop it, or pass --state with another directory".to_owned(),
+    }
+}
+
+/// A locked state directory; the lock goes with it, also when the process is killed.
+#[derive(Debug)]
+pub struct StateDirectory {
+    path: PathBuf,
+    lock: File,
+}
+
+impl StateDirectory {
+    /// Creates the directory if need be and locks it.
+    pub fn lock(path: &Path) -> Result<Self, StateError> {
+        let failed = |source| StateError::Io { path: path.to_owned(), source };
+        create_private(path).map_err(failed)?;
+        create_private(&path.join("spool")).map_err(failed)?;
+        let mut lock = File::options().read(true).write(true).create(true).truncate(false).open(path.join("lock")).map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+            Err(TryLockError::WouldBlock) => return Err(locked(path, &mut lock)),
+        }
+        let mut directory = Self { path: path.to_owned(), lock };
+        directory.sign(None)?;
+        Ok(directory)
+    }
+
+    /// Writes down where this process listens, for those who come second.
+    pub fn listens_at(&mut self, url: &str) -> Result<(), StateError> {
+        self.sign(Some(url))
+    }
+
+    /// The embedded fact store's file.
+    pub fn facts(&self) -> PathBuf {
+        self.path.join("facts.db")
+    }
+
+    /// The local store's file.
+    pub fn state(&self) -> PathBuf {
+        self.path.join("state.db")
+    }
+
+    /// The checkpoint's folder.
+    pub fn checkpoint(&self) -> PathBuf {
+        self.path.join("checkpoint")
+    }
+
+    /// Where sorted runs are spilled.
+    pub fn spool(&self) -> PathBuf {
+        self.path.join("spool")
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn sign(&mut self, url: Option<&str>) -> Result<(), StateError> {
+        let text = format!("process {}\n{}\n", std::process::id(), url.unwrap_or_default());
+        let mut write = || -> io::Result<()> {
+            self.lock.rewind()?;
+            self.lock.set_len(0)?;
+            self.lock.write_all(text.as_bytes())
+        };
+        write().map_err(|source| StateError::Io { path: self.path.clone(), source })
+    }
+}
+
+/// Facts say who may do what: the directory is for its owner only.
+fn create_private(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn locked(path: &Path, lock: &mut File) -> StateError {
+    let mut text = String::new();
+    // The holder may be writing just now; then it stays nameless.
+    let _ = lock.read_to_string(&mut text);
+    let mut lines = text.lines();
+    let holder = lines.next().filter(|line| !line.is_empty()).unwrap_or("another process").to_owned();
+    let url = lines.next().filter(|line| !line.is_empty()).map(str::to_owned);
+    StateError::Locked { path: path.to_owned(), holder, url }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_one_is_told_to_use_the_first_ones_url() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut first = StateDirectory::lock(folder.path()).expect("free");
+        let error = StateDirectory::lock(folder.path()).expect_err("held").to_string();
+        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        first.listens_at("http://127.0.0.1:1").expect("signed");
+        let error = StateDirectory::lock(folder.path()).expect_err("held").to_string();
+        assert!(error.contains("--target http://127.0.0.1:1"), "{error}");
+        drop(first);
+        StateDirectory::lock(folder.path()).expect("free again");
+    }
+}

@@ -1,0 +1,11 @@
+//! Views: from a query's rows to the facts that begin and cease to be true.
+//!
+//! A view is a fact type's query, kept up to date. In this release every view is a *refresh* view: when one of its tables
+//! changes, its query is run again and the result is compared with the desired facts ([`refresh()`]).
+//! Synchronous and deterministic: no clock, no socket, no random number; the same rows in give the same changes out.
+
+mod guard;
+mod refresh;
+
+pub use guard::{Guard, Verdict};
+pub use refresh::{Skipped, refresh};
