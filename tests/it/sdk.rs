@@ -17,11 +17,7 @@ use factsync::{
     target::embedded::{DEVELOPMENT_KEY, Limits},
 };
 
-use crate::embedded::server::Server;
-
-fn tools() -> PathBuf {
-    std::env::var_os("FACTSYNC_TOOLS").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools"), PathBuf::from)
-}
+use crate::{embedded::server::Server, support::tools_dir};
 
 fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk").join(name)
@@ -55,7 +51,7 @@ fn run(language: &str, mut command: Command, installed: &Path) {
 
 #[test]
 fn the_python_sdk_works_unmodified() {
-    let python = tools().join("sdk-python/bin/python");
+    let python = tools_dir().join("sdk-python/bin/python");
     let mut command = Command::new(&python);
     command.arg(script("python_sdk.py"));
     run("python", command, &python);
@@ -63,7 +59,7 @@ fn the_python_sdk_works_unmodified() {
 
 #[test]
 fn the_node_sdk_works_unmodified() {
-    let package = tools().join("sdk-node/node_modules/oso-cloud");
+    let package = tools_dir().join("sdk-node/node_modules/oso-cloud");
     let mut command = Command::new("node");
     command.arg(script("node_sdk.mjs")).env("FACTSYNC_SDK", &package);
     run("node", command, &package);

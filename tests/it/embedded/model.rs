@@ -6,7 +6,7 @@ use factsync::{
     fact::{Fact, Pattern, PatternValue, Value},
     target::embedded::Limits,
 };
-use proptest::{collection::vec, prelude::*};
+use proptest::{collection::vec, option, prelude::*};
 use serde_json::json;
 
 use super::server::{Client, Server};
@@ -57,7 +57,7 @@ fn fact() -> impl Strategy<Value = Fact> {
 }
 
 fn pattern_value() -> impl Strategy<Value = PatternValue> {
-    (proptest::option::of(type_name()), proptest::option::weighted(0.3, id())).prop_map(|(type_name, id)| PatternValue { type_name, id })
+    (option::of(type_name()), option::weighted(0.3, id())).prop_map(|(type_name, id)| PatternValue { type_name, id })
 }
 
 fn pattern() -> impl Strategy<Value = Pattern> {
@@ -82,7 +82,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => changesets().prop_map(Step::Batch),
         1 => changesets().prop_map(Step::Refused),
         1 => (vec(pattern(), 0..3), vec(fact(), 0..5)).prop_map(|(delete, tell)| Step::Bulk { delete, tell }),
-        8 => (proptest::option::weighted(0.8, predicate()), vec(pattern_value(), 0..=5)).prop_map(|(predicate, args)| Step::Get { predicate, args }),
+        8 => (option::weighted(0.8, predicate()), vec(pattern_value(), 0..=5)).prop_map(|(predicate, args)| Step::Get { predicate, args }),
         1 => Just(Step::Clear),
         1 => Just(Step::Restart),
     ]
