@@ -1,5 +1,68 @@
-//! explain
-use crate::cli::{Configs, Exit};
-pub(super) async fn run(_args: &Configs) -> anyhow::Result<Exit> {
-    Ok(Exit::Done)
+//! `factsync explain`: per fact type how it is kept up to date and why; changes nothing.
+
+use crate::{
+    cli::{Configs, Exit, load_sources, print},
+    config::{PostgresConfig, SourceConfig, SourceKind},
+    error::causes,
+    source::{
+        csv,
+        postgres::{self, ExplainedView, Explanation, Published, TableUse},
+    },
+};
+
+pub(super) async fn run(args: &Configs) -> anyhow::Result<Exit> {
+    let config = load_sources(args)?;
+    let mut exit = Exit::Done;
+    for source in &config.sources {
+        let text = match &source.kind {
+            SourceKind::Postgres(postgres) => match explain_postgres(source, postgres).await {
+                Ok(text) => text,
+                Err(error) => {
+                    exit = Exit::Failure;
+                    format!("source \"{}\" cannot be explained: {error}\n\n", source.name)
+                }
+            },
+            SourceKind::Mongo(_) => explain_all(source, "reconcile only", "this release does not follow MongoDB"),
+            SourceKind::Csv(_) => explain_all(source, "refresh", csv::REFRESH_REASON),
+        };
+        print(&text)?;
+    }
+    Ok(exit)
+}
+
+async fn explain_postgres(source: &SourceConfig, config: &PostgresConfig) -> Result<String, String> {
+    let Explanation { views, slot, publication } = postgres::explain(&source.name, config).await.map_err(|error| causes(&error))?;
+    let mut text = format!("source \"{}\" (postgres)\n", source.name);
+    for (fact_type, view) in source.fact_types().into_iter().zip(&views) {
+        text.push_str(&format!("  {fact_type}\n"));
+        match view {
+            Ok(view) => text.push_str(&explain_view(view)),
+            Err(problem) => text.push_str(&format!("    mode: refused, {problem}\n")),
+        }
+    }
+    text.push_str(&format!("  slot: {slot}\n  publication: {slot}\n"));
+    text.extend(publication.iter().map(|Published { schema, name, columns }| {
+        let columns = columns.as_ref().map_or_else(|| "all columns".to_owned(), join);
+        format!("    {schema}.{name}: {columns}\n")
+    }));
+    text.push('\n');
+    Ok(text)
+}
+
+fn explain_view(explained: &ExplainedView) -> String {
+    let ExplainedView { mode, reason, view } = explained;
+    let columns: Vec<String> = view.columns.iter().map(|(name, type_name)| format!("{name} {type_name}")).collect();
+    let mut text = format!("    mode: {mode}, {reason}\n    result: {}\n", join(&columns));
+    text.extend(view.tables.values().map(|TableUse { schema, name, columns }| format!("    reads {schema}.{name}: {}\n", join(columns))));
+    text
+}
+
+fn explain_all(source: &SourceConfig, mode: &str, reason: &str) -> String {
+    let views = source.fact_types().into_iter().map(|fact_type| format!("  {fact_type}\n    mode: {mode}, {reason}\n"));
+    format!("source \"{}\" ({})\n{}\n", source.name, source.kind_name(), views.collect::<String>())
+}
+
+fn join<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
+    let names: Vec<&str> = names.into_iter().map(String::as_str).collect();
+    if names.is_empty() { "no column".to_owned() } else { names.join(", ") }
 }

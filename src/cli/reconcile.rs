@@ -13,9 +13,10 @@ use crate::{
     },
     config::{Config, SourceConfig},
     data::Extent,
+    error::causes,
     fact::FactType,
     reconcile::{self, Detail, Outcome, Report, Spool},
-    source::{self, SourceError},
+    source,
     target::{FactStore, quota::Plan, retry::Attempts},
     view::{Guard, Verdict},
 };
@@ -101,9 +102,9 @@ async fn compare(config: &Config, store: &dyn FactStore, spool: &Path, progress:
 async fn snapshot(source: &SourceConfig, spool: &Path, lines: &[Line]) -> Vec<Result<Extent, String>> {
     let observer = |view: usize, rows: u64| lines[view].at(rows, "rows read");
     match source::snapshot(source, spool, &observer).await {
-        Ok(snapshot) => snapshot.views.into_iter().map(|view| view.map_err(|error| chain(&error))).collect(),
+        Ok(snapshot) => snapshot.views.into_iter().map(|view| view.map_err(|error| causes(&error))).collect(),
         Err(error) => {
-            let error = chain(&error);
+            let error = causes(&error);
             lines.iter().map(|_| Err(error.clone())).collect()
         }
     }
@@ -129,7 +130,8 @@ fn hold_removals(outcomes: &mut [Outcome], guard: Guard, spool: &Path) -> anyhow
         let removals = comparison.removes.len();
         if guard.judge(removals, comparison.stored) == Verdict::Hold {
             say(&format!(
-                "{}: {removals} removals of {} facts are held, more than max_removals allows. Check the source; --allow-removals lets them go",
+                "{}: {removals} removals of {} facts are held, more than max_removals allows. \
+                 Check the source; --allow-removals lets them go",
                 comparison.fact_type, comparison.stored
             ));
             comparison.removes = Spool::write(spool, []).context("could not set removals aside")?;
@@ -167,9 +169,4 @@ fn tell(outcome: &Outcome) -> String {
             )
         }
     }
-}
-
-fn chain(error: &SourceError) -> String {
-    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -25,5 +25,5 @@ mod snapshot;
 mod tail;
 mod watch;
 
-pub use snapshot::snapshot;
+pub use snapshot::{REFRESH_REASON, snapshot};
 pub use tail::Follower;

@@ -50,15 +50,17 @@ pub(super) struct Request {
     spool: PathBuf,
 }
 
+/// Why a view of a file is not incremental.
+pub const REFRESH_REASON: &str = "a file has no log of changes, so it is read again as a whole when it changes";
+
 impl Request {
     /// What the stored results depend on besides the content: which columns make which facts.
     pub(super) fn prepared(&self) -> Prepared {
         let fingerprint = Sha256::digest(format!("{:?}", self.views)).iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
-        let reason = "a file has no log of changes, so it is read again as a whole";
         Prepared {
             fingerprint,
             identity: self.path.display().to_string(),
-            views: self.views.iter().map(|_| ViewMode::Refresh(reason.to_owned())).collect(),
+            views: self.views.iter().map(|_| ViewMode::Refresh(REFRESH_REASON.to_owned())).collect(),
         }
     }
 }

@@ -6,9 +6,9 @@ use crate::{
         SourceError,
         postgres::{
             analyze::{self, AnalysedView},
+            follow::{CLOCK_REASON, REFRESH_REASON},
             publication::{self, Published},
             session::{Purpose, Server},
-            tail::CLOCK_RERUN,
         },
     },
 };
@@ -43,11 +43,7 @@ pub async fn explain(name: &str, config: &PostgresConfig) -> Result<Explanation,
     let publication = publication::needed(&analysis).into_values().collect();
     let views = analysis.views.into_iter().map(|view| {
         view.map(|view| {
-            let reason = if view.clock {
-                format!("it depends on the time: read again when one of its tables changes, and every {} s", CLOCK_RERUN.as_secs())
-            } else {
-                "read again as a whole when one of its tables changes".to_owned()
-            };
+            let reason = if view.clock { CLOCK_REASON } else { REFRESH_REASON }.to_owned();
             ExplainedView { mode: "refresh", reason, view }
         })
     });

@@ -1,7 +1,7 @@
 //! A PostgreSQL database that is followed: from nothing to the stream.
 //!
 //! Why nothing falls between snapshot and stream. The slot's creation yields a snapshot and a consistent point C
-//! ([`slot`](super::slot)). Commits whose record starts before C are in the snapshot. All others are decoded by the slot, because the
+//! ([`slot`]). Commits whose record starts before C are in the snapshot. All others are decoded by the slot, because the
 //! publication exists before the slot does and START_REPLICATION begins at C. A view's first result is of C; a commit at or
 //! after C that touches one of its tables makes it dirty and it is read again. A commit is on one side of C only, so none is lost; and
 //! since results replace each other as a whole, seeing one twice would change nothing.
@@ -19,7 +19,7 @@ use tokio::time;
 
 use crate::{
     config::{PostgresConfig, View},
-    data::{Lsn, Position},
+    data::Position,
     source::{
         self, Event, Follow, Link, SourceError, SourceState, ViewMode,
         postgres::{
@@ -30,7 +30,7 @@ use crate::{
             refresh::Refresh,
             session::{Purpose, Server},
             slot::{self, Anchor, Lifetime, SlotState},
-            tail::{Plan, Reanalyze, Tail, stopped},
+            tail::{Plan, Reanalyze, Streaming, Tail, stopped},
         },
     },
 };
@@ -152,7 +152,7 @@ impl Follower {
             }
         }
         let state = self.free_slot(&server, link).await?;
-        let (client, position) = match from {
+        let streaming = match from {
             Some(from) => self.resume(&server, &analysis, state, from).await?,
             None => match self.begin(&server, &analysis, state, &reader, &mut plan, link).await? {
                 Some(begun) => begun,
@@ -165,7 +165,7 @@ impl Follower {
             return Ok(None);
         }
         let reanalyze = self.reanalyze(&server);
-        Ok(Some(Box::new(Tail::new(server, &self.slot, plan, client, refresh, pulse, reanalyze, position))))
+        Ok(Some(Box::new(Tail::new(server, &self.slot, plan, streaming, refresh, pulse, reanalyze))))
     }
 
     /// Waits until nobody else uses the slot, as the standby.
@@ -252,8 +252,6 @@ impl Follower {
         })
     }
 }
-
-type Streaming = (pgwire_replication::ReplicationClient, Lsn);
 
 impl Follow for Follower {
     fn prepare(&mut self) -> BoxFuture<'_, Result<source::Prepared, SourceError>> {

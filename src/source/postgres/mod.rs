@@ -7,7 +7,7 @@
 //! ```
 //!
 //! In this version every view is a *refresh* view: a commit that touches one of its tables makes it dirty, and dirty views are
-//! read again in a snapshot whose log position is known. [`follow`] and [`tail`] argue why no commit is lost.
+//! read again in a snapshot whose log position is known. `follow` and `tail` argue why no commit is lost.
 
 mod address;
 mod analyze;
@@ -18,11 +18,13 @@ mod dirty;
 mod explain;
 mod fault;
 mod follow;
+mod preflight;
 mod publication;
 mod pulse;
 mod read;
 mod refresh;
 mod session;
+mod setup;
 mod slot;
 mod tail;
 mod tls;
@@ -33,5 +35,7 @@ pub use analyze::{AnalysedView, TableUse};
 pub use copy::Decoder;
 pub use explain::{ExplainedView, Explanation, explain};
 pub use follow::{Follower, Prepared};
+pub use preflight::{Finding, Severity, judge, preflight};
 pub use publication::Published;
 pub use read::snapshot;
+pub use setup::{ResetPlan, apply_reset, apply_setup, plan_reset, setup_sql};

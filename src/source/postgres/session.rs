@@ -44,6 +44,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const EVENT_BUFFER: usize = 8192;
 /// How often the server hears what is durable, and that we are alive.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+/// Notices kept until they are read. Preparing one query makes two or three; what does not fit is dropped, and a query without its
+/// tree is refused.
+const MOST_NOTICES: usize = 64;
 
 /// What a session is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +72,7 @@ pub(crate) struct Server {
 pub(crate) struct Session {
     /// Where statements go.
     pub(crate) client: Client,
-    notices: mpsc::UnboundedReceiver<DbError>,
+    notices: mpsc::Receiver<DbError>,
     _driver: Driver,
 }
 
@@ -115,13 +118,13 @@ impl Server {
             .await
             .map_err(|_| fault::timeout(&self.name, action))?
             .map_err(|error| fault::sql(&self.name, action, error))?;
-        let (sender, notices) = mpsc::unbounded_channel();
+        let (sender, notices) = mpsc::channel(MOST_NOTICES);
         let driver = tokio::spawn(async move {
             let mut messages = stream::poll_fn(move |context| connection.poll_message(context));
             while let Some(Ok(message)) = messages.next().await {
                 if let (AsyncMessage::Notice(notice), Purpose::Analyze) = (message, purpose) {
-                    // Nobody listens while the session is closing.
-                    let _ = sender.send(notice);
+                    // Full, or nobody listens while the session is closing.
+                    let _ = sender.try_send(notice);
                 }
             }
         });

@@ -60,6 +60,9 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 /// How often that is looked at.
 const STOP_POLL: Duration = Duration::from_millis(20);
 
+/// A started stream and where it starts.
+pub(crate) type Streaming = (ReplicationClient, Lsn);
+
 /// Repeats the analysis and gives its fingerprint.
 pub(crate) type Reanalyze = Arc<dyn Fn() -> BoxFuture<'static, Result<String, SourceError>> + Send + Sync>;
 
@@ -114,16 +117,15 @@ enum Wake {
 }
 
 impl Tail {
-    /// Follows `client`, which streams from `position`.
+    /// Follows what has been started.
     pub(crate) fn new(
         server: Server,
         slot: &str,
         plan: Plan,
-        client: ReplicationClient,
+        (client, position): Streaming,
         refresh: Refresh,
         pulse: Pulse,
         reanalyze: Reanalyze,
-        position: Lsn,
     ) -> Self {
         let now = Instant::now();
         let reruns = plan.clock.iter().chain(&plan.failed).map(|view| (*view, now + CLOCK_RERUN)).collect();
@@ -263,7 +265,8 @@ impl Tail {
         let Some(wanted) = lsn(&link.wanted.borrow()).filter(|wanted| *wanted > self.received) else { return };
         let now = Instant::now();
         let when = match self.begged {
-            Some((begged, since)) if begged == wanted => (since + pulse::AGAIN).max(now),
+            Some((begged, due)) if begged == wanted && due > now => return,
+            Some((begged, due)) if begged == wanted => (due + pulse::AGAIN).max(now),
             Some(_) | None => now,
         };
         self.begged = Some((wanted, when));

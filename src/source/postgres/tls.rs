@@ -2,8 +2,15 @@
 //!
 //! `tokio-postgres` takes a rustls configuration. `pgwire-replication` builds its own from a mode and the path of one PEM
 //! file, so trust that does not come from one file is written to a temporary one.
+//!
+//! Its `verify-ca` still fails when the certificate names another host: it knows only rustls' older error for that, without the
+//! names. So our own check remembers a name that the certificate does have, and the crate is told to expect that one. The authority's
+//! signature is checked all the same. A certificate without any alternative name cannot be used this way, and is refused.
 
-use std::{io::Write, sync::Arc};
+use std::{
+    io::Write,
+    sync::{Arc, OnceLock},
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use pgwire_replication::{SslMode as ReplicationMode, TlsConfig};
@@ -30,6 +37,8 @@ const PEM_LINE: usize = 64;
 pub(crate) struct Tls {
     connector: MakeRustlsConnect,
     replication: TlsConfig,
+    /// A name the server's certificate has, once `verify-ca` has seen another one than the host's.
+    presented: Arc<OnceLock<String>>,
     /// Keeps the file that `replication` names.
     _roots: Option<Arc<NamedTempFile>>,
 }
@@ -38,12 +47,13 @@ impl Tls {
     /// Loads the certificates `address` trusts; the error is a sentence.
     pub(crate) fn load(address: &Address) -> Result<Self, String> {
         let provider = Arc::new(ring::default_provider());
+        let presented = Arc::new(OnceLock::new());
         let (verifier, mode, roots): (Arc<dyn ServerCertVerifier>, _, _) = match &address.trust {
             Trust::Anybody => (Arc::new(Unchecked(provider.clone())), ReplicationMode::Require, None),
             Trust::Authority(roots) => {
                 let certificates = certificates(roots)?;
                 let inner = verifier(&certificates, &provider)?;
-                (Arc::new(AnyName(inner)), ReplicationMode::VerifyCa, Some((roots, certificates)))
+                (Arc::new(AnyName { inner, presented: presented.clone() }), ReplicationMode::VerifyCa, Some((roots, certificates)))
             }
             Trust::Name(roots) => {
                 let certificates = certificates(roots)?;
@@ -76,7 +86,7 @@ impl Tls {
             // The crate refuses IP addresses unless they are named a second time.
             replication = replication.with_sni_hostname(address.host());
         }
-        Ok(Self { connector: MakeRustlsConnect::new(config), replication, _roots: file })
+        Ok(Self { connector: MakeRustlsConnect::new(config), replication, presented, _roots: file })
     }
 
     /// For `tokio-postgres`.
@@ -86,7 +96,10 @@ impl Tls {
 
     /// For `pgwire-replication`.
     pub(crate) fn replication(&self) -> TlsConfig {
-        self.replication.clone()
+        match self.presented.get() {
+            Some(name) => self.replication.clone().with_sni_hostname(name),
+            None => self.replication.clone(),
+        }
     }
 }
 
@@ -174,7 +187,10 @@ impl ServerCertVerifier for Unchecked {
 
 /// libpq's `verify-ca`: signed by a trusted authority, for whatever name.
 #[derive(Debug)]
-struct AnyName(Arc<WebPkiServerVerifier>);
+struct AnyName {
+    inner: Arc<WebPkiServerVerifier>,
+    presented: Arc<OnceLock<String>>,
+}
 
 impl ServerCertVerifier for AnyName {
     fn verify_server_cert(
@@ -186,10 +202,14 @@ impl ServerCertVerifier for AnyName {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         // The name is checked after the chain, so a wrong name means a right chain.
-        match self.0.verify_server_cert(certificate, intermediates, name, ocsp, now) {
-            Err(Error::InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. })) => {
+        match self.inner.verify_server_cert(certificate, intermediates, name, ocsp, now) {
+            Err(Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. })) => {
+                if let Some(name) = presented.iter().find_map(|name| host_name(name)) {
+                    self.presented.get_or_init(|| name);
+                }
                 Ok(ServerCertVerified::assertion())
             }
+            Err(Error::InvalidCertificate(CertificateError::NotValidForName)) => Ok(ServerCertVerified::assertion()),
             verdict => verdict,
         }
     }
@@ -200,7 +220,7 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, certificate, signature)
+        self.inner.verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -209,10 +229,28 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, certificate, signature)
+        self.inner.verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.inner.supported_verify_schemes()
+    }
+}
+
+/// The host inside `DnsName("host")`, as rustls spells the names of a certificate; a wildcard stands for any host below it.
+fn host_name(presented: &str) -> Option<String> {
+    let name = presented.strip_prefix("DnsName(\"")?.strip_suffix("\")")?;
+    Some(name.strip_prefix("*.").map_or(name.to_owned(), |domain| format!("any.{domain}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_host_names_are_taken_from_a_certificate() {
+        assert_eq!(host_name("DnsName(\"db.example\")").as_deref(), Some("db.example"));
+        assert_eq!(host_name("DnsName(\"*.example\")").as_deref(), Some("any.example"));
+        assert_eq!(host_name("IpAddress(127.0.0.1)"), None);
     }
 }
