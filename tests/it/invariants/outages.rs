@@ -66,6 +66,7 @@ async fn atomic_terminated_connections_come_back() {
     process.wait_ready().await;
     let load = Load::start(&github, &mut random, 2);
     for victims in ["backend_type = 'walsender'", "application_name = 'factsync'", "backend_type = 'walsender'"] {
+        reaches(&process, "streaming").await;
         load.goes_on(30 + random.below(50)).await;
         let sql = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {victims} AND pid <> pg_backend_pid()");
         let killed = github.client.query(&sql, &[]).await.expect("the superuser may");
