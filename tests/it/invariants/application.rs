@@ -15,7 +15,8 @@ ALTER TABLE coded REPLICA IDENTITY USING INDEX coded_key;
 CREATE TABLE unrelated (id int);
 INSERT INTO member SELECT i, 'reader', 'n', repeat('x', 3000) FROM generate_series(1, 10) i;
 INSERT INTO event SELECT '2026-01-01'::date + i, i, i FROM generate_series(0, 50) i;
-INSERT INTO keyless VALUES (1, 'a'); INSERT INTO whole VALUES (1, 'a'); INSERT INTO coded VALUES ('x', 'a'); INSERT INTO unrelated VALUES (1)";
+INSERT INTO keyless VALUES (1, 'a'); INSERT INTO whole VALUES (1, 'a');
+INSERT INTO coded VALUES ('x', 'a'); INSERT INTO unrelated VALUES (1)";
 
 const FACTS: [(&str, &str); 4] = [
     ("has_role(User:_, String:_)", "SELECT id, role FROM member"),
@@ -64,6 +65,33 @@ async fn exact_the_applications_statements_work_and_their_facts_follow() {
     }
 }
 
+/// PostgreSQL's own rule, and worth knowing: a column that a publication lists cannot be dropped in passing.
+#[tokio::test(flavor = "multi_thread")]
+async fn loud_a_published_column_is_dropped_only_with_cascade() {
+    let app = App::start(SCHEMA, &FACTS, "").await;
+    let process = app.started(&[]).await;
+    app.settle(&process).await;
+    app.commit(&process, "ALTER TABLE member DROP COLUMN note, ADD COLUMN extra text").await;
+    let refused = app.client.batch_execute("ALTER TABLE member DROP COLUMN role").await.expect_err("role is published");
+    let said = refused.as_db_error().expect("the server says so").clone();
+    assert!(said.detail().is_some_and(|detail| detail.contains("publication app")), "{said:?}");
+    // CASCADE takes the table out of the publication; a new start puts it back with the columns that are left.
+    app.sql("ALTER TABLE member DROP COLUMN role CASCADE; DELETE FROM member WHERE id = 1").await;
+    assert!(process.terminate().success());
+    let process = app.started(&[]).await;
+    app.settle(&process).await;
+    let status = process.status().await;
+    let role = crate::support::app::fact_type(&status, FACTS[0].0);
+    assert!(role["problem"].as_str().is_some_and(|said| said.contains("role")), "{role:#}");
+    assert_eq!(process.facts("has_role").await.len(), 10, "its facts stay");
+    app.commit(&process, "UPDATE whole SET role = 'b'; UPDATE member SET payload = 'z'; DELETE FROM member WHERE id = 2").await;
+    app.sql("ALTER TABLE member ADD COLUMN role text DEFAULT 'reader'").await;
+    assert!(process.terminate().success());
+    let process = app.started(&[]).await;
+    app.settle(&process).await;
+    app.assert_equal(&process, "with the column again").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn loud_a_table_without_a_key_is_refused_and_stays_writable() {
     let facts = [FACTS[0], KEYLESS];
@@ -86,7 +114,8 @@ async fn exact_a_partition_that_comes_and_goes_changes_facts() {
     let process = app.started(&[]).await;
     app.settle(&process).await;
     for sql in [
-        "CREATE TABLE event_3 PARTITION OF event FOR VALUES FROM ('2026-03-01') TO ('2026-04-01'); INSERT INTO event VALUES ('2026-03-05', 1, 1)",
+        "CREATE TABLE event_3 PARTITION OF event FOR VALUES FROM ('2026-03-01') TO ('2026-04-01');
+         INSERT INTO event VALUES ('2026-03-05', 1, 1)",
         "UPDATE event SET actor = 2 WHERE day = '2026-03-05'",
         "DELETE FROM event WHERE day = '2026-03-05'",
     ] {

@@ -96,12 +96,13 @@ async fn loud_a_query_that_fails_keeps_its_facts_and_heals() {
 #[tokio::test(flavor = "multi_thread")]
 async fn loud_a_query_that_fails_heals_after_a_restart_without_a_change_of_its_tables() {
     let schema = "CREATE TABLE member (id int PRIMARY KEY); INSERT INTO member VALUES (1);
-                  CREATE ROLE reader LOGIN REPLICATION; GRANT CREATE ON DATABASE postgres TO reader;
+                  CREATE ROLE reader LOGIN REPLICATION;
                   CREATE TABLE secret (id int PRIMARY KEY); INSERT INTO secret VALUES (1)";
     let facts = [("has_role(User:_)", "SELECT id FROM member"), ("has_secret(User:_)", "SELECT id FROM secret")];
     let app = App::start(schema, &facts, "").await;
     // The publication is the owner's; the role only reads.
-    app.sql("CREATE PUBLICATION app FOR TABLE member, secret WITH (publish_via_partition_root = true); GRANT SELECT ON member, secret TO reader").await;
+    app.sql("CREATE PUBLICATION app FOR TABLE member, secret WITH (publish_via_partition_root = true)").await;
+    app.sql("GRANT SELECT ON member, secret TO reader").await;
     let url = app.url().replace("postgres@", "reader@");
     let env = [("DATABASE_URL", url.as_str())];
     let process = app.run_with(&[], &env);
