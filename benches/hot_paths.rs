@@ -4,8 +4,8 @@ use divan::{Bencher, counter::ItemsCount};
 use factsync::{
     data::Row,
     fact::{Fact, FactType},
-    reconcile::diff,
     target::{BatchLimits, FactChange, Op, batch::Packer},
+    view::diff,
 };
 
 fn main() {

@@ -4,8 +4,9 @@ use anyhow::Context;
 use clap::Args;
 
 use crate::{
-    cli::{Configs, Exit, Global, chain, load, print, target},
+    cli::{Configs, Exit, Global, load, print, target},
     config::{Config, LocalAuthorization, Place, SourceConfig, SourceKind},
+    error::causes,
     source::{
         csv, mongo,
         postgres::{self, Severity},
@@ -89,7 +90,7 @@ async fn check_source(source: &SourceConfig) -> anyhow::Result<Vec<Line>> {
                 let lines = findings.into_iter().map(|finding| mongo_line(source, finding));
                 std::iter::once(Line::new(Severity::Fine, fine)).chain(lines).collect()
             }
-            Err(error) => vec![Line::new(Severity::Problem, chain(&error)).at(&source.place)],
+            Err(error) => vec![Line::new(Severity::Problem, causes(&error)).at(&source.place)],
         },
         SourceKind::Csv(config) => {
             let spool = tempfile::tempdir().context("could not make a temporary folder. TMPDIR says where")?;
@@ -97,11 +98,11 @@ async fn check_source(source: &SourceConfig) -> anyhow::Result<Vec<Line>> {
                 Ok(snapshot) => {
                     let failed = snapshot.views.iter().zip(source.places());
                     let failed =
-                        failed.filter_map(|(view, place)| Some(Line::new(Severity::Problem, chain(view.as_ref().err()?)).at(place)));
+                        failed.filter_map(|(view, place)| Some(Line::new(Severity::Problem, causes(view.as_ref().err()?)).at(place)));
                     let fine = Line::new(Severity::Fine, format!("file \"{}\" can be read", config.path.display()));
                     std::iter::once(fine).chain(failed).collect()
                 }
-                Err(error) => vec![Line::new(Severity::Problem, chain(&error)).at(&source.place)],
+                Err(error) => vec![Line::new(Severity::Problem, causes(&error)).at(&source.place)],
             }
         }
     })
@@ -131,6 +132,10 @@ async fn check_target(global: &Global) -> Line {
         Err(misuse) => return Line::new(Severity::Problem, misuse.to_string()),
     };
     match choice {
+        // Looking must not create it.
+        target::Choice::Embedded if !global.state.exists() => {
+            Line::new(Severity::Fine, format!("facts go to the embedded store, a new one in \"{}\"", global.state.display()))
+        }
         target::Choice::Embedded => match target::lock(&global.state) {
             Ok(state) => Line::new(Severity::Fine, format!("facts go to the embedded store in \"{}\"", state.path().display())),
             Err(error) => Line::new(Severity::Problem, format!("{error:#}")),
@@ -139,7 +144,7 @@ async fn check_target(global: &Global) -> Line {
             Err(error) => Line::new(Severity::Problem, format!("{error:#}")),
             Ok(target) => match target.store.probe().await {
                 Ok(()) => Line::new(Severity::Fine, "the fact store answers and takes the key"),
-                Err(error) => Line::new(Severity::Problem, chain(&error)),
+                Err(error) => Line::new(Severity::Problem, causes(&error)),
             },
         },
     }

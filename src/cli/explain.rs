@@ -1,8 +1,9 @@
 //! `factsync explain`: per fact type how it is kept up to date and why; changes nothing.
 
 use crate::{
-    cli::{Configs, Exit, chain, load_sources, print},
+    cli::{Configs, Exit, load_sources, print},
     config::{PostgresConfig, SourceConfig, SourceKind},
+    error::causes,
     source::{
         csv,
         postgres::{self, ExplainedView, Explanation, Published, TableUse},
@@ -30,7 +31,7 @@ pub(super) async fn run(args: &Configs) -> anyhow::Result<Exit> {
 }
 
 async fn explain_postgres(source: &SourceConfig, config: &PostgresConfig) -> Result<String, String> {
-    let Explanation { views, slot, publication } = postgres::explain(&source.name, config).await.map_err(|error| chain(&error))?;
+    let Explanation { views, slot, publication } = postgres::explain(&source.name, config).await.map_err(|error| causes(&error))?;
     let mut text = format!("source \"{}\" (postgres)\n", source.name);
     for (fact_type, view) in source.fact_types().into_iter().zip(&views) {
         text.push_str(&format!("  {fact_type}\n"));
@@ -41,7 +42,7 @@ async fn explain_postgres(source: &SourceConfig, config: &PostgresConfig) -> Res
     }
     text.push_str(&format!("  slot: {slot}\n  publication: {slot}\n"));
     text.extend(publication.iter().map(|Published { schema, name, columns }| {
-        let columns = columns.as_ref().map_or("all columns".to_owned(), |columns| join(columns));
+        let columns = columns.as_ref().map_or_else(|| "all columns".to_owned(), join);
         format!("    {schema}.{name}: {columns}\n")
     }));
     text.push('\n');

@@ -18,13 +18,13 @@ use tokio::{sync::Semaphore, task::JoinHandle};
 
 use crate::{
     cli::{
-        Configs, Exit, Global, chain, load_sources, print,
+        Configs, Exit, Global, load_sources, print,
         progress::{Line, Progress},
         say, target,
     },
     config::{Config, SourceConfig},
     data::Extent,
-    error::Disposition,
+    error::{Disposition, causes},
     fact::FactType,
     reconcile::{self, Detail, Outcome, Report, Spool},
     source,
@@ -79,7 +79,7 @@ pub(super) async fn run(global: &Global, args: &ReconcileArgs) -> anyhow::Result
     probe_with_retry(target.store.as_ref(), PROBES).await?;
     let spool = tempfile::tempdir().context("could not make a temporary folder for sorting. TMPDIR says where")?;
     let progress = Progress::new();
-    let mut outcomes = compare(&config, &target.store, spool.path(), &progress).await;
+    let mut outcomes = compare(&config, &args.configs.configs, &target.store, spool.path(), &progress).await;
     let detail = if args.summarized_output { Detail::Counts } else { Detail::Facts };
     let report = Report::new(&mut outcomes, detail).context("could not read the changes back")?;
     print(&format!("{}\n", serde_json::to_string(&report)?))?;
@@ -105,8 +105,8 @@ pub(super) async fn run(global: &Global, args: &ReconcileArgs) -> anyhow::Result
     Ok(if failed { Exit::Failure } else { exit })
 }
 
-/// Compares every fact type, in the order of the files.
-async fn compare(config: &Config, store: &Arc<dyn FactStore>, spool: &Path, progress: &Progress) -> Vec<Outcome> {
+/// Compares every fact type; the outcomes are in the order of the command line's `files` and of the lines in each.
+async fn compare(config: &Config, files: &[PathBuf], store: &Arc<dyn FactStore>, spool: &Path, progress: &Progress) -> Vec<Outcome> {
     let lister = Lister::new(store, spool);
     let sources: Vec<(&SourceConfig, Vec<(Arc<Line>, Listing)>)> = config
         .sources
@@ -128,16 +128,16 @@ async fn compare(config: &Config, store: &Arc<dyn FactStore>, spool: &Path, prog
             placed.push((place, outcome));
         }
     }
-    placed.sort_by_key(|(place, _)| *place);
+    placed.sort_by_key(|(place, _)| (files.iter().position(|file| *file == place.file), place.line, place.column));
     placed.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
 async fn snapshot(source: &SourceConfig, spool: &Path, listed: &[(Arc<Line>, Listing)]) -> Vec<Result<Extent, String>> {
     let observer = |view: usize, rows: u64| listed[view].0.at(rows, "rows read");
     match source::snapshot(source, spool, &observer).await {
-        Ok(snapshot) => snapshot.views.into_iter().map(|view| view.map_err(|error| chain(&error))).collect(),
+        Ok(snapshot) => snapshot.views.into_iter().map(|view| view.map_err(|error| causes(&error))).collect(),
         Err(error) => {
-            let error = chain(&error);
+            let error = causes(&error);
             listed.iter().map(|_| Err(error.clone())).collect()
         }
     }
@@ -200,7 +200,8 @@ fn hold_removals(outcomes: &mut [Outcome], guard: Guard, spool: &Path) -> anyhow
         let removals = comparison.removes.len();
         if guard.judge(removals, comparison.stored) == Verdict::Hold {
             say(&format!(
-                "{}: {removals} removals of {} facts are held, more than max_removals allows. Check the source; --allow-removals lets them go",
+                "{}: {removals} removals of {} facts are held, more than max_removals allows. \
+                 Check the source; --allow-removals lets them go",
                 comparison.fact_type, comparison.stored
             ));
             comparison.removes = Spool::write(spool, []).context("could not set removals aside")?;

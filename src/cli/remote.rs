@@ -26,6 +26,8 @@ pub(super) struct WaitArgs {
 
 /// How much longer than the wait itself the answer may take.
 const MARGIN: Duration = Duration::from_secs(2);
+/// The most an answer may have: a status of ten thousand fact types.
+const MOST_BYTES: usize = 16 << 20;
 
 pub(super) async fn status(global: &Global) -> anyhow::Result<Exit> {
     let answer = ask(global, "/v1/status", &[], MARGIN).await?;
@@ -60,8 +62,13 @@ async fn ask(global: &Global, path: &str, query: &[(&str, String)], timeout: Dur
     let url = format!("{base}{path}?{pairs}");
     let client = reqwest::Client::builder().timeout(timeout).build()?;
     let unreachable = || format!("could not ask the factsync at {base}. Is `factsync run` running there? --listen says where it is");
-    let response = client.get(&url).send().await.with_context(unreachable)?;
+    let mut response = client.get(&url).send().await.with_context(unreachable)?;
     let ok = response.status().is_success();
-    let body = response.json().await.with_context(|| format!("what answers at {base} is not factsync"))?;
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await.with_context(unreachable)? {
+        bytes.extend_from_slice(&chunk);
+        anyhow::ensure!(bytes.len() <= MOST_BYTES, "what answers at {base} is not factsync: it answers more than {MOST_BYTES} bytes");
+    }
+    let body = serde_json::from_slice(&bytes).with_context(|| format!("what answers at {base} is not factsync"))?;
     Ok(Answer { ok, body })
 }

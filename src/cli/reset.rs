@@ -1,7 +1,8 @@
 //! `factsync reset`: drops what factsync created, after naming it.
 //!
 //! The slot goes first, because it is what holds log on the customer's server; the local state goes last, so that a reset that
-//! fails half-way can be repeated. The facts stay: those in Oso Cloud, and those of the embedded store, whose next run compares them anyway.
+//! fails half-way can be repeated. The facts stay: those in Oso Cloud, and those of the embedded store, whose next run compares them
+//! anyway.
 
 use std::{
     fs,
@@ -13,8 +14,9 @@ use anyhow::Context;
 use clap::Args;
 
 use crate::{
-    cli::{Configs, Exit, Global, Misuse, chain, load_sources, print, say, target},
+    cli::{Configs, Exit, Global, Misuse, load_sources, print, say, target},
     config::{Config, SourceKind},
+    error::causes,
     source::postgres::{self, ResetPlan},
     store::StateDirectory,
 };
@@ -42,7 +44,7 @@ pub(super) async fn run(global: &Global, args: &ResetArgs) -> anyhow::Result<Exi
     }
     for source in &config.sources {
         if let SourceKind::Postgres(config) = &source.kind {
-            postgres::apply_reset(&source.name, config).await.map_err(|error| anyhow::anyhow!(chain(&error)))?;
+            postgres::apply_reset(&source.name, config).await.map_err(|error| anyhow::anyhow!(causes(&error)))?;
         }
     }
     for path in local_state(&state) {
@@ -57,7 +59,7 @@ async fn name(config: &Config, state: &StateDirectory) -> anyhow::Result<Vec<Str
     let mut named = Vec::new();
     for source in &config.sources {
         let SourceKind::Postgres(postgres) = &source.kind else { continue };
-        let plan = postgres::plan_reset(&source.name, postgres).await.map_err(|error| anyhow::anyhow!(chain(&error)))?;
+        let plan = postgres::plan_reset(&source.name, postgres).await.map_err(|error| anyhow::anyhow!(causes(&error)))?;
         let ResetPlan { slot, slot_is_active, publication } = plan;
         if slot_is_active {
             anyhow::bail!("slot \"{}\" of source \"{}\" is in use. Stop the factsync that follows it first", postgres.slot, source.name);

@@ -38,7 +38,7 @@ pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit>
         Some(store) => Some(embedded::router(store.clone(), target::access(global)?, global.limits)),
         None => None,
     };
-    let board = Arc::new(Board::new(&config, target.kind));
+    let board = Arc::new(Board::new(&config, target.kind, target.plan));
     let parts = Parts {
         store: Store::open(&state.state())?,
         checkpoint: Checkpoint::open(&state.checkpoint())?,
@@ -74,6 +74,7 @@ pub(super) async fn listen(global: &Global) -> anyhow::Result<TcpListener> {
 }
 
 /// Turns `stop` on SIGTERM or SIGINT, and ends the process if the stop takes longer than it may.
+#[expect(clippy::disallowed_methods, reason = "a stop that takes too long has no other end")]
 pub(super) async fn until_signalled(stop: watch::Sender<bool>) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -94,7 +95,8 @@ fn follower(source: &SourceConfig, spool: &std::path::Path) -> Result<Box<dyn Fo
         SourceKind::Postgres(config) => Ok(Box::new(postgres::Follower::new(&source.name, config, spool.to_owned()))),
         SourceKind::Csv(config) => Ok(Box::new(csv::Follower::new(&source.name, config, spool))),
         SourceKind::Mongo(_) => Err(Misuse(format!(
-            "{}: source \"{}\" is a MongoDB database, which this release can reconcile but not follow. Run `factsync reconcile --perform-updates` on it periodically",
+            "{}: source \"{}\" is a MongoDB database, which this release can reconcile but not follow. \
+             Run `factsync reconcile --perform-updates` on it periodically",
             source.place, source.name
         ))),
     }

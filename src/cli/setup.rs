@@ -3,8 +3,9 @@
 use clap::Args;
 
 use crate::{
-    cli::{Configs, Exit, chain, load_sources, print, say},
+    cli::{Configs, Exit, load_sources, print, say},
     config::SourceKind,
+    error::causes,
     source::postgres,
 };
 
@@ -39,7 +40,7 @@ pub(super) async fn run(args: &SetupArgs) -> anyhow::Result<Exit> {
             Ok(_) if args.apply => say(&format!("source \"{}\" is set up", source.name)),
             Ok(script) => print(&format!("-- source \"{}\"\n{script}", source.name))?,
             Err(error) => {
-                say(&format!("error: {}", chain(&error)));
+                say(&format!("error: {}", causes(&error)));
                 exit = Exit::Failure;
             }
         }

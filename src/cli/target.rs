@@ -12,6 +12,7 @@ use crate::{
         FactStore,
         embedded::{self, Access, EmbeddedStore},
         oso::OsoCloud,
+        quota::Plan,
     },
 };
 
@@ -35,6 +36,8 @@ pub(super) enum Choice {
 pub(super) struct Target {
     pub(super) kind: &'static str,
     pub(super) store: Arc<dyn FactStore>,
+    /// Its write quota.
+    pub(super) plan: Plan,
     /// Set if it is the embedded one.
     pub(super) embedded: Option<EmbeddedStore>,
 }
@@ -62,12 +65,12 @@ impl Choice {
     pub(super) fn open(self, global: &Global, state: Option<&StateDirectory>) -> anyhow::Result<Target> {
         match self {
             Self::Remote { url, key } => {
-                Ok(Target { kind: "oso", store: Arc::new(OsoCloud::new(&url, key, global.plan)?), embedded: None })
+                Ok(Target { kind: "oso", store: Arc::new(OsoCloud::new(&url, key, global.plan)?), plan: global.plan, embedded: None })
             }
             Self::Embedded => {
                 let state = state.context("the embedded fact store needs a state directory")?;
                 let store = EmbeddedStore::open(&state.facts())?;
-                Ok(Target { kind: "embedded", store: Arc::new(store.clone()), embedded: Some(store) })
+                Ok(Target { kind: "embedded", store: Arc::new(store.clone()), plan: Plan::Unlimited, embedded: Some(store) })
             }
         }
     }
@@ -79,7 +82,8 @@ pub(super) fn access(global: &Global) -> Result<Access, Misuse> {
         Some(key) => Ok(Access::new(key.into())),
         None if global.listen.ip().is_loopback() => Ok(Access::new(embedded::DEVELOPMENT_KEY.into())),
         None => Err(Misuse(format!(
-            "--listen {} is open to other machines, and without OSO_AUTH the key would be the public development key. Set OSO_AUTH to a key of your own",
+            "--listen {} is open to other machines, and without OSO_AUTH the key would be the public development key. \
+             Set OSO_AUTH to a key of your own",
             global.listen
         ))),
     }
@@ -94,15 +98,11 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// Whether the client that is about to send the key will send it to this machine: judged by that client's own parser.
 fn is_loopback(url: &str) -> bool {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    if let Some(v6) = authority.strip_prefix('[') {
-        return v6.starts_with("::1]");
-    }
-    // A user part would make "localhost@evil.example" look like localhost.
-    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
-    host == "localhost" || host.parse::<std::net::Ipv4Addr>().is_ok_and(|address| address.is_loopback())
+    let Ok(url) = reqwest::Url::parse(url) else { return false };
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

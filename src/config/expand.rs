@@ -6,7 +6,8 @@
 //!
 //! In the user and password of a connection URI, where `@`, `/`, `:` or `%` would end or change the part they are in, the value of a
 //! `${NAME}` is percent-encoded, so that `${DB_PASS}` may hold any password. A value that already is valid there (only unreserved
-//! characters, sub-delimiters and `%XX`; [RFC 3986 section 3.2.1](https://www.rfc-editor.org/rfc/rfc3986#section-3.2.1)) is left as it is, because
+//! characters, sub-delimiters and `%XX`; [RFC 3986 section 3.2.1](https://www.rfc-editor.org/rfc/rfc3986#section-3.2.1)) is left as it
+//! is, because
 //! files that went through `envsubst` so far have encoded values in their environment. The one password that this misreads holds a
 //! `%` before two hexadecimal digits and nothing that needs encoding: write its `%` as `%25`.
 

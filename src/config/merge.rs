@@ -4,8 +4,10 @@
 //!
 //! A slot is unique in a PostgreSQL cluster, and two databases may be in one cluster. So a run with several PostgreSQL sources
 //! names its slots (and publications) `factsync_<name under dbs>`, other characters than a-z, 0-9 and `_` being `_`, upper case being
-//! lower case, cut to 63 bytes; with one such source it is `factsync`. `sync.slot` of a file overrides both for the sources of that file. Two sources with
-//! one slot are refused. Adding a second PostgreSQL source to a run therefore renames the first one's slot, unless its file has a `sync.slot`.
+//! lower case, cut to 63 bytes; with one such source it is `factsync`. `sync.slot` of a file overrides both for the sources of that
+//! file. Two sources with
+//! one slot are refused. Adding a second PostgreSQL source to a run therefore renames the first one's slot, unless its file has a
+//! `sync.slot`.
 
 use std::collections::HashMap;
 

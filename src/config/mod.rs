@@ -8,7 +8,8 @@
 //! the files of a run against each other. One wrong entry hides no other.
 //!
 //! Environment variables: a value that is `$NAME` is the variable's value, and `${NAME}` is replaced anywhere in a value. Any other `$` is
-//! itself. Keys, `query` and `fields` are literal, because SQL (`$1`), MongoDB (`$match`) and CSV headers have a `$` of their own. In the user
+//! itself. Keys, `query` and `fields` are literal, because SQL (`$1`), MongoDB (`$match`) and CSV headers have a `$` of their own. In
+//! the user
 //! and password of a connection URI a `${NAME}` is percent-encoded if it has to be (`expand`). Only the `dbs` that facts use are looked up.
 //!
 //! A file without `dbs`, `sync` and any `db` is a local-authorization file, if its `source` is `postgres` or absent. Its fact types are
@@ -97,7 +98,8 @@ pub struct PostgresConfig {
     /// `sync.slot` of its file: the name of the slot and the publication, which no other source of the run has; lower-case letters,
     /// digits and `_`, at most 63 bytes.
     pub slot: String,
-    /// What it feeds. Queries have no trailing semicolon, but may end in a `--` comment: put them into a larger statement with a newline after.
+    /// What it feeds. Queries have no trailing semicolon, but may end in a `--` comment: put them into a larger statement with a
+    /// newline after.
     pub views: Vec<View<String>>,
 }
 

@@ -1,4 +1,4 @@
-//! When to try again: a pure schedule.
+//! When to try a source again: a pure schedule. The fact store has its own, [`Schedule`](crate::target::retry::Schedule).
 
 use std::time::Duration;
 
@@ -17,15 +17,16 @@ pub(super) struct Backoff {
 impl Default for Backoff {
     fn default() -> Self {
         let builder = backon::ExponentialBuilder::new().with_min_delay(FIRST).with_max_delay(LONGEST).with_jitter();
+        // Without a seed every process would pause alike, and come back together.
+        let builder = builder.with_jitter_seed(uuid::Uuid::new_v4().as_u64_pair().1);
         Self { pauses: builder.without_max_times().build() }
     }
 }
 
 impl Backoff {
-    /// The next pause; at least `asked`, what the other side asked for.
-    pub(super) fn next(&mut self, asked: Option<Duration>) -> Duration {
-        let pause = self.pauses.next().unwrap_or(LONGEST).min(LONGEST);
-        asked.map_or(pause, |asked| asked.max(pause))
+    /// The next pause.
+    pub(super) fn next(&mut self) -> Duration {
+        self.pauses.next().unwrap_or(LONGEST).min(LONGEST)
     }
 
     /// The pause after a first failure.
@@ -51,12 +52,11 @@ mod tests {
     #[test]
     fn pauses_grow_to_a_limit_and_never_end() {
         let mut backoff = Backoff::default();
-        let pauses: Vec<Duration> = (0..100).map(|_| backoff.next(None)).collect();
+        let pauses: Vec<Duration> = (0..100).map(|_| backoff.next()).collect();
         assert!(pauses[0] >= FIRST && pauses[0] <= FIRST * 2, "{pauses:?}");
         assert!(pauses.iter().all(|pause| *pause <= LONGEST), "{pauses:?}");
         assert!(pauses[20..].iter().all(|pause| *pause >= LONGEST / 2), "{pauses:?}");
         backoff.reset();
-        assert!(backoff.next(None) <= FIRST * 2);
-        assert_eq!(backoff.next(Some(LONGEST * 3)), LONGEST * 3);
+        assert!(backoff.next() <= FIRST * 2);
     }
 }

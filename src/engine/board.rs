@@ -12,15 +12,15 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::{
     config::Config,
     data::Position,
+    engine::status::{FactTypeStatus, HeldStatus, OutboxStatus, ReconcileStatus, SourceStatus, Status, TargetStatus},
     source::SourceState,
     store::{Change, ViewRecord},
-    target::Offset,
+    target::{Offset, quota::Plan},
     telemetry,
 };
 
@@ -94,6 +94,7 @@ struct Lines {
 /// The board.
 pub struct Board {
     target_kind: &'static str,
+    plan: Plan,
     lines: Mutex<Lines>,
     applied: Vec<watch::Sender<Applied>>,
     wanted: Vec<watch::Sender<Option<Position>>>,
@@ -102,7 +103,9 @@ pub struct Board {
 
 impl Board {
     /// A board for `config`, before anything has happened.
-    pub fn new(config: &Config, target_kind: &'static str) -> Self {
+    ///
+    /// `plan` is the write quota of the target, which says how long a queue takes.
+    pub fn new(config: &Config, target_kind: &'static str, plan: Plan) -> Self {
         let sources = config.sources.iter().map(|source| SourceLine {
             name: source.name.clone(),
             kind: source.kind_name(),
@@ -118,6 +121,7 @@ impl Board {
             });
         Self {
             target_kind,
+            plan,
             lines: Mutex::new(Lines {
                 sources: sources.collect(),
                 views: views.collect(),
@@ -261,7 +265,12 @@ impl Board {
             state: overall(&lines.sources),
             sources: lines.sources.iter().map(SourceLine::status).collect(),
             fact_types: lines.views.iter().flatten().map(|view| view.status(&lines.sources)).collect(),
-            outbox: OutboxStatus { facts: lines.outbox, parked: lines.parked, mode: "live", eta_seconds: 0 },
+            outbox: OutboxStatus {
+                facts: lines.outbox,
+                parked: lines.parked,
+                mode: "live",
+                eta_seconds: self.plan.time_for(lines.outbox).as_secs(),
+            },
             target: TargetStatus {
                 kind: self.target_kind,
                 reachable: lines.target == TargetState::Reachable,
@@ -415,82 +424,4 @@ fn last_reconcile(sources: &[SourceLine]) -> Option<ReconcileStatus> {
 
 fn timestamp(at: SystemTime) -> String {
     humantime::format_rfc3339_seconds(at).to_string()
-}
-
-/// `GET /v1/status`.
-#[derive(Debug, Serialize)]
-#[expect(missing_docs, reason = "the README describes the fields")]
-pub struct Status {
-    pub state: &'static str,
-    pub sources: Vec<SourceStatus>,
-    pub fact_types: Vec<FactTypeStatus>,
-    pub outbox: OutboxStatus,
-    pub target: TargetStatus,
-    pub last_reconcile: Option<ReconcileStatus>,
-    pub held: Vec<HeldStatus>,
-}
-
-/// A source in [`Status`].
-#[derive(Debug, Serialize)]
-pub struct SourceStatus {
-    pub name: String,
-    pub kind: &'static str,
-    pub state: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    pub position: Option<String>,
-    pub lag_bytes: u64,
-    pub lag_seconds: f64,
-}
-
-/// A fact type in [`Status`].
-#[derive(Debug, Serialize)]
-pub struct FactTypeStatus {
-    pub fact_type: String,
-    pub source: String,
-    pub mode: &'static str,
-    pub reason: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub problem: Option<String>,
-    pub facts: u64,
-    pub last_change: Option<String>,
-    pub skipped_rows: u64,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub skipped: BTreeMap<String, u64>,
-}
-
-/// The outbox in [`Status`].
-#[derive(Debug, Serialize)]
-pub struct OutboxStatus {
-    pub facts: u64,
-    pub parked: u64,
-    pub mode: &'static str,
-    pub eta_seconds: u64,
-}
-
-/// The fact store in [`Status`].
-#[derive(Debug, Serialize)]
-pub struct TargetStatus {
-    pub kind: &'static str,
-    pub reachable: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub problem: Option<String>,
-    pub offset: Option<Offset>,
-}
-
-/// The last comparison in [`Status`].
-#[derive(Debug, Serialize)]
-pub struct ReconcileStatus {
-    pub at: String,
-    pub missing: u64,
-    pub stale: u64,
-}
-
-/// A held change in [`Status`].
-#[derive(Debug, Serialize)]
-pub struct HeldStatus {
-    pub fact_type: String,
-    pub removals: u64,
-    pub facts: u64,
-    pub hint: &'static str,
 }

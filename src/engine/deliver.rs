@@ -21,16 +21,15 @@ use uuid::Uuid;
 
 use crate::{
     engine::{
-        backoff::Backoff,
         board::{Board, Delivered, TargetState},
         error::EngineError,
-        ingest::{chain, stopped},
+        ingest::stopped,
         writer::Writer,
     },
-    error::Disposition,
+    error::causes,
     fact::FactType,
     store::{OutboxEntry, ViewId},
-    target::{Batch, BatchLimits, FactChange, FactStore, Offset, TargetError, batch::Packer},
+    target::{Batch, BatchLimits, FactChange, FactStore, Offset, TargetError, batch::Packer, retry::Schedule},
     telemetry,
 };
 
@@ -64,7 +63,8 @@ impl Deliver {
     /// Delivers until the process stops. An error is a bug or a store that cannot be written to.
     pub(super) async fn run(mut self) -> Result<(), EngineError> {
         self.show().await?;
-        let offset = self.writer.offset().await?;
+        // Before the first write any state will do, and no store has an older token than this one.
+        let offset = self.writer.offset().await?.unwrap_or_else(|| Offset("0".to_owned()));
         self.caught_up(offset).await?;
         loop {
             let most = self.target.limits().entries;
@@ -103,7 +103,7 @@ impl Deliver {
     async fn probe(&self) {
         let state = match self.target.probe().await {
             Ok(()) => TargetState::Reachable,
-            Err(error) => TargetState::Failing(chain(&error)),
+            Err(error) => TargetState::Failing(causes(&error)),
         };
         self.board.target(state);
     }
@@ -130,7 +130,7 @@ impl Deliver {
                 Attempt::Delivered(offset) => {
                     let gone = self.writer.acknowledge(last, offset.clone()).await?;
                     metrics::counter!(telemetry::DELIVERED_FACTS).increment(gone);
-                    self.caught_up(Some(offset)).await?;
+                    self.caught_up(offset).await?;
                 }
             }
             left = &left[part.len()..];
@@ -142,7 +142,7 @@ impl Deliver {
     /// One batch, repeated until the fact store has taken a decision.
     async fn attempt(&mut self, entries: &[OutboxEntry]) -> Result<Attempt, EngineError> {
         let batch = Batch { request_id: Uuid::new_v4(), changes: self.changes(entries) };
-        let mut backoff = Backoff::default();
+        let mut schedule = Schedule::new(batch.request_id);
         loop {
             let error = tokio::select! {
                 biased;
@@ -157,22 +157,19 @@ impl Deliver {
             };
             metrics::counter!(telemetry::DELIVERY_FAILURES).increment(1);
             let alone = batch.changes.len() == 1;
-            let pause = match &error {
+            match &error {
                 TargetError::TooLarge { .. } | TargetError::Refused { .. } if !alone => return Ok(Attempt::Halve),
                 TargetError::TooLarge { message } | TargetError::Refused { message, .. } => return Ok(Attempt::Park(message.clone())),
-                TargetError::Busy { retry_after, .. } => backoff.next(*retry_after),
-                TargetError::Unreachable { .. }
+                TargetError::Busy { .. }
+                | TargetError::Unreachable { .. }
                 | TargetError::Key { .. }
                 | TargetError::Setup { .. }
                 | TargetError::Garbage { .. }
                 | TargetError::Embedded { .. }
-                | TargetError::Receiver(_) => match error.disposition() {
-                    Disposition::Retry => backoff.next(None),
-                    Disposition::Operator => backoff.longest(),
-                    Disposition::Bug => return Err(EngineError::Bug(chain(&error))),
-                },
-            };
-            let reason = chain(&error);
+                | TargetError::Receiver(_) => {}
+            }
+            let pause = schedule.wait_after(&error);
+            let reason = causes(&error);
             warn!(fact_count = batch.changes.len(), request_id = %batch.request_id, reason, "fact batch not delivered, will retry");
             self.board.target(TargetState::Failing(reason));
             tokio::select! {
@@ -195,14 +192,14 @@ impl Deliver {
     }
 
     /// Tells the waiters how far the fact store is.
-    async fn caught_up(&self, offset: Option<Offset>) -> Result<(), EngineError> {
+    async fn caught_up(&self, offset: Offset) -> Result<(), EngineError> {
         // Read before the outbox: a commit that comes in between is not claimed as delivered.
         let last = self.writer.commit_no();
         let commit_no = match self.writer.outbox(1).await?.first() {
             Some(entry) => last.min(entry.key.commit_no - 1),
             None => last,
         };
-        self.board.delivered(Delivered { commit_no, offset });
+        self.board.delivered(Delivered { commit_no, offset: Some(offset) });
         Ok(())
     }
 

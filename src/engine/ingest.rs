@@ -33,7 +33,7 @@ use crate::{
         error::EngineError,
         writer::Writer,
     },
-    error::Disposition,
+    error::{Disposition, causes},
     source::{Event, Follow, Link, Prepared, SourceError, SourceState, ViewMode},
     store::{Changes, Checkpoint, ViewRecord},
     target::{FactStore, TargetError},
@@ -125,7 +125,7 @@ impl Ingest {
 
     /// Says what happens next after `error`, and how long to wait before it.
     async fn failed(&mut self, error: &SourceError, backoff: &mut Backoff) -> Result<Duration, EngineError> {
-        let reason = chain(error);
+        let reason = causes(error);
         if let SourceError::PositionLost { .. } = error {
             warn!(source = self.name, reason, "position lost, starting over with a snapshot");
             self.writer.forget_position(&self.name).await?;
@@ -137,7 +137,7 @@ impl Ingest {
             Disposition::Retry => {
                 warn!(source = self.name, reason, "source lost, will retry");
                 self.board.state(self.index, SourceState::Retrying(reason));
-                Ok(backoff.next(None))
+                Ok(backoff.next())
             }
             Disposition::Operator => {
                 error!(source = self.name, reason, "source needs an operator");
@@ -205,41 +205,48 @@ impl Ingest {
 
     /// Decides between the stored position and a new snapshot.
     async fn start_at(&mut self, prepared: &Prepared) -> Result<Start, EngineError> {
-        let record = self.writer.source(&self.name).await?;
-        let again = |why: String| {
-            info!(source = self.name, why, "reading every view");
-            why
+        let Some(record) = self.writer.source(&self.name).await? else {
+            return self.start_over(prepared, "no position is stored").await;
         };
-        let why = match &record {
-            None => again("no position is stored".to_owned()),
-            Some(record) if record.identity != prepared.identity => {
-                return Ok(Start::Refused(format!(
-                    "it is not the database this state directory was made from (that was {}, this is {}). If that is meant, run `factsync reset` or pass --state with another directory",
-                    record.identity, prepared.identity
-                )));
-            }
-            Some(record) if record.fingerprint != prepared.fingerprint => again("the queries or what they depend on changed".to_owned()),
-            Some(_) if self.guard == Guard::Off && self.views.iter().any(|view| view.held > 0) => {
-                again("held removals are let go".to_owned())
-            }
-            Some(record) => match &record.position {
-                None => again("no position is stored".to_owned()),
-                Some(position) => match self.checkpoint.lost(&self.name, &self.writer.store_id(), position)? {
-                    Some(lost) => again(lost),
-                    None => {
-                        let compared = if record.compared { Compared::Done(self.next_audit()) } else { Compared::Due(Instant::now()) };
-                        return Ok(Start::At { from: Some(position.clone()), compared });
-                    }
-                },
-            },
-        };
-        let _ = why;
+        if record.identity != prepared.identity {
+            return Ok(Start::Refused(format!(
+                "it is not the database this state directory was made from (that was {}, this is {}). \
+                 If that is meant, run `factsync reset` or pass --state with another directory",
+                record.identity, prepared.identity
+            )));
+        }
+        if record.fingerprint != prepared.fingerprint {
+            return self.start_over(prepared, "the queries or what they depend on changed").await;
+        }
+        if self.outdated(prepared) {
+            return self.start_over(prepared, "a fact type could not be read the last time").await;
+        }
+        if self.guard == Guard::Off && self.views.iter().any(|view| view.held > 0) {
+            return self.start_over(prepared, "held removals are let go").await;
+        }
+        let Some(position) = record.position else { return self.start_over(prepared, "the position was lost").await };
+        if let Some(lost) = self.checkpoint.lost(&self.name, &self.writer.store_id(), &position)? {
+            return self.start_over(prepared, &lost).await;
+        }
+        let compared = if record.compared { Compared::Done(self.next_audit()) } else { Compared::Due(Instant::now()) };
+        Ok(Start::At { from: Some(position), compared })
+    }
+
+    /// A new history, which begins with a snapshot.
+    async fn start_over(&mut self, prepared: &Prepared, why: &str) -> Result<Start, EngineError> {
+        info!(source = self.name, why, "reading every view");
         self.checkpoint.forget(&self.name)?;
         self.writer.begin(&self.name, &prepared.fingerprint, &prepared.identity).await?;
         for view in &mut self.views {
             view.known = false;
         }
         Ok(Start::At { from: None, compared: Compared::Due(Instant::now()) })
+    }
+
+    /// Whether a view that can be followed lacks changes before the stored position.
+    fn outdated(&self, prepared: &Prepared) -> bool {
+        let followed = prepared.views.iter().map(|mode| matches!(mode, ViewMode::Refresh(_)));
+        self.views.iter().zip(followed).any(|(view, followed)| followed && (view.failing || !view.known))
     }
 
     fn open(&self, mut follower: Box<dyn Follow>, from: Option<Position>, compared: Compared) -> Session {
@@ -270,8 +277,11 @@ impl Ingest {
             }
             Event::Head(head) => self.board.head(self.index, head),
             Event::ViewFailed { view, problem } => {
-                let problem = chain(&problem);
-                error!(source = self.name, fact_type = %self.views[view].fact_type, problem, "fact type cannot be read, its facts stay as they are");
+                let problem = causes(&problem);
+                let fact_type = &self.views[view].fact_type;
+                error!(source = self.name, %fact_type, problem, "fact type cannot be read, its facts stay as they are");
+                self.writer.mark_failing(self.views[view].id).await?;
+                self.views[view].failing = true;
                 self.board.view_failed(self.index, view, Some(problem));
             }
             Event::Progress(position) => {
@@ -303,7 +313,7 @@ impl Ingest {
         };
         self.note(&numbers, &changes);
         for view in &numbers {
-            self.views[*view].known = true;
+            (self.views[*view].known, self.views[*view].failing) = (true, false);
             self.board.view_failed(self.index, *view, None);
         }
         session.pending = None;
@@ -325,7 +335,8 @@ impl Ingest {
         for (&view, change) in numbers.iter().zip(&changes.views) {
             let record = &mut self.views[view];
             if change.held > record.held {
-                warn!(source = self.name, fact_type = %record.fact_type, removals = change.held, facts = change.facts, "removals held, see /v1/status");
+                let (fact_type, removals) = (&record.fact_type, change.held);
+                warn!(source = self.name, %fact_type, removals, facts = change.facts, "removals held, see /v1/status");
             }
             for (reason, rows) in &change.skipped {
                 if record.skipped.get(reason) != Some(rows) {
@@ -392,7 +403,7 @@ impl Ingest {
                 }
             }
             Err(error) => {
-                let reason = chain(&error);
+                let reason = causes(&error);
                 warn!(source = self.name, reason, "fact store cannot be compared, will retry");
                 self.board.target(TargetState::Failing(reason));
                 session.compared.postpone(COMPARE_AGAIN);
@@ -433,16 +444,4 @@ enum Start {
 pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
     // A dropped sender is the end of the process as well.
     let _ = stop.wait_for(|stop| *stop).await;
-}
-
-/// An error with its causes, for a person.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }

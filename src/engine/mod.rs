@@ -18,6 +18,7 @@ mod board;
 mod deliver;
 mod error;
 mod ingest;
+mod status;
 mod writer;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
@@ -36,8 +37,9 @@ use crate::{
     view::Guard,
 };
 
-pub use board::{Applied, Board, Delivered, Status, TargetState};
+pub use board::{Applied, Board, Delivered, TargetState};
 pub use error::EngineError;
+pub use status::{FactTypeStatus, HeldStatus, OutboxStatus, ReconcileStatus, SourceStatus, Status, TargetStatus};
 
 use deliver::Deliver;
 use ingest::Ingest;

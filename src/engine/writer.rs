@@ -91,6 +91,10 @@ impl Writer {
         self.run(move |store| store.advance(&name, &position)).await
     }
 
+    pub(super) async fn mark_failing(&self, view: ViewId) -> Result<(), EngineError> {
+        self.run(move |store| store.mark_failing(view)).await
+    }
+
     pub(super) async fn replace(&self, name: &str, position: &Position, views: Vec<(ViewRecord, Extent)>) -> Result<Changes, EngineError> {
         let (name, position) = (name.to_owned(), position.clone());
         self.run(move |store| store.replace(&name, &position, views)).await

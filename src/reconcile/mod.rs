@@ -15,7 +15,6 @@
 //! A comparison is of two moments: facts that somebody else writes after the rows were read show up as drift, and are gone from
 //! the next comparison.
 
-mod diff;
 mod report;
 mod spool;
 
@@ -32,9 +31,9 @@ use crate::{
         batch::{PackError, Packer},
         retry::{Attempts, Pause, apply_with_retry},
     },
+    view::diff,
 };
 
-pub use diff::diff;
 pub use report::{Detail, MAX_LISTED_CHANGES, Report};
 pub use spool::Spool;
 use spool::SpoolWriter;

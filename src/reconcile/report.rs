@@ -173,7 +173,8 @@ mod tests {
             if !listed {
                 let want = format!(
                     concat!(
-                        r#"{{"type":"counts","fact_types":[{{"fact_type":{{"predicate":"f","args":[{{"type":"User","id":null}}]}},"add_count":{},"remove_count":0}},"#,
+                        r#"{{"type":"counts","fact_types":["#,
+                        r#"{{"fact_type":{{"predicate":"f","args":[{{"type":"User","id":null}}]}},"add_count":{},"remove_count":0}},"#,
                         r#"{{"fact_type":{{"predicate":"g","args":[{{"type":"User","id":null}}]}},"add_count":0,"remove_count":{}}}]}}"#,
                     ),
                     adds, removes
@@ -189,7 +190,10 @@ mod tests {
         let cause = io::Error::from(io::ErrorKind::StorageFull);
         let error = crate::reconcile::Error::Rows { fact_type: fact_type.to_string(), source: cause };
         let mut outcomes = [Outcome::failed(&fact_type, &error), compared("g(User:_)", numbered(1), vec![])];
-        let failed = r#"{"fact_type":{"predicate":"f","args":[{"type":"User","id":null}]},"error":"could not compare the facts of type \"f(User:_)\": no storage space"}"#;
+        let failed = concat!(
+            r#"{"fact_type":{"predicate":"f","args":[{"type":"User","id":null}]},"#,
+            r#""error":"could not compare the facts of type \"f(User:_)\": no storage space"}"#
+        );
         for (detail, other) in [(Detail::Facts, r#""add":[{"predicate":"g""#), (Detail::Counts, r#""add_count":1"#)] {
             let report = json(&mut outcomes, detail);
             assert!(report.contains(failed) && report.contains(other), "{report}");

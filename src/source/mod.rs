@@ -158,7 +158,8 @@ pub enum Event {
         position: Position,
         /// View numbers with their results.
         views: Vec<(usize, Extent)>,
-        /// Whether this starts a new history: every view is listed that can be read, and what the fact store holds is to be compared with it.
+        /// Whether this starts a new history: every view is listed that can be read, and what the fact store holds is to be compared
+        /// with it.
         snapshot: bool,
     },
     /// A view cannot be read, now or at all; its last result stays what it is, also where a cut with `snapshot` lacks it. Over when

@@ -11,7 +11,7 @@
 //! |---|---|---|
 //! | `meta` | `key` | `store_id` (a UUID made with the file), `offset` (the fact store's last token), `commit_no` (the last number given out) |
 //! | `source` | `name` | position, fingerprint, identity of the database, and whether the last snapshot was compared with the fact store |
-//! | `view` | `id` | source, signature, whether its desired facts come from a full result, their number, rows skipped by reason, removals held back |
+//! | `view` | `id` | source, signature, whether its desired facts come from a full result, whether its last run failed, their number, rows skipped by reason, removals held back |
 //! | `fact` | `view, row` | desired facts as [`Row`](crate::data::Row) bytes: byte order is row order, so a view is read as an [`Extent`](crate::data::Extent) |
 //! | `outbox` | `commit_no, op, seq` | changes not yet acknowledged, in the order they are sent: by commit, its deletes first |
 //! | `parked` | `view, op, row` | changes the fact store refused, with its reason |
@@ -53,7 +53,8 @@ CREATE TABLE source (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE view (
     id INTEGER PRIMARY KEY, source TEXT NOT NULL, signature TEXT NOT NULL UNIQUE,
-    known INTEGER NOT NULL DEFAULT 0, facts INTEGER NOT NULL DEFAULT 0, skipped TEXT NOT NULL DEFAULT '{}', held INTEGER NOT NULL DEFAULT 0
+    known INTEGER NOT NULL DEFAULT 0, failing INTEGER NOT NULL DEFAULT 0,
+    facts INTEGER NOT NULL DEFAULT 0, skipped TEXT NOT NULL DEFAULT '{}', held INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE fact (view INTEGER NOT NULL, row BLOB NOT NULL, PRIMARY KEY (view, row)) STRICT, WITHOUT ROWID;
 CREATE TABLE outbox (
@@ -84,7 +85,8 @@ pub enum StoreError {
     Rows(#[from] std::io::Error),
     /// A file of another version.
     #[error(
-        "the local store \"{}\" has layout {found}, this factsync reads {LAYOUT}. Move the state directory away: the next run rebuilds it from a snapshot",
+        "the local store \"{}\" has layout {found}, this factsync reads {LAYOUT}. \
+         Move the state directory away: the next run rebuilds it from a snapshot",
         path.display()
     )]
     Layout {
@@ -94,7 +96,11 @@ pub enum StoreError {
         found: i32,
     },
     /// The file holds what no version of ours writes.
-    #[error("the local store \"{}\" holds a malformed {what}. Move the state directory away: the next run rebuilds it from a snapshot", path.display())]
+    #[error(
+        "the local store \"{}\" holds a malformed {what}. \
+         Move the state directory away: the next run rebuilds it from a snapshot",
+        path.display()
+    )]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -102,7 +108,11 @@ pub enum StoreError {
         what: &'static str,
     },
     /// A commit failed before; nothing is written any more.
-    #[error("the local store \"{}\" failed to commit earlier and is closed. Free disk space if it is full, then start factsync again", path.display())]
+    #[error(
+        "the local store \"{}\" failed to commit earlier and is closed. \
+         Free disk space if it is full, then start factsync again",
+        path.display()
+    )]
     Poisoned {
         /// The file.
         path: PathBuf,

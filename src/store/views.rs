@@ -7,10 +7,9 @@ use rusqlite::{Connection, Transaction, params};
 use crate::{
     data::{Extent, ExtentBuilder, Position, Row},
     fact::FactType,
-    reconcile::diff,
     store::{Failure, Store, StoreError, outbox, set_meta},
     target::Op,
-    view::{Guard, Skipped, Verdict, refresh},
+    view::{Guard, Skipped, Verdict, diff, refresh},
 };
 
 /// A view's number in this store; it stays with the signature for as long as the configuration has it.
@@ -27,6 +26,8 @@ pub struct ViewRecord {
     /// Whether its desired facts are those of a full result. If not, nothing is known about what the fact store should hold,
     /// and comparing would remove everything.
     pub known: bool,
+    /// Whether its last run failed, so that its desired facts are those of an earlier position.
+    pub failing: bool,
     /// Desired facts.
     pub facts: u64,
     /// Distinct rows of the last run that made no fact, by reason.
@@ -90,6 +91,14 @@ impl Store {
                 [source, fingerprint, identity],
             )?;
             tx.execute("UPDATE view SET known = 0 WHERE source = ?1", [source])?;
+            Ok(())
+        })
+    }
+
+    /// Remembers that the last run of `view` failed: only a run that succeeds makes its desired facts current again.
+    pub fn mark_failing(&mut self, view: ViewId) -> Result<(), StoreError> {
+        self.write(|tx| {
+            tx.execute("UPDATE view SET failing = 1 WHERE id = ?1", [view.0])?;
             Ok(())
         })
     }
@@ -227,13 +236,13 @@ impl Store {
 
     /// The view `id` as it stands.
     fn view(&self, id: ViewId, fact_type: &FactType) -> Result<ViewRecord, StoreError> {
-        let (known, facts, skipped, held) = self.read(|connection| {
-            connection.query_row("SELECT known, facts, skipped, held FROM view WHERE id = ?1", [id.0], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get::<_, String>(2)?, row.get(3)?))
+        let (known, failing, facts, skipped, held) = self.read(|connection| {
+            connection.query_row("SELECT known, failing, facts, skipped, held FROM view WHERE id = ?1", [id.0], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get::<_, String>(3)?, row.get(4)?))
             })
         })?;
         let skipped = serde_json::from_str(&skipped).map_err(|_| self.malformed("count of skipped rows"))?;
-        Ok(ViewRecord { id, fact_type: fact_type.clone(), known, facts, skipped, held })
+        Ok(ViewRecord { id, fact_type: fact_type.clone(), known, failing, facts, skipped, held })
     }
 
     /// Runs `body` as the next commit, which takes a number only if something is to be sent.
@@ -281,7 +290,10 @@ fn write_fact(tx: &Transaction<'_>, view: ViewId, op: Op, row: &Row) -> Result<(
 fn finish(tx: &Transaction<'_>, view: &ViewRecord, facts: u64, skipped: &Skipped, held: u64) -> Result<Change, Failure> {
     let skipped: BTreeMap<String, u64> = skipped.iter().map(|(reason, rows)| (reason.to_string(), *rows)).collect();
     let json = serde_json::to_string(&skipped).expect("a map of counts is JSON");
-    tx.execute("UPDATE view SET known = 1, facts = ?2, skipped = ?3, held = ?4 WHERE id = ?1", params![view.id.0, facts, json, held])?;
+    tx.execute(
+        "UPDATE view SET known = 1, failing = 0, facts = ?2, skipped = ?3, held = ?4 WHERE id = ?1",
+        params![view.id.0, facts, json, held],
+    )?;
     Ok(Change { view: view.id, inserted: 0, removed: 0, held, facts, skipped })
 }
 

@@ -4,8 +4,10 @@
 //! changes, its query is run again and the result is compared with the desired facts ([`refresh()`]).
 //! Synchronous and deterministic: no clock, no socket, no random number; the same rows in give the same changes out.
 
+mod diff;
 mod guard;
 mod refresh;
 
+pub use diff::diff;
 pub use guard::{Guard, Verdict};
 pub use refresh::{Skipped, refresh};

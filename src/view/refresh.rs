@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, io};
 use crate::{
     data::{Extent, Row},
     fact::{FactType, SkipReason},
-    reconcile::diff,
     target::Op,
+    view::diff,
 };
 
 /// How many distinct rows made no fact, by reason.

@@ -179,7 +179,8 @@ fn messages(result: Result<Config, Problems>) -> Vec<String> {
 /// A file with one fact type and one database.
 fn postgres_file(predicate: &str, db: &str, rest: &str) -> String {
     format!(
-        "facts: {{'{predicate}(User:_)': {{db: {db}, query: select 1}}}}\ndbs: {{{db}: {{connection_string: 'postgresql://h/{db}'}}}}\n{rest}"
+        "facts: {{'{predicate}(User:_)': {{db: {db}, query: select 1}}}}\n\
+         dbs: {{{db}: {{connection_string: 'postgresql://h/{db}'}}}}\n{rest}"
     )
 }
 

@@ -1,7 +1,7 @@
 //! A PostgreSQL database that is followed: from nothing to the stream.
 //!
 //! Why nothing falls between snapshot and stream. The slot's creation yields a snapshot and a consistent point C
-//! ([`slot`](super::slot)). Commits whose record starts before C are in the snapshot. All others are decoded by the slot, because the
+//! ([`slot`]). Commits whose record starts before C are in the snapshot. All others are decoded by the slot, because the
 //! publication exists before the slot does and START_REPLICATION begins at C. A view's first result is of C; a commit at or
 //! after C that touches one of its tables makes it dirty and it is read again. A commit is on one side of C only, so none is lost; and
 //! since results replace each other as a whole, seeing one twice would change nothing.

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! In this version every view is a *refresh* view: a commit that touches one of its tables makes it dirty, and dirty views are
-//! read again in a snapshot whose log position is known. [`follow`] and [`tail`] argue why no commit is lost.
+//! read again in a snapshot whose log position is known. `follow` and `tail` argue why no commit is lost.
 
 mod address;
 mod analyze;

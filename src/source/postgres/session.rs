@@ -44,6 +44,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const EVENT_BUFFER: usize = 8192;
 /// How often the server hears what is durable, and that we are alive.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+/// Notices kept until they are read. Preparing one query makes two or three; what does not fit is dropped, and a query without its
+/// tree is refused.
+const MOST_NOTICES: usize = 64;
 
 /// What a session is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,12 +68,12 @@ pub(crate) struct Server {
     tls: Tls,
 }
 
-/// An SQL connection; closed when dropped.
+/// An SQL connection; cut off when dropped, which the server's log shows if a transaction is open. See [`Session::close`].
 pub(crate) struct Session {
     /// Where statements go.
     pub(crate) client: Client,
-    notices: mpsc::UnboundedReceiver<DbError>,
-    _driver: Driver,
+    notices: mpsc::Receiver<DbError>,
+    driver: Driver,
 }
 
 /// The task that moves a connection's bytes; ends with its session, also in the middle of a result.
@@ -115,17 +118,17 @@ impl Server {
             .await
             .map_err(|_| fault::timeout(&self.name, action))?
             .map_err(|error| fault::sql(&self.name, action, error))?;
-        let (sender, notices) = mpsc::unbounded_channel();
+        let (sender, notices) = mpsc::channel(MOST_NOTICES);
         let driver = tokio::spawn(async move {
             let mut messages = stream::poll_fn(move |context| connection.poll_message(context));
             while let Some(Ok(message)) = messages.next().await {
                 if let (AsyncMessage::Notice(notice), Purpose::Analyze) = (message, purpose) {
-                    // Nobody listens while the session is closing.
-                    let _ = sender.send(notice);
+                    // Full, or nobody listens while the session is closing.
+                    let _ = sender.try_send(notice);
                 }
             }
         });
-        let session = Session { client, notices, _driver: Driver(driver) };
+        let session = Session { client, notices, driver: Driver(driver) };
         session.client.batch_execute(&settings(purpose)).await.map_err(|error| fault::sql(&self.name, "set up a session", error))?;
         Ok(session)
     }
@@ -169,6 +172,14 @@ impl Server {
 }
 
 impl Session {
+    /// Says goodbye, and waits until that is sent.
+    pub(crate) async fn close(self) {
+        let Self { client, mut driver, .. } = self;
+        drop(client);
+        // It ends well when its last client is gone; if the link is broken, there is nobody to say goodbye to.
+        let _ = time::timeout(HANDSHAKE_TIMEOUT, &mut driver.0).await;
+    }
+
     /// The next notice the server sent since the last call, if there is one.
     pub(crate) fn next_notice(&mut self) -> Option<DbError> {
         self.notices.try_recv().ok()

@@ -53,7 +53,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a request may take until its response starts; a write waits for a few commits at most, a read for a free connection.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How much of a body that is too large is still read, and thrown away, so that its sender gets to read the 413. The SDKs send at most 10 MiB.
+/// How much of a body that is too large is still read, and thrown away, so that its sender gets to read the 413. The SDKs send at most
+/// 10 MiB.
 const DRAINED_BYTES: usize = 16 * 1024 * 1024;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

@@ -1,12 +1,13 @@
 //! What an answer means, and how much of one is read.
 
+use std::time::Duration;
+
 use reqwest::{
     Response, StatusCode,
     header::{LOCATION, RETRY_AFTER},
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use std::time::Duration;
 
 use crate::target::TargetError;
 

@@ -2,10 +2,13 @@
 
 use super::*;
 
+/// Tables with their columns, separated by spaces; `*` is all of them.
+type Tables<'a> = &'a [(&'a str, &'a str)];
+
 async fn analysis_is_right(major: Major) {
     let (cluster, database) = cluster(major);
     // Queries with the columns they use and, where keys add to them, the columns published.
-    let cases: [(&str, usize, &[(&str, &str)], &[(&str, &str)]); 14] = [
+    let cases: [(&str, usize, Tables, Tables); 14] = [
         ("SELECT id, name FROM org", 2, &[("org", "id name")], &[("org", "id name")]),
         ("SELECT name FROM org", 1, &[("org", "name")], &[("org", "id name")]),
         (

@@ -12,12 +12,13 @@ async fn flags_stand_before_or_after_the_file_and_osos_spelling_works() {
     let target = desk.store.url();
     let want = desk.reconcile(&[&config]).expect_code(0).stdout;
     for args in [
-        ["experimental", "reconcile", &config, "--json", "--target", target],
-        ["experimental", "reconcile", "--target", target, "--json", &config],
-        ["--target", target, "reconcile", "--json", "--", &config],
-        ["--target", target, "experimental", "reconcile", "--json", &config],
+        &["experimental", "reconcile", &config, "--json", "--target", target][..],
+        &["experimental", "reconcile", "--target", target, "--json", &config],
+        &["--target", target, "experimental", "reconcile", "--json", &config],
+        &["--target", target, "reconcile", "--json", &config],
+        &["reconcile", &config, "--target", target],
     ] {
-        assert_eq!(Factsync::run(&args, &[]).expect_code(0).stdout, want, "{args:?}");
+        assert_eq!(Factsync::run(args, &[]).expect_code(0).stdout, want, "{args:?}");
     }
     let args = ["experimental", "reconcile", "--perform-updates", "--exit-code", "--summarized-output", &config, "--target", target];
     Factsync::run(&args, &[]).expect_code(3);

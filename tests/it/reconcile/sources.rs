@@ -34,6 +34,8 @@ async fn postgresql_is_mirrored_and_then_nothing_is_left_to_do() {
     github.client.batch_execute(sql).await.expect("changed");
     desk.reconcile_in(&env, &[GITHUB, "--perform-updates", "--exit-code"]).expect_code(3);
     github.assert_equal(&desk.store, "after the application's changes").await;
+    let log = github.cluster.log();
+    assert!(!log.contains("unexpected EOF") && !log.contains("could not send"), "connections are not closed:\n{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

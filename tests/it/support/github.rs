@@ -114,7 +114,7 @@ impl Random {
     pub(crate) fn new(test: &str) -> Self {
         let clock = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_nanos() as u64;
         let seed = std::env::var("FACTSYNC_SEED").ok().map_or_else(clock, |text| text.parse().expect("FACTSYNC_SEED is a number"));
-        println!("{test}: FACTSYNC_SEED={seed}");
+        eprintln!("{test}: FACTSYNC_SEED={seed}");
         Self(seed)
     }
 
@@ -157,11 +157,13 @@ impl Random {
             1 => format!("INSERT INTO organization VALUES ({a}, 'org{a}', {default}) ON CONFLICT DO NOTHING"),
             2 => format!("UPDATE organization SET default_repository_role = {default} WHERE id = {a}"),
             3 | 4 => format!(
-                "INSERT INTO organization_member SELECT o.id, u.id, '{member}' FROM organization o, account u WHERE o.id = {a} AND u.id = {b} \
+                "INSERT INTO organization_member SELECT o.id, u.id, '{member}' FROM organization o, account u \
+                 WHERE o.id = {a} AND u.id = {b} \
                  ON CONFLICT (organization_id, account_id) DO UPDATE SET role = excluded.role"
             ),
             5 | 6 => format!(
-                "INSERT INTO repository SELECT {a}, id, 'repo{a}', {flag} FROM organization WHERE id = {b} ON CONFLICT (id) DO UPDATE SET is_public = {flag}"
+                "INSERT INTO repository SELECT {a}, id, 'repo{a}', {flag} FROM organization WHERE id = {b} \
+                 ON CONFLICT (id) DO UPDATE SET is_public = {flag}"
             ),
             7 | 8 => format!(
                 "INSERT INTO repository_member SELECT r.id, u.id, '{role}' FROM repository r, account u WHERE r.id = {a} AND u.id = {b} \
@@ -176,7 +178,8 @@ impl Random {
                  ON CONFLICT (team_id, repository_id) DO UPDATE SET role = excluded.role"
             ),
             12 => format!(
-                "INSERT INTO folder SELECT {a}, id, {parent}, 'f' FROM repository WHERE id = {b} ON CONFLICT (id) DO UPDATE SET parent_id = {parent}"
+                "INSERT INTO folder SELECT {a}, id, {parent}, 'f' FROM repository WHERE id = {b} \
+                 ON CONFLICT (id) DO UPDATE SET parent_id = {parent}"
             ),
             13 => format!(
                 "UPDATE account SET id = 10 - id WHERE id = {c} AND NOT EXISTS (SELECT FROM organization_member WHERE account_id = {c})"
@@ -188,7 +191,9 @@ impl Random {
             18 => format!("DELETE FROM team_member WHERE account_id = {a}"),
             19 => format!("UPDATE repository SET is_public = NOT is_public WHERE organization_id = {a}"),
             20 => format!(
-                "DELETE FROM team_repository WHERE team_id = {a}; INSERT INTO team_repository SELECT t.id, r.id, '{role}' FROM team t, repository r WHERE t.id = {a} AND r.id = {b}"
+                "DELETE FROM team_repository WHERE team_id = {a}; \
+                 INSERT INTO team_repository SELECT t.id, r.id, '{role}' \
+                 FROM team t, repository r WHERE t.id = {a} AND r.id = {b}"
             ),
             _ if self.below(6) == 0 => {
                 format!("TRUNCATE {}", self.pick(&["folder", "team_member", "repository_member", "organization_member"]))

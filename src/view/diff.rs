@@ -89,7 +89,9 @@ mod tests {
         }
 
         #[test]
-        fn a_stream_that_fails_is_not_a_stream_that_ends(wanted in texts(), stored in texts(), wanted_fails: bool, at: prop::sample::Index) {
+        fn a_stream_that_fails_is_not_a_stream_that_ends(
+            wanted in texts(), stored in texts(), wanted_fails: bool, at: prop::sample::Index,
+        ) {
             let (mut wanted, mut stored) = (rows(&wanted), rows(&stored));
             let failing = if wanted_fails { &mut wanted } else { &mut stored };
             let at = at.index(failing.len() + 1);

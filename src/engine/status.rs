@@ -1,0 +1,122 @@
+//! What `GET /v1/status` answers, field by field.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::target::Offset;
+
+/// `GET /v1/status`.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// The state of the source that is furthest from streaming.
+    pub state: &'static str,
+    /// One for each source, in the order of the files.
+    pub sources: Vec<SourceStatus>,
+    /// One for each fact type.
+    pub fact_types: Vec<FactTypeStatus>,
+    /// What waits to be sent.
+    pub outbox: OutboxStatus,
+    /// The fact store.
+    pub target: TargetStatus,
+    /// The oldest of the sources' last comparisons with the fact store; null until each had one.
+    pub last_reconcile: Option<ReconcileStatus>,
+    /// Removals that wait for a person.
+    pub held: Vec<HeldStatus>,
+}
+
+/// A source in [`Status`].
+#[derive(Debug, Serialize)]
+pub struct SourceStatus {
+    /// The name under `dbs`, or the CSV file's path.
+    pub name: String,
+    /// `postgres`, `mongodb` or `csv`.
+    pub kind: &'static str,
+    /// `connecting`, `snapshotting`, `streaming`, `standby`, `retrying` or `failed`.
+    pub state: &'static str,
+    /// Why it is retrying or has failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How far it is in the desired facts.
+    pub position: Option<String>,
+    /// Bytes of its log that are not in the desired facts yet.
+    pub lag_bytes: u64,
+    /// Seconds since it was last caught up with.
+    pub lag_seconds: f64,
+}
+
+/// A fact type in [`Status`].
+#[derive(Debug, Serialize)]
+pub struct FactTypeStatus {
+    /// The signature.
+    pub fact_type: String,
+    /// Its source.
+    pub source: String,
+    /// `refresh` or `refused`.
+    pub mode: &'static str,
+    /// Why this mode.
+    pub reason: Option<String>,
+    /// Why its facts are not current, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Desired facts.
+    pub facts: u64,
+    /// When facts last changed, in RFC 3339.
+    pub last_change: Option<String>,
+    /// Distinct rows of the last run that made no fact.
+    pub skipped_rows: u64,
+    /// The same by reason.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub skipped: BTreeMap<String, u64>,
+}
+
+/// The outbox in [`Status`].
+#[derive(Debug, Serialize)]
+pub struct OutboxStatus {
+    /// Changes not yet acknowledged by the fact store.
+    pub facts: u64,
+    /// Changes that it refused.
+    pub parked: u64,
+    /// `live`.
+    pub mode: &'static str,
+    /// How long the quota makes the changes take, at least.
+    pub eta_seconds: u64,
+}
+
+/// The fact store in [`Status`].
+#[derive(Debug, Serialize)]
+pub struct TargetStatus {
+    /// `embedded` or `oso`.
+    pub kind: &'static str,
+    /// Whether it answered the last time.
+    pub reachable: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Its last consistency token.
+    pub offset: Option<Offset>,
+}
+
+/// The last comparison in [`Status`].
+#[derive(Debug, Serialize)]
+pub struct ReconcileStatus {
+    /// When, in RFC 3339.
+    pub at: String,
+    /// Facts that the fact store lacked.
+    pub missing: u64,
+    /// Facts that it held and should not have.
+    pub stale: u64,
+}
+
+/// A held change in [`Status`].
+#[derive(Debug, Serialize)]
+pub struct HeldStatus {
+    /// The signature.
+    pub fact_type: String,
+    /// How many removals wait.
+    pub removals: u64,
+    /// Out of how many facts.
+    pub facts: u64,
+    /// What to do.
+    pub hint: &'static str,
+}
