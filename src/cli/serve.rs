@@ -13,12 +13,13 @@ pub(super) async fn run(global: &Global) -> anyhow::Result<Exit> {
     let access = target::access(global)?;
     let mut state = target::lock(&global.state)?;
     let store = EmbeddedStore::open(&state.facts())?;
+    let signals = run::Signals::catch()?;
     let listener = run::listen(global).await?;
     let url = format!("http://{}", listener.local_addr()?);
     state.listens_at(&url)?;
     info!("listening on {url}");
     let (stop, stopped) = watch::channel(false);
-    let signals = tokio::spawn(run::until_signalled(stop));
+    let signals = tokio::spawn(run::until_signalled(signals, stop));
     let router = server::bare_router(embedded::router(store.clone(), access, global.limits));
     tokio::select! {
         served = server::serve(listener, router, stopped, engine::GRACE) => served?,

@@ -261,9 +261,11 @@ impl Ingest {
             drop(link);
             (follower, outcome)
         });
+        let commit_no = self.writer.commit_no();
         if let (Some(position), Compared::Done(_)) = (&position, &compared) {
-            self.board.applied(self.index, position.clone(), self.writer.commit_no());
+            self.board.applied(self.index, position.clone(), commit_no);
         }
+        self.board.founded(self.index, matches!(compared, Compared::Done(_)).then_some(commit_no));
         Session { events, durable, follow, compared, pending: None, position }
     }
 
@@ -397,6 +399,9 @@ impl Ingest {
                     changes.views.iter().fold((0, 0), |(m, s), change| (m + change.inserted, s + change.removed + change.held));
                 info!(source = self.name, missing, stale, "fact store compared");
                 self.board.reconciled(self.index, missing, stale);
+                if let Compared::Due(_) = session.compared {
+                    self.board.founded(self.index, Some(changes.commit_no));
+                }
                 session.compared = Compared::Done(self.next_audit());
                 if let Some(position) = &session.position {
                     self.board.applied(self.index, position.clone(), changes.commit_no);

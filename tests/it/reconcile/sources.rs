@@ -103,7 +103,8 @@ async fn csv_is_mirrored_and_the_report_is_the_contracts_byte_for_byte() {
         concat!(
             r#"{{"type":"facts","fact_types":[{{"fact_type":{{"predicate":"has_role","args":[{{"type":"User","id":null}},"#,
             r#"{{"type":"String","id":null}},{{"type":"Organization","id":null}}]}},"add":[{},{},{}],"remove":[]}},"#,
-            r#"{{"fact_type":{{"predicate":"has_relation","args":[{{"type":"Repository","id":null}},{{"type":"String","id":"organization"}},"#,
+            r#"{{"fact_type":{{"predicate":"has_relation","args":["#,
+            r#"{{"type":"Repository","id":null}},{{"type":"String","id":"organization"}},"#,
             r#"{{"type":"Organization","id":null}}]}},"add":[{},{},{}],"remove":[]}}]}}"#,
             "\n"
         ),
@@ -124,7 +125,8 @@ async fn three_kinds_of_source_feed_one_store_in_the_order_of_the_files() {
     let (github, mongod, desk) = (Github::start(Major::V15).await, Mongod::shared().await, Desk::new());
     let documents = mongod.client().await.database("reconcile_together");
     documents.collection("badges").insert_one(doc! {"_id": "1", "badge": "gold"}).await.expect("inserted");
-    let mongo = "version: 1\nsource: mongodb\nfacts:\n  has_badge(User:_, String:_):\n    db: app\n    collection: badges\n    query: {find: {}}\n    \
+    let mongo = "version: 1\nsource: mongodb\nfacts:\n  has_badge(User:_, String:_):\n    \
+                 db: app\n    collection: badges\n    query: {find: {}}\n    \
                  fields: [_id, badge]\ndbs:\n  app: {connection_string: $MONGODB_URL}\n";
     let mongo = desk.write("mongo.yaml", mongo);
     let members = desk.members([("1", "red"), ("2", "blue")]);
