@@ -68,6 +68,8 @@ struct SourceLine {
     position: Option<Position>,
     head: Option<Position>,
     caught_up: Instant,
+    /// The commit that brings the fact store what the last comparison, or else the start, found missing.
+    owed: Option<u64>,
     reconciled: Option<Reconciled>,
 }
 
@@ -113,6 +115,7 @@ impl Board {
             position: None,
             head: None,
             caught_up: Instant::now(),
+            owed: None,
             reconciled: None,
         });
         let views =
@@ -185,6 +188,7 @@ impl Board {
         {
             let line = &mut self.lines().sources[source];
             line.position = Some(position.clone());
+            line.owed.get_or_insert(commit_no);
             line.note_lag();
         }
         self.applied[source].send_replace(Applied { position: Some(position), commit_no });
@@ -220,7 +224,9 @@ impl Board {
     }
 
     pub(super) fn reconciled(&self, source: usize, missing: u64, stale: u64) {
-        self.lines().sources[source].reconciled = Some(Reconciled { at: SystemTime::now(), missing, stale });
+        let line = &mut self.lines().sources[source];
+        line.reconciled = Some(Reconciled { at: SystemTime::now(), missing, stale });
+        line.owed = None;
     }
 
     pub(super) fn outbox(&self, facts: u64) {
@@ -239,15 +245,19 @@ impl Board {
         self.delivered.send_replace(delivered);
     }
 
-    /// Ready: every source is followed, every snapshot compared, and the fact store answers. Else why not.
+    /// Ready: every source is followed, every snapshot compared, what that found is delivered, and the fact store answers. Else
+    /// why not. Changes on their way since do not count: under load there are always some.
     pub fn ready(&self) -> Result<(), String> {
         let lines = self.lines();
-        for (index, line) in lines.sources.iter().enumerate() {
+        let delivered = self.delivered.borrow().commit_no;
+        for line in &lines.sources {
             if line.state != SourceState::Streaming {
                 return Err(format!("source \"{}\" is {}", line.name, state_name(&line.state)));
             }
-            if self.applied[index].borrow().position.is_none() {
-                return Err(format!("source \"{}\" was not compared with the fact store yet", line.name));
+            match line.owed {
+                None => return Err(format!("source \"{}\" was not compared with the fact store yet", line.name)),
+                Some(owed) if owed > delivered => return Err(format!("facts of source \"{}\" are on their way", line.name)),
+                Some(_) => {}
             }
         }
         match &lines.target {
