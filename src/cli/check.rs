@@ -132,6 +132,10 @@ async fn check_target(global: &Global) -> Line {
         Err(misuse) => return Line::new(Severity::Problem, misuse.to_string()),
     };
     match choice {
+        // Looking must not create it.
+        target::Choice::Embedded if !global.state.exists() => {
+            Line::new(Severity::Fine, format!("facts go to the embedded store, a new one in \"{}\"", global.state.display()))
+        }
         target::Choice::Embedded => match target::lock(&global.state) {
             Ok(state) => Line::new(Severity::Fine, format!("facts go to the embedded store in \"{}\"", state.path().display())),
             Err(error) => Line::new(Severity::Problem, format!("{error:#}")),

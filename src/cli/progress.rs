@@ -1,13 +1,22 @@
 //! Progress on stderr: a bar per fact type on a terminal, plain lines otherwise.
+//!
+//! Without a terminal a fact type is told of when it is done, and now and then while it takes long, so that whoever reads the log of a
+//! nightly job sees that it works.
 
-use std::{io::IsTerminal, time::Duration};
+use std::{
+    io::IsTerminal,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::cli::say;
 
 /// How often a bar moves while nothing is counted.
 const TICK: Duration = Duration::from_millis(120);
+/// How often a line without a terminal says how far it is: a few hundred lines in the longest job.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// Everything in progress.
 pub(super) struct Progress {
@@ -18,6 +27,13 @@ pub(super) struct Progress {
 pub(super) struct Line {
     name: String,
     bar: Option<ProgressBar>,
+    counts: Mutex<Counts>,
+}
+
+/// What is counted, in the order in which it was first heard of.
+struct Counts {
+    counts: Vec<(&'static str, u64)>,
+    said: Instant,
 }
 
 impl Progress {
@@ -29,21 +45,25 @@ impl Progress {
     /// Adds a line for `name`.
     pub(super) fn line(&self, name: &str) -> Line {
         let bar = self.bars.as_ref().map(|bars| {
-            let style = ProgressStyle::with_template("{spinner} {prefix}  {human_pos} {msg}").expect("the template is valid");
+            let style = ProgressStyle::with_template("{spinner} {prefix}  {msg}").expect("the template is valid");
             let bar = bars.add(ProgressBar::new_spinner()).with_style(style).with_prefix(name.to_owned());
             bar.enable_steady_tick(TICK);
             bar
         });
-        Line { name: name.to_owned(), bar }
+        Line { name: name.to_owned(), bar, counts: Mutex::new(Counts { counts: Vec::new(), said: Instant::now() }) }
     }
 }
 
 impl Line {
     /// `count` of `what` so far.
     pub(super) fn at(&self, count: u64, what: &'static str) {
-        if let Some(bar) = &self.bar {
-            bar.set_message(what);
-            bar.set_position(count);
+        // A count that panicked is no reason to count no more.
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.set(count, what);
+        match &self.bar {
+            Some(bar) => bar.set_message(counts.tell()),
+            None if counts.due(Instant::now()) => say(&format!("{}: {}", self.name, counts.tell())),
+            None => {}
         }
     }
 
@@ -56,6 +76,46 @@ impl Line {
                 bar.finish_with_message(outcome.to_owned());
             }
             None => say(&format!("{}: {outcome}", self.name)),
+        }
+    }
+}
+
+impl Counts {
+    fn set(&mut self, count: u64, what: &'static str) {
+        match self.counts.iter_mut().find(|(known, _)| *known == what) {
+            Some((_, known)) => *known = count,
+            None => self.counts.push((what, count)),
+        }
+    }
+
+    fn tell(&self) -> String {
+        self.counts.iter().map(|(what, count)| format!("{} {what}", HumanCount(*count))).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Whether it is time for a line; the next one is due [`SAY_EVERY`] after that.
+    fn due(&mut self, now: Instant) -> bool {
+        let due = now.duration_since(self.said) >= SAY_EVERY;
+        if due {
+            self.said = now;
+        }
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_counted_is_told_and_a_line_is_due_every_ten_seconds() {
+        let start = Instant::now();
+        let mut counts = Counts { counts: Vec::new(), said: start };
+        counts.set(1_000, "rows read");
+        counts.set(7, "facts listed");
+        counts.set(12_345, "rows read");
+        assert_eq!(counts.tell(), "12,345 rows read, 7 facts listed");
+        for (seconds, want) in [(0, false), (9, false), (10, true), (11, false), (19, false), (25, true), (34, false)] {
+            assert_eq!(counts.due(start + Duration::from_secs(seconds)), want, "after {seconds} s");
         }
     }
 }

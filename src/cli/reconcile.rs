@@ -1,9 +1,20 @@
 //! `factsync reconcile`: one full compare, a drop-in for `oso-cloud reconcile`.
+//!
+//! The fact store is listed while the sources are read: each waits mostly for somebody else.
 
-use std::path::Path;
+use std::{
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::Context;
 use clap::Args;
+use tokio::{sync::Semaphore, task::JoinHandle};
 
 use crate::{
     cli::{
@@ -13,13 +24,23 @@ use crate::{
     },
     config::{Config, SourceConfig},
     data::Extent,
-    error::causes,
+    error::{Disposition, causes},
     fact::FactType,
     reconcile::{self, Detail, Outcome, Report, Spool},
     source,
-    target::{FactStore, quota::Plan, retry::Attempts},
+    target::{
+        FactStore,
+        quota::Plan,
+        retry::{Attempts, probe_with_retry},
+    },
     view::{Guard, Verdict},
 };
+
+/// How often a fact store is asked at the start: for a second or two, so that a wrong URL is told soon, and one that is just being
+/// restarted is not an error.
+const PROBES: Attempts = Attempts(NonZeroU32::new(4).expect("four is not zero"));
+/// Fact types listed at a time. More would only share what one listing leaves of the network and the fact store.
+const LISTINGS: usize = 2;
 
 #[derive(Debug, Args)]
 pub(super) struct ReconcileArgs {
@@ -54,9 +75,11 @@ pub(super) async fn run(global: &Global, args: &ReconcileArgs) -> anyhow::Result
         target::Choice::Remote { .. } => None,
     };
     let target = choice.open(global, state.as_ref())?;
+    // A fact store that is away, or refuses the key, is one error, and not one for each fact type after everything was read.
+    probe_with_retry(target.store.as_ref(), PROBES).await?;
     let spool = tempfile::tempdir().context("could not make a temporary folder for sorting. TMPDIR says where")?;
     let progress = Progress::new();
-    let mut outcomes = compare(&config, target.store.as_ref(), spool.path(), &progress).await;
+    let mut outcomes = compare(&config, &args.configs.configs, &target.store, spool.path(), &progress).await;
     let detail = if args.summarized_output { Detail::Counts } else { Detail::Facts };
     let report = Report::new(&mut outcomes, detail).context("could not read the changes back")?;
     print(&format!("{}\n", serde_json::to_string(&report)?))?;
@@ -82,43 +105,92 @@ pub(super) async fn run(global: &Global, args: &ReconcileArgs) -> anyhow::Result
     Ok(if failed { Exit::Failure } else { exit })
 }
 
-/// Compares every fact type, in the order of the files.
-async fn compare(config: &Config, store: &dyn FactStore, spool: &Path, progress: &Progress) -> Vec<Outcome> {
+/// Compares every fact type; the outcomes are in the order of the command line's `files` and of the lines in each.
+async fn compare(config: &Config, files: &[PathBuf], store: &Arc<dyn FactStore>, spool: &Path, progress: &Progress) -> Vec<Outcome> {
+    let lister = Lister::new(store, spool);
+    let sources: Vec<(&SourceConfig, Vec<Listed>)> = config
+        .sources
+        .iter()
+        .map(|source| {
+            let listed = source.fact_types().into_iter().map(|fact_type| {
+                let line = Arc::new(progress.line(&fact_type.to_string()));
+                (line.clone(), lister.start(fact_type, line))
+            });
+            (source, listed.collect())
+        })
+        .collect();
     let mut placed = Vec::new();
-    for source in &config.sources {
-        let fact_types = source.fact_types();
-        let lines: Vec<Line> = fact_types.iter().map(|fact_type| progress.line(&fact_type.to_string())).collect();
-        let views = snapshot(source, spool, &lines).await;
-        for (((fact_type, line), view), place) in fact_types.into_iter().zip(&lines).zip(views).zip(source.places()) {
-            let outcome = compare_one(fact_type, view, store, spool, line).await;
+    for (source, listed) in sources {
+        let views = snapshot(source, spool, &listed).await;
+        for (((fact_type, (line, listing)), view), place) in source.fact_types().into_iter().zip(listed).zip(views).zip(source.places()) {
+            let outcome = compare_one(fact_type, view, listing, spool).await;
             line.done(&tell(&outcome));
             placed.push((place, outcome));
         }
     }
-    placed.sort_by_key(|(place, _)| *place);
+    placed.sort_by_key(|(place, _)| (files.iter().position(|file| *file == place.file), place.line, place.column));
     placed.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
-async fn snapshot(source: &SourceConfig, spool: &Path, lines: &[Line]) -> Vec<Result<Extent, String>> {
-    let observer = |view: usize, rows: u64| lines[view].at(rows, "rows read");
+async fn snapshot(source: &SourceConfig, spool: &Path, listed: &[Listed]) -> Vec<Result<Extent, String>> {
+    let observer = |view: usize, rows: u64| listed[view].0.at(rows, "rows read");
     match source::snapshot(source, spool, &observer).await {
         Ok(snapshot) => snapshot.views.into_iter().map(|view| view.map_err(|error| causes(&error))).collect(),
         Err(error) => {
             let error = causes(&error);
-            lines.iter().map(|_| Err(error.clone())).collect()
+            listed.iter().map(|_| Err(error.clone())).collect()
         }
     }
 }
 
-async fn compare_one(fact_type: &FactType, view: Result<Extent, String>, store: &dyn FactStore, spool: &Path, line: &Line) -> Outcome {
+async fn compare_one(fact_type: &FactType, view: Result<Extent, String>, listing: Listing, spool: &Path) -> Outcome {
     let wanted = match view {
         Ok(wanted) => wanted,
-        Err(error) => return Outcome::Failed { fact_type: fact_type.clone(), error },
+        Err(error) => {
+            listing.abort();
+            return Outcome::Failed { fact_type: fact_type.clone(), error };
+        }
     };
-    let observer = |facts| line.at(facts, "facts listed");
-    match reconcile::compare(fact_type, wanted, store, spool, Attempts::default(), &observer).await {
-        Ok(comparison) => Outcome::Compared(comparison),
-        Err(error) => Outcome::failed(fact_type, &error),
+    let stored = listing.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+    let compared = match stored {
+        Ok(stored) => reconcile::compare(fact_type, wanted, stored, spool).await,
+        Err(error) => Err(error),
+    };
+    compared.map_or_else(|error| Outcome::failed(fact_type, &error), Outcome::Compared)
+}
+
+/// What the fact store holds of one fact type, being listed.
+type Listing = JoinHandle<Result<Extent, reconcile::Error>>;
+/// A fact type's listing with the line it is shown on.
+type Listed = (Arc<Line>, Listing);
+
+/// Lists fact types beside everything else, [`LISTINGS`] at a time.
+struct Lister {
+    store: Arc<dyn FactStore>,
+    spool: PathBuf,
+    turns: Arc<Semaphore>,
+    /// One listing had all its attempts: the others need not wait as long to learn the same.
+    away: Arc<AtomicBool>,
+}
+
+impl Lister {
+    fn new(store: &Arc<dyn FactStore>, spool: &Path) -> Self {
+        Self { store: store.clone(), spool: spool.to_owned(), turns: Arc::new(Semaphore::new(LISTINGS)), away: Arc::default() }
+    }
+
+    fn start(&self, fact_type: &FactType, line: Arc<Line>) -> Listing {
+        let (fact_type, store, spool) = (fact_type.clone(), self.store.clone(), self.spool.clone());
+        let (turns, away) = (self.turns.clone(), self.away.clone());
+        tokio::spawn(async move {
+            let _turn = turns.acquire().await.expect("nobody closes it");
+            let attempts = if away.load(Ordering::Relaxed) { Attempts::ONCE } else { Attempts::default() };
+            let observer = |facts| line.at(facts, "facts listed");
+            let listed = reconcile::list(&fact_type, store.as_ref(), &spool, attempts, &observer).await;
+            if listed.as_ref().is_err_and(|error| error.disposition() == Disposition::Retry) {
+                away.store(true, Ordering::Relaxed);
+            }
+            listed
+        })
     }
 }
 
@@ -143,9 +215,10 @@ fn hold_removals(outcomes: &mut [Outcome], guard: Guard, spool: &Path) -> anyhow
 
 async fn write(store: &dyn FactStore, outcomes: &mut [Outcome], plan: Plan, line: &Line) -> anyhow::Result<()> {
     let changes: u64 = outcomes.iter().map(Outcome::changes).sum();
-    let at_least = plan.time_for(changes);
-    if !at_least.is_zero() {
-        say(&format!("writing {changes} changes takes at least {} on this plan", humantime::format_duration(at_least)));
+    let at_least = plan.time_for(changes).as_secs();
+    if at_least > 0 {
+        let at_least = humantime::format_duration(Duration::from_secs(at_least));
+        say(&format!("writing {changes} changes takes at least {at_least} on this plan"));
     }
     let observer = |written| line.at(written, "changes written");
     let written = reconcile::apply(store, outcomes, Attempts::default(), &observer).await?;

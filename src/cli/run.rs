@@ -14,7 +14,10 @@ use crate::{
     server,
     source::{Follow, csv, postgres},
     store::{Checkpoint, Store},
-    target::embedded,
+    target::{
+        TargetError,
+        embedded::{self, EmbeddedStore},
+    },
     telemetry,
     view::Guard,
 };
@@ -56,7 +59,11 @@ pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit>
     let router = server::router(board, telemetry::init_metrics(), api);
     let http = tokio::spawn(server::serve(listener, router, stopped.clone(), engine::GRACE));
     let signals = tokio::spawn(until_signalled(stop.clone()));
-    let mut outcome = engine::run(&config, parts, stopped).await;
+    let mut outcome = tokio::select! {
+        outcome = engine::run(&config, parts, stopped) => outcome,
+        // A fact store that failed to commit takes no more writes until it is opened again.
+        error = failed(target.embedded.as_ref()) => return Err(error.into()),
+    };
     stop.send_replace(true);
     if let Ok(Err(error)) = http.await {
         outcome = outcome.and(Err(engine::EngineError::Http(error)));
@@ -64,6 +71,14 @@ pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit>
     signals.abort();
     outcome?;
     Ok(Exit::Done)
+}
+
+/// Returns when the embedded fact store has failed for good; never without one.
+async fn failed(store: Option<&EmbeddedStore>) -> TargetError {
+    match store {
+        Some(store) => store.failed().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Binds `--listen`.

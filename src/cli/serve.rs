@@ -19,8 +19,12 @@ pub(super) async fn run(global: &Global) -> anyhow::Result<Exit> {
     info!("listening on {url}");
     let (stop, stopped) = watch::channel(false);
     let signals = tokio::spawn(run::until_signalled(stop));
-    let router = server::bare_router(embedded::router(store, access, global.limits));
-    server::serve(listener, router, stopped, engine::GRACE).await?;
+    let router = server::bare_router(embedded::router(store.clone(), access, global.limits));
+    tokio::select! {
+        served = server::serve(listener, router, stopped, engine::GRACE) => served?,
+        // A store that failed to commit takes no more writes until it is opened again.
+        error = store.failed() => return Err(error.into()),
+    }
     signals.abort();
     Ok(Exit::Done)
 }

@@ -10,7 +10,7 @@
 //! Runs are unlinked temporary files: they vanish with the process, however it ends.
 
 use std::{
-    cmp::Reverse,
+    cmp::{Ordering, Reverse},
     collections::{BinaryHeap, binary_heap::PeekMut},
     fs::File,
     io::{self, BufReader, BufWriter, Read, Seek, Write},
@@ -19,10 +19,12 @@ use std::{
 
 use crate::data::Row;
 
-/// Bytes of rows sorted in memory at a time, [`ROW_OVERHEAD`] included; about 150,000 of the usual 60-byte rows.
-const RUN_BYTES: usize = 16 << 20;
-/// What a row costs in memory beside its bytes: the fat pointer and the allocator's header and rounding.
-const ROW_OVERHEAD: usize = 40;
+/// Bytes of rows sorted in memory at a time, [`Slot`]s included; about 100,000 of the usual 60-byte rows. Half a dozen results may be
+/// collected at a time, and [`MAX_RUNS`] of these still are millions of rows.
+const RUN_BYTES: usize = 8 << 20;
+/// A finished result larger than this goes to disk even if it is only one run: results wait for each other, hundreds of them in
+/// a large configuration, and those of most fact types are smaller.
+const KEPT_BYTES: usize = 512 << 10;
 /// Runs merged at a time: bounds open files and read buffers (64 × 64 KiB); more are merged into one first.
 const MAX_RUNS: usize = 64;
 /// The buffer of each file.
@@ -32,53 +34,112 @@ const FILE_BUFFER: usize = 64 << 10;
 pub struct ExtentBuilder {
     spool: PathBuf,
     run_bytes: usize,
-    buffer: Vec<Row>,
-    buffered: usize,
+    kept_bytes: usize,
+    buffer: Buffer,
     runs: Vec<Run>,
 }
 
 impl ExtentBuilder {
     /// An empty result that spills into unlinked files under `spool`.
     pub fn new(spool: &Path) -> Self {
-        Self::with_run_bytes(spool, RUN_BYTES)
+        Self::with_limits(spool, RUN_BYTES, KEPT_BYTES)
     }
 
-    fn with_run_bytes(spool: &Path, run_bytes: usize) -> Self {
-        Self { spool: spool.to_owned(), run_bytes, buffer: Vec::new(), buffered: 0, runs: Vec::new() }
+    fn with_limits(spool: &Path, run_bytes: usize, kept_bytes: usize) -> Self {
+        Self { spool: spool.to_owned(), run_bytes, kept_bytes, buffer: Buffer::default(), runs: Vec::new() }
     }
 
     /// Adds one row; duplicates are dropped later.
     pub fn push(&mut self, row: Row) -> io::Result<()> {
-        self.buffered += row.as_bytes().len() + ROW_OVERHEAD;
-        self.buffer.push(row);
-        if self.buffered < self.run_bytes {
-            return Ok(());
-        }
-        self.spill()
+        self.buffer.push(row.as_bytes());
+        if self.buffer.size() < self.run_bytes { Ok(()) } else { self.spill() }
     }
 
     /// The result: every distinct row once, in order.
     pub fn finish(mut self) -> io::Result<Extent> {
-        if !self.runs.is_empty() && !self.buffer.is_empty() {
+        if self.runs.is_empty() && self.buffer.size() <= self.kept_bytes {
+            self.buffer.sort();
+            return Ok(Extent::from_sorted(self.buffer.into_rows().map(Ok)));
+        }
+        if !self.buffer.slots.is_empty() {
             self.spill()?;
         }
-        self.buffer.sort_unstable();
-        let sorted = std::mem::take(&mut self.buffer);
-        let rows: Rows = if self.runs.is_empty() { Box::new(sorted.into_iter().map(Ok)) } else { Box::new(Merge::new(self.runs)?) };
-        Ok(Extent { rows, last: None })
+        self.buffer = Buffer::default();
+        Ok(Extent::from_sorted(Merge::new(self.runs)?))
     }
 
     fn spill(&mut self) -> io::Result<()> {
-        self.buffer.sort_unstable();
-        self.buffer.dedup();
-        let run = Run::write(&self.spool, self.buffer.drain(..).map(Ok))?;
-        self.buffered = 0;
-        self.runs.push(run);
+        self.buffer.sort();
+        let mut run = RunWriter::new(&self.spool)?;
+        self.buffer.distinct().try_for_each(|row| run.push(row))?;
+        self.runs.push(run.finish()?);
+        self.buffer.clear();
         if self.runs.len() == MAX_RUNS {
-            let merged = Merge::new(std::mem::take(&mut self.runs))?;
-            self.runs.push(Run::write(&self.spool, merged)?);
+            let mut run = RunWriter::new(&self.spool)?;
+            for row in Merge::new(std::mem::take(&mut self.runs))? {
+                run.push(row?.as_bytes())?;
+            }
+            self.runs.push(run.finish()?);
         }
         Ok(())
+    }
+}
+
+/// Rows in memory: their bytes one after the other, so that a row costs no allocation, and a [`Slot`] for each.
+#[derive(Default)]
+struct Buffer {
+    bytes: Vec<u8>,
+    slots: Vec<Slot>,
+}
+
+/// Where a row is.
+#[derive(Clone, Copy)]
+struct Slot {
+    /// Its first bytes as a number, zeros where it is shorter. A smaller number means a smaller row, so most comparisons end here
+    /// and do not look at bytes that are somewhere else in memory.
+    prefix: u64,
+    start: usize,
+    end: usize,
+}
+
+impl Buffer {
+    fn push(&mut self, row: &[u8]) {
+        let mut prefix = [0; 8];
+        let length = row.len().min(8);
+        prefix[..length].copy_from_slice(&row[..length]);
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(row);
+        self.slots.push(Slot { prefix: u64::from_be_bytes(prefix), start, end: self.bytes.len() });
+    }
+
+    fn size(&self) -> usize {
+        self.bytes.len() + self.slots.len() * size_of::<Slot>()
+    }
+
+    fn sort(&mut self) {
+        let Self { bytes, slots } = self;
+        let row = |slot: &Slot| &bytes[slot.start..slot.end];
+        slots.sort_unstable_by(|a, b| match a.prefix.cmp(&b.prefix) {
+            Ordering::Equal => row(a).cmp(row(b)),
+            order @ (Ordering::Less | Ordering::Greater) => order,
+        });
+    }
+
+    /// The rows of a sorted buffer, each once.
+    fn distinct(&self) -> impl Iterator<Item = &[u8]> {
+        let mut last = None;
+        let rows = self.slots.iter().map(|slot| &self.bytes[slot.start..slot.end]);
+        rows.filter(move |row| last.replace(*row) != Some(*row))
+    }
+
+    fn into_rows(self) -> impl Iterator<Item = Row> {
+        let Self { bytes, slots } = self;
+        slots.into_iter().map(move |slot| Row::from_bytes(&bytes[slot.start..slot.end]).expect("these are the bytes of a row"))
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.slots.clear();
     }
 }
 
@@ -88,22 +149,33 @@ struct Run {
     left: u64,
 }
 
-impl Run {
-    fn write(spool: &Path, rows: impl Iterator<Item = io::Result<Row>>) -> io::Result<Self> {
-        let mut writer = BufWriter::with_capacity(FILE_BUFFER, tempfile::tempfile_in(spool)?);
-        let mut left = 0;
-        for row in rows {
-            let row = row?;
-            let length = u32::try_from(row.as_bytes().len()).map_err(io::Error::other)?;
-            writer.write_all(&length.to_le_bytes())?;
-            writer.write_all(row.as_bytes())?;
-            left += 1;
-        }
-        let mut file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.rewind()?;
-        Ok(Self { reader: BufReader::with_capacity(FILE_BUFFER, file), left })
+/// A run that is still written to.
+struct RunWriter {
+    writer: BufWriter<File>,
+    rows: u64,
+}
+
+impl RunWriter {
+    fn new(spool: &Path) -> io::Result<Self> {
+        Ok(Self { writer: BufWriter::with_capacity(FILE_BUFFER, tempfile::tempfile_in(spool)?), rows: 0 })
     }
 
+    fn push(&mut self, row: &[u8]) -> io::Result<()> {
+        let length = u32::try_from(row.len()).map_err(io::Error::other)?;
+        self.writer.write_all(&length.to_le_bytes())?;
+        self.writer.write_all(row)?;
+        self.rows += 1;
+        Ok(())
+    }
+
+    fn finish(self) -> io::Result<Run> {
+        let mut file = self.writer.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.rewind()?;
+        Ok(Run { reader: BufReader::with_capacity(FILE_BUFFER, file), left: self.rows })
+    }
+}
+
+impl Run {
     /// The next row; `None` only after as many as were written.
     fn next(&mut self) -> io::Result<Option<Row>> {
         if self.left == 0 {
@@ -153,13 +225,15 @@ type Rows = Box<dyn Iterator<Item = io::Result<Row>> + Send>;
 /// A sorted result without duplicates, read once.
 pub struct Extent {
     rows: Rows,
-    last: Option<Row>,
+    /// The row before; no bytes, which no row comes before, at the start.
+    last: Vec<u8>,
+    begun: bool,
 }
 
 impl Extent {
     /// Wraps rows that are sorted already, such as those of an index.
     pub fn from_sorted(rows: impl Iterator<Item = io::Result<Row>> + Send + 'static) -> Self {
-        Self { rows: Box::new(rows), last: None }
+        Self { rows: Box::new(rows), last: Vec::new(), begun: false }
     }
 }
 
@@ -172,11 +246,14 @@ impl Iterator for Extent {
                 Ok(row) => row,
                 Err(error) => return Some(Err(error)),
             };
-            if self.last.as_ref() == Some(&row) {
-                continue;
+            match self.last.as_slice().cmp(row.as_bytes()) {
+                Ordering::Equal if self.begun => continue,
+                Ordering::Less | Ordering::Equal => {}
+                Ordering::Greater => panic!("an extent's rows must be sorted"),
             }
-            assert!(self.last.as_ref() < Some(&row), "an extent's rows must be sorted");
-            self.last = Some(row.clone());
+            self.begun = true;
+            self.last.clear();
+            self.last.extend_from_slice(row.as_bytes());
             return Some(Ok(row));
         }
     }
@@ -193,16 +270,26 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Small limits: runs of `rows` rows, and a result that is in memory only if `kept`.
+    fn builder(spool: &Path, rows: usize, kept: bool) -> ExtentBuilder {
+        ExtentBuilder::with_limits(spool, rows * (size_of::<Slot>() + 4), if kept { RUN_BYTES } else { 0 })
+    }
+
+    fn cells() -> impl Strategy<Value = Vec<Vec<Option<String>>>> {
+        prop::collection::vec(prop::collection::vec(prop::option::of("[\u{0}\u{1}a-c]{0,10}"), 0..3), 0..300)
+    }
+
     proptest! {
         #[test]
-        fn an_extent_is_the_sorted_set_of_its_rows(texts in prop::collection::vec("[a-d]{0,3}", 0..300), run_rows in 1_usize..9) {
+        fn an_extent_is_the_sorted_set_of_its_rows(cells in cells(), run_rows in 1_usize..9, kept: bool) {
             let spool = tempfile::tempdir().expect("a folder");
-            let mut builder = ExtentBuilder::with_run_bytes(spool.path(), run_rows * (ROW_OVERHEAD + 4));
-            for text in &texts {
-                builder.push(Row::from_texts([text.as_str()])).expect("pushed");
+            let rows: Vec<Row> = cells.iter().map(|cells| Row::from_cells(cells.iter().map(Option::as_deref))).collect();
+            let mut builder = builder(spool.path(), run_rows, kept);
+            for row in &rows {
+                builder.push(row.clone()).expect("pushed");
             }
             let got: Vec<Row> = builder.finish().expect("sorted").map(|row| row.expect("read")).collect();
-            let want: std::collections::BTreeSet<Row> = texts.iter().map(|t| Row::from_texts([t.as_str()])).collect();
+            let want: std::collections::BTreeSet<Row> = rows.into_iter().collect();
             prop_assert_eq!(got, want.into_iter().collect::<Vec<_>>());
         }
     }
@@ -210,22 +297,45 @@ mod tests {
     #[test]
     fn a_run_that_ends_early_is_an_error_and_not_a_shorter_result() {
         let spool = tempfile::tempdir().expect("a folder");
-        let rows = ["a", "b", "c"].map(|text| Ok(Row::from_texts([text])));
-        let mut run = Run::write(spool.path(), rows.into_iter()).expect("written");
+        let mut writer = RunWriter::new(spool.path()).expect("created");
+        for text in ["a", "b", "c"] {
+            writer.push(Row::from_texts([text]).as_bytes()).expect("written");
+        }
+        let mut run = writer.finish().expect("flushed");
         run.reader.get_ref().set_len(10).expect("cut");
         let read: io::Result<Vec<Row>> = std::iter::from_fn(|| run.next().transpose()).take(3).collect();
         assert_eq!(read.expect_err("a cut run").kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]
-    fn its_files_have_no_name_to_leave_behind() {
+    fn its_files_have_no_name_to_leave_behind_and_a_small_result_has_no_file() {
         let spool = tempfile::tempdir().expect("a folder");
-        let mut builder = ExtentBuilder::with_run_bytes(spool.path(), 1);
+        let mut large = builder(spool.path(), 1, false);
+        let mut small = ExtentBuilder::new(Path::new("/nonexistent/folder"));
         for text in ["c", "b", "a"] {
-            builder.push(Row::from_texts([text])).expect("pushed");
+            large.push(Row::from_texts([text])).expect("pushed");
+            small.push(Row::from_texts([text])).expect("pushed");
         }
-        let extent = builder.finish().expect("sorted");
+        let extent = large.finish().expect("sorted");
         assert_eq!(std::fs::read_dir(spool.path()).expect("listed").count(), 0);
         assert_eq!(extent.count(), 3);
+        assert_eq!(small.finish().expect("sorted").count(), 3);
+    }
+
+    #[test]
+    fn a_result_that_waits_for_others_is_on_disk_unless_it_is_small() {
+        let missing = Path::new("/nonexistent/folder");
+        let mut builder = ExtentBuilder::new(missing);
+        for n in 0..KEPT_BYTES / size_of::<Slot>() {
+            builder.push(Row::from_texts([n.to_string().as_str()])).expect("not yet a run");
+        }
+        assert!(builder.finish().is_err(), "it stayed in memory");
+    }
+
+    #[test]
+    #[should_panic(expected = "must be sorted")]
+    fn rows_out_of_order_are_a_bug_and_not_a_result() {
+        let rows = ["b", "a"].map(|text| Ok(Row::from_texts([text])));
+        Extent::from_sorted(rows.into_iter()).for_each(drop);
     }
 }

@@ -1,6 +1,6 @@
 //! One result row as bytes that sort and compare like the row.
 
-use std::{fmt, io};
+use std::{borrow::Cow, fmt, io};
 
 /// Starts a NULL cell; smaller than [`TEXT`], so NULLs sort first.
 const NULL: u8 = 0;
@@ -37,7 +37,11 @@ impl Row {
     /// Takes bytes that [`Row::as_bytes`] gave out earlier; an error if they are anything else.
     pub fn from_bytes(bytes: impl Into<Box<[u8]>>) -> io::Result<Self> {
         let row = Self(bytes.into());
-        row.decode().map(|_| row)
+        let mut rest = &row.0[..];
+        while let Some(cell) = next_cell(&mut rest) {
+            cell?;
+        }
+        Ok(row)
     }
 
     /// The encoded form, for storing.
@@ -45,23 +49,15 @@ impl Row {
         &self.0
     }
 
-    /// The cells, left to right; `None` is SQL NULL.
-    pub fn cells(&self) -> Vec<Option<String>> {
-        self.decode().expect("a row holds only what from_cells or from_bytes accepted")
+    /// The cells, left to right; `None` is SQL NULL. A text is copied only if it holds a zero byte.
+    pub fn texts(&self) -> impl Iterator<Item = Option<Cow<'_, str>>> {
+        let mut rest = &self.0[..];
+        std::iter::from_fn(move || next_cell(&mut rest)).map(|cell| cell.expect("a row holds only what from_cells or from_bytes accepted"))
     }
 
-    fn decode(&self) -> io::Result<Vec<Option<String>>> {
-        let mut cells = Vec::with_capacity(5);
-        let mut rest = &self.0[..];
-        while let Some((&tag, tail)) = rest.split_first() {
-            rest = tail;
-            match tag {
-                NULL => cells.push(None),
-                TEXT => cells.push(Some(take_text(&mut rest)?)),
-                _ => return Err(malformed()),
-            }
-        }
-        Ok(cells)
+    /// [`Row::texts`], owned.
+    pub fn cells(&self) -> Vec<Option<String>> {
+        self.texts().map(|text| text.map(Cow::into_owned)).collect()
     }
 }
 
@@ -78,27 +74,64 @@ fn push_cell(bytes: &mut Vec<u8>, cell: Option<&str>) {
         return;
     };
     bytes.push(TEXT);
-    for (index, part) in text.as_bytes().split(|&b| b == 0).enumerate() {
+    for (index, part) in text.split('\0').enumerate() {
         if index > 0 {
             bytes.extend([0, ESCAPED]);
         }
-        bytes.extend_from_slice(part);
+        bytes.extend_from_slice(part.as_bytes());
     }
     bytes.extend([0, END]);
 }
 
-fn take_text(rest: &mut &[u8]) -> io::Result<String> {
-    let mut text = Vec::new();
+/// Takes the first cell off `rest`, which it leaves empty after an error.
+fn next_cell<'a>(rest: &mut &'a [u8]) -> Option<io::Result<Option<Cow<'a, str>>>> {
+    let (&tag, tail) = rest.split_first()?;
+    let taken = match tag {
+        NULL => Some((None, tail)),
+        TEXT => take_text(tail).map(|(text, tail)| (Some(text), tail)),
+        _ => None,
+    };
+    let (cell, tail) = taken.map_or((Err(malformed()), &[][..]), |(cell, tail)| (Ok(cell), tail));
+    *rest = tail;
+    Some(cell)
+}
+
+/// The text at the start of `bytes` and what follows it; `None` if there is none.
+fn take_text(bytes: &[u8]) -> Option<(Cow<'_, str>, &[u8])> {
+    let (first, mut rest) = take_piece(bytes)?;
+    let mut text = match first {
+        Piece::End(text) => return Some((Cow::Borrowed(std::str::from_utf8(text).ok()?), rest)),
+        Piece::Zero(piece) => piece.to_vec(),
+    };
     loop {
-        let zero = rest.iter().position(|&b| b == 0).ok_or_else(malformed)?;
-        text.extend_from_slice(&rest[..zero]);
-        let after = rest.get(zero + 1).copied();
-        *rest = rest.get(zero + 2..).ok_or_else(malformed)?;
-        match after {
-            Some(ESCAPED) => text.push(0),
-            Some(END) => return String::from_utf8(text).map_err(|_| malformed()),
-            _ => return Err(malformed()),
+        text.push(0);
+        let (piece, tail) = take_piece(rest)?;
+        rest = tail;
+        match piece {
+            Piece::Zero(piece) => text.extend_from_slice(piece),
+            Piece::End(piece) => {
+                text.extend_from_slice(piece);
+                return Some((Cow::Owned(String::from_utf8(text).ok()?), rest));
+            }
         }
+    }
+}
+
+/// What stands before a zero byte.
+enum Piece<'a> {
+    /// Of the text.
+    Zero(&'a [u8]),
+    /// That ends it.
+    End(&'a [u8]),
+}
+
+fn take_piece(bytes: &[u8]) -> Option<(Piece<'_>, &[u8])> {
+    let zero = bytes.iter().position(|&b| b == 0)?;
+    let (piece, rest) = (&bytes[..zero], bytes.get(zero + 2..)?);
+    match bytes[zero + 1] {
+        ESCAPED => Some((Piece::Zero(piece), rest)),
+        END => Some((Piece::End(piece), rest)),
+        _ => None,
     }
 }
 

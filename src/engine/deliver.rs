@@ -63,7 +63,8 @@ impl Deliver {
     /// Delivers until the process stops. An error is a bug or a store that cannot be written to.
     pub(super) async fn run(mut self) -> Result<(), EngineError> {
         self.show().await?;
-        let offset = self.writer.offset().await?;
+        // Before the first write any state will do, and no store has an older token than this one.
+        let offset = self.writer.offset().await?.unwrap_or_else(|| Offset("0".to_owned()));
         self.caught_up(offset).await?;
         let mut rest = Duration::ZERO;
         loop {
@@ -131,7 +132,7 @@ impl Deliver {
                 Attempt::Delivered(offset) => {
                     let gone = self.writer.acknowledge(last, offset.clone()).await?;
                     metrics::counter!(telemetry::DELIVERED_FACTS).increment(gone);
-                    self.caught_up(Some(offset)).await?;
+                    self.caught_up(offset).await?;
                 }
             }
             left = &left[part.len()..];
@@ -193,14 +194,14 @@ impl Deliver {
     }
 
     /// Tells the waiters how far the fact store is.
-    async fn caught_up(&self, offset: Option<Offset>) -> Result<(), EngineError> {
+    async fn caught_up(&self, offset: Offset) -> Result<(), EngineError> {
         // Read before the outbox: a commit that comes in between is not claimed as delivered.
         let last = self.writer.commit_no();
         let commit_no = match self.writer.outbox(1).await?.first() {
             Some(entry) => last.min(entry.key.commit_no - 1),
             None => last,
         };
-        self.board.delivered(Delivered { commit_no, offset });
+        self.board.delivered(Delivered { commit_no, offset: Some(offset) });
         Ok(())
     }
 

@@ -97,9 +97,12 @@ impl FactType {
             Argument::Variable { type_name } => Some(type_name),
             Argument::Constant(_) => None,
         });
-        for (type_name, cell) in variables.zip(row.cells()) {
+        let mut cells = row.texts();
+        for type_name in variables {
+            let cell = cells.next().expect("a row must have a cell for every variable");
             Value::check(type_name, &cell.ok_or(SkipReason::Null)?)?;
         }
+        assert_eq!(cells.next(), None, "a row must have a cell for every variable");
         Ok(())
     }
 
@@ -120,18 +123,26 @@ impl FactType {
 
     /// The row that makes `fact`, or `None` if the fact is not of this type.
     pub fn row(&self, fact: &Fact) -> Option<Row> {
-        if fact.predicate != self.predicate || fact.args.len() != self.args.len() {
+        self.row_of(&fact.predicate, fact.args.iter().map(|value| (value.type_name.as_str(), value.id.as_str())))
+    }
+
+    /// [`FactType::row`] of a fact in pieces, its arguments being types and ids: a listing has no use for the fact itself.
+    pub fn row_of<'a>(&self, predicate: &str, values: impl ExactSizeIterator<Item = (&'a str, &'a str)>) -> Option<Row> {
+        if predicate != self.predicate || values.len() != self.args.len() {
             return None;
         }
-        let mut ids = Vec::with_capacity(MAX_ARGUMENTS);
-        for (arg, value) in self.args.iter().zip(&fact.args) {
+        let (mut ids, mut count) = ([""; MAX_ARGUMENTS], 0);
+        for (arg, (found, id)) in self.args.iter().zip(values) {
             match arg {
-                Argument::Constant(constant) if constant == value => {}
-                Argument::Variable { type_name } if *type_name == value.type_name => ids.push(value.id.as_str()),
+                Argument::Constant(constant) if constant.type_name == found && constant.id == id => {}
+                Argument::Variable { type_name } if type_name == found => {
+                    ids[count] = id;
+                    count += 1;
+                }
                 Argument::Constant(_) | Argument::Variable { .. } => return None,
             }
         }
-        Some(Row::from_texts(ids))
+        Some(Row::from_texts(ids[..count].iter().copied()))
     }
 
     /// The pattern that selects exactly the facts of this type.

@@ -57,10 +57,17 @@ impl Value {
         match type_name {
             "Boolean" if !matches!(id, "true" | "false") => Err(ValueError::NotBoolean),
             // One spelling per number: `007` and `7` would be two facts about the same integer.
-            "Integer" if !id.parse::<i64>().is_ok_and(|n| n.to_string() == id) => Err(ValueError::NotInteger),
+            "Integer" if !is_integer(id) => Err(ValueError::NotInteger),
             _ => Ok(()),
         }
     }
+}
+
+/// Whether `id` is what [`i64`] prints.
+fn is_integer(id: &str) -> bool {
+    let digits = id.strip_prefix('-').unwrap_or(id);
+    let shortest = id == "0" || digits.starts_with(|first| matches!(first, '1'..='9'));
+    shortest && id.parse::<i64>().is_ok()
 }
 
 impl fmt::Display for Value {
@@ -110,6 +117,12 @@ mod tests {
             ("Integer", "007", Err(ValueError::NotInteger)),
             ("Integer", "+7", Err(ValueError::NotInteger)),
             ("Integer", "-0", Err(ValueError::NotInteger)),
+            ("Integer", "-07", Err(ValueError::NotInteger)),
+            ("Integer", "--7", Err(ValueError::NotInteger)),
+            ("Integer", "1_0", Err(ValueError::NotInteger)),
+            ("Integer", "-", Err(ValueError::NotInteger)),
+            ("Integer", "0", Ok(())),
+            ("Integer", "-10", Ok(())),
         ] {
             assert_eq!(Value::check(type_name, id), want, "{type_name}:{id}");
         }

@@ -1,9 +1,9 @@
 //! Comparing what the queries want with what the fact store holds, and making the one the other.
 //!
 //! ```text
-//! wanted rows ──Extent──┐
-//!                       ├─ diff ──> removes ─┐
-//! FactStore::list ──────┘      └──> adds ────┴─> Packer ──> FactStore::apply      removes of all fact types first
+//! wanted rows ──────Extent──┐
+//!                           ├─ diff ──> removes ─┐
+//! FactStore::list ──Extent──┘      └──> adds ────┴─> Packer ──> FactStore::apply      removes of all fact types first
 //! ```
 //!
 //! Both sides are sorted on disk once they are large ([`Extent`]), the difference is one merge, and what has to change is set
@@ -127,33 +127,22 @@ impl Outcome {
     }
 }
 
-/// Compares the facts of `fact_type` that `store` holds with those that the rows `wanted` make. Writes nothing to the store.
-///
-/// `observer` hears how many facts were listed; after a failed attempt it starts from zero again.
-pub async fn compare(
-    fact_type: &FactType,
-    wanted: Extent,
-    store: &dyn FactStore,
-    spool: &Path,
-    attempts: Attempts,
-    observer: Observer<'_>,
-) -> Result<Comparison, Error> {
-    let stored = list(fact_type, store, spool, attempts, observer).await?;
+/// Compares the rows `wanted` with the rows `stored` of what the fact store holds ([`list`]).
+pub async fn compare(fact_type: &FactType, wanted: Extent, stored: Extent, spool: &Path) -> Result<Comparison, Error> {
     let (of, folder) = (fact_type.clone(), spool.to_owned());
-    // The whole dataset is sorted and read here: too long for a thread that others wait for.
-    let merged = tokio::task::spawn_blocking(move || merge(of, wanted, stored, &folder)).await;
-    let merged = merged.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-    merged.map_err(|source| Error::Rows { fact_type: fact_type.to_string(), source })
+    blocking(fact_type, move || merge(of, wanted, stored, &folder)).await
 }
 
-/// Everything `store` holds of `fact_type`. Each attempt starts from nothing: a failed one has seen nobody knows what.
-async fn list(
+/// The rows of everything `store` holds of `fact_type`. Each attempt starts from nothing: a failed one has seen nobody knows what.
+///
+/// `observer` hears how many facts were listed; after a failed attempt it starts from zero again.
+pub async fn list(
     fact_type: &FactType,
     store: &dyn FactStore,
     spool: &Path,
     attempts: Attempts,
     observer: Observer<'_>,
-) -> Result<ExtentBuilder, TargetError> {
+) -> Result<Extent, Error> {
     let mut pause = Pause::new(Uuid::new_v4(), attempts);
     loop {
         let (mut rows, mut count) = (ExtentBuilder::new(spool), 0_u64);
@@ -167,20 +156,27 @@ async fn list(
         match store.list(fact_type, &mut keep).await {
             Ok(()) => {
                 observer(count);
-                return Ok(rows);
+                return blocking(fact_type, || rows.finish()).await;
             }
             Err(error) => pause.after(error).await?,
         }
     }
 }
 
-fn merge(fact_type: FactType, wanted: Extent, stored: ExtentBuilder, folder: &Path) -> io::Result<Comparison> {
+/// Whole datasets are sorted and read here: too long for a thread that others wait for.
+async fn blocking<T: Send + 'static>(of: &FactType, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(work).await;
+    let done = done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+    done.map_err(|source| Error::Rows { fact_type: of.to_string(), source })
+}
+
+fn merge(fact_type: FactType, wanted: Extent, stored: Extent, folder: &Path) -> io::Result<Comparison> {
     let (mut adds, mut removes) = (SpoolWriter::new(folder), SpoolWriter::new(folder));
     let (mut wanted_count, mut stored_count, mut skipped) = (0, 0, BTreeMap::new());
     let wanted = wanted.filter(|row| {
         let Ok(row) = row else { return true };
-        match fact_type.fact(row) {
-            Ok(_) => wanted_count += 1,
+        match fact_type.admits(row) {
+            Ok(()) => wanted_count += 1,
             Err(reason) => {
                 *skipped.entry(reason).or_default() += 1;
                 return false;
@@ -188,7 +184,7 @@ fn merge(fact_type: FactType, wanted: Extent, stored: ExtentBuilder, folder: &Pa
         }
         true
     });
-    let stored = stored.finish()?.inspect(|_| stored_count += 1);
+    let stored = stored.inspect(|_| stored_count += 1);
     for change in diff(wanted, stored) {
         match change? {
             (Op::Insert, row) => adds.push(&row)?,

@@ -173,7 +173,8 @@ mod tests {
             if !listed {
                 let want = format!(
                     concat!(
-                        r#"{{"type":"counts","fact_types":[{{"fact_type":{{"predicate":"f","args":[{{"type":"User","id":null}}]}},"add_count":{},"remove_count":0}},"#,
+                        r#"{{"type":"counts","fact_types":["#,
+                        r#"{{"fact_type":{{"predicate":"f","args":[{{"type":"User","id":null}}]}},"add_count":{},"remove_count":0}},"#,
                         r#"{{"fact_type":{{"predicate":"g","args":[{{"type":"User","id":null}}]}},"add_count":0,"remove_count":{}}}]}}"#,
                     ),
                     adds, removes

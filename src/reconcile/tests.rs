@@ -102,7 +102,8 @@ fn facts(of: &FactType, ids: &BTreeSet<u32>) -> BTreeSet<Fact> {
 }
 
 async fn compared(of: &FactType, wanted: Vec<Row>, store: &Memory, folder: &Path) -> Comparison {
-    sendable(compare(of, extent(folder, wanted), store, folder, Attempts::default(), &|_| ())).await.expect("compared")
+    let stored = sendable(list(of, store, folder, Attempts::default(), &|_| ())).await.expect("listed");
+    sendable(compare(of, extent(folder, wanted), stored, folder)).await.expect("compared")
 }
 
 /// A future that a task can run.
@@ -175,14 +176,16 @@ async fn rows_that_make_no_fact_are_counted_by_reason_and_what_they_made_is_remo
 }
 
 #[tokio::test]
-async fn a_wanted_side_that_cannot_be_read_to_its_end_is_an_error_of_its_fact_type() {
+async fn a_side_that_cannot_be_read_to_its_end_is_an_error_of_its_fact_type() {
     let folder = tempfile::tempdir().expect("a folder");
     let of = fact_type("f(User:_)");
-    let store = Memory::holding(facts(&of, &(0..9).collect()));
-    let wanted = Extent::from_sorted([Ok(row(1)), Err(io::Error::other("a cut run"))].into_iter());
-    let error = compare(&of, wanted, &store, folder.path(), Attempts::default(), &|_| ()).await.expect_err("half a side");
-    assert!(matches!(&error, Error::Rows { fact_type, .. } if fact_type == "f(User:_)"), "{error}");
-    assert_eq!(error.disposition(), Disposition::Operator);
+    let whole = || extent(folder.path(), (0..9).map(row));
+    let cut = || Extent::from_sorted([Ok(row(1)), Err(io::Error::other("a cut run"))].into_iter());
+    for (wanted, stored) in [(cut(), whole()), (whole(), cut())] {
+        let error = compare(&of, wanted, stored, folder.path()).await.expect_err("half a side");
+        assert!(matches!(&error, Error::Rows { fact_type, .. } if fact_type == "f(User:_)"), "{error}");
+        assert_eq!(error.disposition(), Disposition::Operator);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -191,7 +194,7 @@ async fn a_fact_store_that_stays_away_is_given_up_and_named() {
     let of = fact_type("f(User:_)");
     let store = Memory::holding([]);
     store.failures.store(u64::MAX, Ordering::SeqCst);
-    let error = compare(&of, extent(folder.path(), []), &store, folder.path(), Attempts::default(), &|_| ()).await;
+    let error = list(&of, &store, folder.path(), Attempts::default(), &|_| ()).await;
     let outcome = Outcome::failed(&of, &error.expect_err("it never answers"));
     assert!(matches!(&outcome, Outcome::Failed { error, .. } if error == "the fact store answered 503: not now"), "{outcome:?}");
     assert_eq!(outcome.changes(), 0);

@@ -68,6 +68,11 @@ impl Schedule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attempts(pub NonZeroU32);
 
+impl Attempts {
+    /// No second one.
+    pub const ONCE: Self = Self(NonZeroU32::MIN);
+}
+
 /// Twelve: the eleven waits between them come to more than a minute, in which a used-up quota is whole again.
 impl Default for Attempts {
     fn default() -> Self {
@@ -81,6 +86,17 @@ pub async fn apply_with_retry(store: &dyn FactStore, batch: &Batch, attempts: At
     loop {
         match store.apply(batch).await {
             Ok(offset) => return Ok(offset),
+            Err(error) => pause.after(error).await?,
+        }
+    }
+}
+
+/// Asks whether `store` answers and takes the key, repeating what may succeed when repeated, at most `attempts` times in all.
+pub async fn probe_with_retry(store: &dyn FactStore, attempts: Attempts) -> Result<(), TargetError> {
+    let mut pause = Pause::new(Uuid::new_v4(), attempts);
+    loop {
+        match store.probe().await {
+            Ok(()) => return Ok(()),
             Err(error) => pause.after(error).await?,
         }
     }

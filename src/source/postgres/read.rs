@@ -92,6 +92,7 @@ impl Reader {
             };
             outcomes.push((view, outcome));
         }
+        session.close().await;
         Ok(outcomes)
     }
 
@@ -161,6 +162,6 @@ pub async fn snapshot(name: &str, config: &PostgresConfig, spool: &Path, observe
     let reader = Reader::new(server, &config.views, spool);
     let outcomes = reader.read(exported.get(0), &views, observer).await?;
     // Only now may the exporting transaction end.
-    drop(exporter);
+    exporter.close().await;
     Ok(Snapshot { position: None, views: outcomes.into_iter().map(|(_, outcome)| outcome).collect() })
 }

@@ -68,12 +68,12 @@ pub(crate) struct Server {
     tls: Tls,
 }
 
-/// An SQL connection; closed when dropped.
+/// An SQL connection; cut off when dropped, which the server's log shows if a transaction is open. See [`Session::close`].
 pub(crate) struct Session {
     /// Where statements go.
     pub(crate) client: Client,
     notices: mpsc::Receiver<DbError>,
-    _driver: Driver,
+    driver: Driver,
 }
 
 /// The task that moves a connection's bytes; ends with its session, also in the middle of a result.
@@ -128,7 +128,7 @@ impl Server {
                 }
             }
         });
-        let session = Session { client, notices, _driver: Driver(driver) };
+        let session = Session { client, notices, driver: Driver(driver) };
         session.client.batch_execute(&settings(purpose)).await.map_err(|error| fault::sql(&self.name, "set up a session", error))?;
         Ok(session)
     }
@@ -172,6 +172,14 @@ impl Server {
 }
 
 impl Session {
+    /// Says goodbye, and waits until that is sent.
+    pub(crate) async fn close(self) {
+        let Self { client, mut driver, .. } = self;
+        drop(client);
+        // It ends well when its last client is gone; if the link is broken, there is nobody to say goodbye to.
+        let _ = time::timeout(HANDSHAKE_TIMEOUT, &mut driver.0).await;
+    }
+
     /// The next notice the server sent since the last call, if there is one.
     pub(crate) fn next_notice(&mut self) -> Option<DbError> {
         self.notices.try_recv().ok()

@@ -7,9 +7,9 @@
 //! bracket and with nothing but white space since, is an end. So every proper prefix of a listing is an error, wherever it is
 //! cut; the property test cuts at every byte.
 
-use std::io;
+use std::{borrow::Cow, io};
 
-use crate::fact::Fact;
+use serde::Deserialize;
 
 /// The most bytes of one fact. Five arguments of 512 bytes, each byte escaped as `\u00XX`, make 15 KiB; this is four times as
 /// much, for names and keys we do not know.
@@ -22,6 +22,25 @@ pub(super) enum Error {
     Receiver(io::Error),
     /// The text is no listing. Names places, not contents.
     Garbage(String),
+}
+
+/// A fact of the listing, in the bytes it came in: what becomes of it is a row, so a [`Fact`](crate::fact::Fact) of its own
+/// would only be made and thrown away.
+#[derive(Debug, Deserialize)]
+pub(super) struct Listed<'a> {
+    #[serde(borrow)]
+    pub(super) predicate: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) args: Vec<ListedValue<'a>>,
+}
+
+/// An argument of it.
+#[derive(Debug, Deserialize)]
+pub(super) struct ListedValue<'a> {
+    #[serde(rename = "type", borrow)]
+    pub(super) type_name: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) id: Cow<'a, str>,
 }
 
 /// Where in the array the next byte stands.
@@ -40,11 +59,11 @@ enum State {
 }
 
 /// What one step made of the bytes at hand.
-enum Step {
+enum Step<'a> {
     /// So many bytes were read and stand for no fact.
     Skip(usize, State),
     /// So many bytes were a fact.
-    Fact(usize, Fact),
+    Fact(usize, Listed<'a>),
     /// It takes more of them.
     More,
 }
@@ -66,7 +85,7 @@ impl FactArray {
     }
 
     /// Takes the next bytes and gives the facts that end in them to `each`.
-    pub(super) fn feed(&mut self, chunk: &[u8], mut each: impl FnMut(Fact) -> io::Result<()>) -> Result<(), Error> {
+    pub(super) fn feed(&mut self, chunk: &[u8], mut each: impl FnMut(Listed<'_>) -> io::Result<()>) -> Result<(), Error> {
         self.rest.extend_from_slice(chunk);
         let bytes = std::mem::take(&mut self.rest);
         let mut at = 0;
@@ -102,7 +121,7 @@ impl FactArray {
     }
 
     /// Looks at `bytes`, which do not start with white space.
-    fn step(&self, bytes: &[u8]) -> Result<Step, String> {
+    fn step<'a>(&self, bytes: &'a [u8]) -> Result<Step<'a>, String> {
         match (self.state, bytes[0]) {
             (State::Start, b'[') => Ok(Step::Skip(1, State::Opened)),
             (State::Start, b'n') if bytes.starts_with(b"null") => Ok(Step::Skip(4, State::Done)),
@@ -116,9 +135,9 @@ impl FactArray {
         }
     }
 
-    fn fact(&self, bytes: &[u8]) -> Result<Step, String> {
+    fn fact<'a>(&self, bytes: &'a [u8]) -> Result<Step<'a>, String> {
         let number = self.facts + 1;
-        let mut values = serde_json::Deserializer::from_slice(bytes).into_iter::<Fact>();
+        let mut values = serde_json::Deserializer::from_slice(bytes).into_iter::<Listed<'a>>();
         match values.next() {
             Some(Ok(fact)) => Ok(Step::Fact(values.byte_offset(), fact)),
             Some(Err(error)) if error.is_eof() && bytes.len() <= MAX_FACT_BYTES => Ok(Step::More),
@@ -132,7 +151,7 @@ impl FactArray {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fact::Value;
+    use crate::fact::{Fact, Value};
     use proptest::prelude::*;
 
     /// Feeds `text` in pieces that end at `cuts`.
@@ -142,8 +161,9 @@ mod tests {
         ends.sort_unstable();
         let mut start = 0;
         for end in ends {
-            let keep = |fact| {
-                facts.push(fact);
+            let keep = |listed: Listed<'_>| {
+                let args = listed.args.into_iter().map(|value| Value::new(value.type_name, value.id));
+                facts.push(Fact { predicate: listed.predicate.into_owned(), args: args.collect() });
                 Ok(())
             };
             match array.feed(&text[start..end], keep) {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Batch ──batch::body──> POST <base>/api/batch ──answer──> Offset or TargetError
-//! FactType ──query──> GET <base>/api/facts?… ──chunks──> listing::FactArray ──FactType::row──> each
+//! FactType ──query──> GET <base>/api/facts?… ──chunks──> listing::FactArray ──FactType::row_of──> each
 //! ```
 //!
 //! One call is one attempt: nothing here repeats a request, because only the caller knows how long it may take (`retry`).
@@ -40,7 +40,7 @@ use crate::{
     },
 };
 use answer::Unconfirmed;
-use listing::FactArray;
+use listing::{FactArray, Listed};
 
 /// The version of the API, which is a header and not a part of the path.
 const API_VERSION: HeaderName = HeaderName::from_static("x-osoapiversion");
@@ -137,7 +137,11 @@ impl OsoCloud {
         let mut response = self.send(request, Uuid::new_v4()).await?;
         let mut facts = FactArray::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.unreachable(error))? {
-            facts.feed(&chunk, |fact| fact_type.row(&fact).map_or(Ok(()), &mut *each)).map_err(|error| match error {
+            let row = |fact: Listed<'_>| {
+                let values = fact.args.iter().map(|value| (&*value.type_name, &*value.id));
+                fact_type.row_of(&fact.predicate, values).map_or(Ok(()), &mut *each)
+            };
+            facts.feed(&chunk, row).map_err(|error| match error {
                 listing::Error::Receiver(error) => TargetError::Receiver(error),
                 listing::Error::Garbage(problem) => self.garbage(problem),
             })?;
