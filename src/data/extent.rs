@@ -53,7 +53,7 @@ impl ExtentBuilder {
 
     /// Adds one row; duplicates are dropped later.
     pub fn push(&mut self, row: Row) -> io::Result<()> {
-        self.buffer.push(row.as_bytes());
+        self.buffer.push(row.as_bytes())?;
         if self.buffer.size() < self.run_bytes { Ok(()) } else { self.spill() }
     }
 
@@ -106,21 +106,33 @@ struct Buffer {
 /// Where a row is.
 #[derive(Clone, Copy)]
 struct Slot {
-    /// Its first bytes as a number, zeros where it is shorter. A smaller number means a smaller row, so most comparisons end here
-    /// and do not look at bytes that are somewhere else in memory.
-    prefix: u64,
-    start: usize,
-    end: usize,
+    /// Its first bytes as numbers, zeros where it is shorter. A smaller prefix means a smaller row, so most comparisons end here
+    /// and do not look at bytes that are somewhere else in memory; sixteen of them get past the `user_` that every id starts with.
+    prefix: [u64; 2],
+    start: u32,
+    length: u32,
+}
+
+impl Slot {
+    fn new(row: &[u8], start: usize) -> io::Result<Self> {
+        let mut prefix = [[0; 8]; 2];
+        for (number, bytes) in prefix.iter_mut().zip(row.chunks(8)) {
+            number[..bytes.len()].copy_from_slice(bytes);
+        }
+        let small = |number: usize| u32::try_from(number).map_err(|_| io::Error::other("a row is larger than 4 GiB"));
+        Ok(Self { prefix: prefix.map(u64::from_be_bytes), start: small(start)?, length: small(row.len())? })
+    }
+
+    fn of(self, bytes: &[u8]) -> &[u8] {
+        &bytes[self.start as usize..][..self.length as usize]
+    }
 }
 
 impl Buffer {
-    fn push(&mut self, row: &[u8]) {
-        let mut prefix = [0; 8];
-        let length = row.len().min(8);
-        prefix[..length].copy_from_slice(&row[..length]);
-        let start = self.bytes.len();
+    fn push(&mut self, row: &[u8]) -> io::Result<()> {
+        self.slots.push(Slot::new(row, self.bytes.len())?);
         self.bytes.extend_from_slice(row);
-        self.slots.push(Slot { prefix: u64::from_be_bytes(prefix), start, end: self.bytes.len() });
+        Ok(())
     }
 
     fn size(&self) -> usize {
@@ -129,28 +141,24 @@ impl Buffer {
 
     fn sort(&mut self) {
         let Self { bytes, slots } = self;
-        let row = |slot: &Slot| &bytes[slot.start..slot.end];
-        slots.sort_unstable_by(|a, b| match a.prefix.cmp(&b.prefix) {
-            Ordering::Equal => row(a).cmp(row(b)),
-            order @ (Ordering::Less | Ordering::Greater) => order,
-        });
+        slots.sort_unstable_by(|a, b| a.prefix.cmp(&b.prefix).then_with(|| a.of(bytes).cmp(b.of(bytes))));
     }
 
     /// The smallest row of a sorted buffer.
     fn first(&self) -> Option<&[u8]> {
-        self.slots.first().map(|slot| &self.bytes[slot.start..slot.end])
+        self.slots.first().map(|slot| slot.of(&self.bytes))
     }
 
     /// The rows of a sorted buffer, each once.
     fn distinct(&self) -> impl Iterator<Item = &[u8]> {
         let mut last = None;
-        let rows = self.slots.iter().map(|slot| &self.bytes[slot.start..slot.end]);
+        let rows = self.slots.iter().map(|slot| slot.of(&self.bytes));
         rows.filter(move |row| last.replace(*row) != Some(*row))
     }
 
     fn into_rows(self) -> impl Iterator<Item = Row> {
         let Self { bytes, slots } = self;
-        slots.into_iter().map(move |slot| Row::from_own_bytes(bytes[slot.start..slot.end].into()))
+        slots.into_iter().map(move |slot| Row::from_own_bytes(slot.of(&bytes).into()))
     }
 
     fn clear(&mut self) {
