@@ -1,5 +1,7 @@
 //! What runs once per fact of a whole dataset. `cargo bench` prints items per second.
 
+mod embedded;
+
 use divan::{Bencher, counter::ItemsCount};
 use factsync::{
     data::Row,

@@ -108,7 +108,7 @@ pub(super) async fn run(global: &Global, args: &ReconcileArgs) -> anyhow::Result
 /// Compares every fact type; the outcomes are in the order of the command line's `files` and of the lines in each.
 async fn compare(config: &Config, files: &[PathBuf], store: &Arc<dyn FactStore>, spool: &Path, progress: &Progress) -> Vec<Outcome> {
     let lister = Lister::new(store, spool);
-    let sources: Vec<(&SourceConfig, Vec<(Arc<Line>, Listing)>)> = config
+    let sources: Vec<(&SourceConfig, Vec<Listed>)> = config
         .sources
         .iter()
         .map(|source| {
@@ -132,7 +132,7 @@ async fn compare(config: &Config, files: &[PathBuf], store: &Arc<dyn FactStore>,
     placed.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
-async fn snapshot(source: &SourceConfig, spool: &Path, listed: &[(Arc<Line>, Listing)]) -> Vec<Result<Extent, String>> {
+async fn snapshot(source: &SourceConfig, spool: &Path, listed: &[Listed]) -> Vec<Result<Extent, String>> {
     let observer = |view: usize, rows: u64| listed[view].0.at(rows, "rows read");
     match source::snapshot(source, spool, &observer).await {
         Ok(snapshot) => snapshot.views.into_iter().map(|view| view.map_err(|error| causes(&error))).collect(),
@@ -161,6 +161,8 @@ async fn compare_one(fact_type: &FactType, view: Result<Extent, String>, listing
 
 /// What the fact store holds of one fact type, being listed.
 type Listing = JoinHandle<Result<Extent, reconcile::Error>>;
+/// A fact type's listing with the line it is shown on.
+type Listed = (Arc<Line>, Listing);
 
 /// Lists fact types beside everything else, [`LISTINGS`] at a time.
 struct Lister {

@@ -4,7 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
 use tracing::{info, warn};
 
 use crate::{
@@ -14,7 +18,10 @@ use crate::{
     server,
     source::{Follow, csv, postgres},
     store::{Checkpoint, Store},
-    target::embedded,
+    target::{
+        TargetError,
+        embedded::{self, EmbeddedStore},
+    },
     telemetry,
     view::Guard,
 };
@@ -48,6 +55,7 @@ pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit>
         guard: if args.allow_removals { Guard::Off } else { Guard::Limit(config.sync.max_removals) },
         board: board.clone(),
     };
+    let signals = Signals::catch()?;
     let listener = listen(global).await?;
     let url = format!("http://{}", listener.local_addr()?);
     state.listens_at(&url)?;
@@ -55,8 +63,12 @@ pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit>
     let (stop, stopped) = watch::channel(false);
     let router = server::router(board, telemetry::init_metrics(), api);
     let http = tokio::spawn(server::serve(listener, router, stopped.clone(), engine::GRACE));
-    let signals = tokio::spawn(until_signalled(stop.clone()));
-    let mut outcome = engine::run(&config, parts, stopped).await;
+    let signals = tokio::spawn(until_signalled(signals, stop.clone()));
+    let mut outcome = tokio::select! {
+        outcome = engine::run(&config, parts, stopped) => outcome,
+        // A fact store that failed to commit takes no more writes until it is opened again.
+        error = failed(target.embedded.as_ref()) => return Err(error.into()),
+    };
     stop.send_replace(true);
     if let Ok(Err(error)) = http.await {
         outcome = outcome.and(Err(engine::EngineError::Http(error)));
@@ -66,6 +78,14 @@ pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit>
     Ok(Exit::Done)
 }
 
+/// Returns when the embedded fact store has failed for good; never without one.
+async fn failed(store: Option<&EmbeddedStore>) -> TargetError {
+    match store {
+        Some(store) => store.failed().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Binds `--listen`.
 pub(super) async fn listen(global: &Global) -> anyhow::Result<TcpListener> {
     TcpListener::bind(global.listen)
@@ -73,14 +93,25 @@ pub(super) async fn listen(global: &Global) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("could not listen on {}. Pass --listen with a free address, such as 127.0.0.1:0", global.listen))
 }
 
+/// The signals that stop a process in good order.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From here on they do not end the process by themselves. To be called before it says that it listens.
+    pub(super) fn catch() -> anyhow::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+}
+
 /// Turns `stop` on SIGTERM or SIGINT, and ends the process if the stop takes longer than it may.
 #[expect(clippy::disallowed_methods, reason = "a stop that takes too long has no other end")]
-pub(super) async fn until_signalled(stop: watch::Sender<bool>) -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+pub(super) async fn until_signalled(mut signals: Signals, stop: watch::Sender<bool>) {
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        _ = signals.terminate.recv() => {}
+        _ = signals.interrupt.recv() => {}
     }
     info!("stopping");
     stop.send_replace(true);

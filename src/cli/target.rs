@@ -51,12 +51,15 @@ pub(super) fn choose(global: &Global) -> Result<Choice, Misuse> {
         (None, Some(_)) => variable("OSO_URL").unwrap_or_else(|| OSO_CLOUD.to_owned()),
     };
     if !url.starts_with("http://") && !url.starts_with("https://") {
-        return Err(Misuse(format!("--target is \"{url}\"; expected \"embedded\" or a URL such as http://127.0.0.1:7878")));
+        // Not repeated, because it may hold a password; nor below.
+        return Err(Misuse("the fact store is no URL; expected \"embedded\" or a URL such as http://127.0.0.1:7878".to_owned()));
     }
     match key {
         Some(key) => Ok(Choice::Remote { url, key: key.into() }),
         None if is_loopback(&url) => Ok(Choice::Remote { url, key: embedded::DEVELOPMENT_KEY.into() }),
-        None => Err(Misuse(format!("the fact store at \"{url}\" needs a key. Set OSO_AUTH to a read-write key of its environment"))),
+        None => Err(Misuse(
+            "the fact store is not on this machine and needs a key. Set OSO_AUTH to a read-write key of its environment".to_owned(),
+        )),
     }
 }
 

@@ -68,6 +68,8 @@ struct SourceLine {
     position: Option<Position>,
     head: Option<Position>,
     caught_up: Instant,
+    /// The commit that brings the fact store to the state of the start or of the last snapshot; ready is who has delivered it.
+    founded: Option<u64>,
     reconciled: Option<Reconciled>,
 }
 
@@ -113,6 +115,7 @@ impl Board {
             position: None,
             head: None,
             caught_up: Instant::now(),
+            founded: None,
             reconciled: None,
         });
         let views =
@@ -190,6 +193,11 @@ impl Board {
         self.applied[source].send_replace(Applied { position: Some(position), commit_no });
     }
 
+    /// The desired facts up to `commit_no` are those of a snapshot or of an earlier process.
+    pub(super) fn founded(&self, source: usize, commit_no: Option<u64>) {
+        self.lines().sources[source].founded = commit_no;
+    }
+
     pub(super) fn registered(&self, source: usize, views: &[ViewRecord]) {
         let mut lines = self.lines();
         for (line, record) in lines.views[source].iter_mut().zip(views) {
@@ -239,15 +247,19 @@ impl Board {
         self.delivered.send_replace(delivered);
     }
 
-    /// Ready: every source is followed, every snapshot compared, and the fact store answers. Else why not.
+    /// Ready: every source is followed, what its snapshot found is delivered, and the fact store answers. Else why not.
     pub fn ready(&self) -> Result<(), String> {
         let lines = self.lines();
-        for (index, line) in lines.sources.iter().enumerate() {
+        for line in &lines.sources {
             if line.state != SourceState::Streaming {
                 return Err(format!("source \"{}\" is {}", line.name, state_name(&line.state)));
             }
-            if self.applied[index].borrow().position.is_none() {
-                return Err(format!("source \"{}\" was not compared with the fact store yet", line.name));
+            match line.founded {
+                None => return Err(format!("source \"{}\" was not compared with the fact store yet", line.name)),
+                Some(commit_no) if self.delivered.borrow().commit_no < commit_no => {
+                    return Err(format!("the first facts of source \"{}\" are still being delivered", line.name));
+                }
+                Some(_) => {}
             }
         }
         match &lines.target {

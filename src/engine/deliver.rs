@@ -66,6 +66,7 @@ impl Deliver {
         // Before the first write any state will do, and no store has an older token than this one.
         let offset = self.writer.offset().await?.unwrap_or_else(|| Offset("0".to_owned()));
         self.caught_up(offset).await?;
+        let mut rest = Duration::ZERO;
         loop {
             let most = self.target.limits().entries;
             self.commits.borrow_and_update();
@@ -75,7 +76,8 @@ impl Deliver {
             let entries = self.writer.outbox(most + 1).await?;
             if entries.is_empty() {
                 drop(under_way);
-                if !self.idle().await {
+                // Nothing to send at the start either: readiness must not wait for the first regular look.
+                if !self.idle(std::mem::replace(&mut rest, PROBE_EVERY)).await {
                     return Ok(());
                 }
                 continue;
@@ -87,13 +89,13 @@ impl Deliver {
         }
     }
 
-    /// Waits for something to send, probing now and then; `false` when the process stops.
-    async fn idle(&mut self) -> bool {
+    /// Waits for something to send and probes after `rest`; `false` when the process stops.
+    async fn idle(&mut self, rest: Duration) -> bool {
         tokio::select! {
             biased;
             () = stopped(&mut self.stop) => return false,
             changed = self.commits.changed() => return changed.is_ok(),
-            () = tokio::time::sleep(PROBE_EVERY) => {}
+            () = tokio::time::sleep(rest) => {}
         }
         self.probe().await;
         true
@@ -204,7 +206,6 @@ impl Deliver {
     }
 
     async fn show(&self) -> Result<(), EngineError> {
-        self.board.outbox(self.writer.outbox_len().await?);
         self.board.parked(self.writer.parked_len().await?);
         Ok(())
     }

@@ -235,8 +235,9 @@ impl Ingest {
     /// A new history, which begins with a snapshot.
     async fn start_over(&mut self, prepared: &Prepared, why: &str) -> Result<Start, EngineError> {
         info!(source = self.name, why, "reading every view");
-        self.checkpoint.forget(&self.name)?;
+        // In this order: an old position without its witness would be trusted by the next start.
         self.writer.begin(&self.name, &prepared.fingerprint, &prepared.identity).await?;
+        self.checkpoint.forget(&self.name)?;
         for view in &mut self.views {
             view.known = false;
         }
@@ -260,9 +261,11 @@ impl Ingest {
             drop(link);
             (follower, outcome)
         });
+        let commit_no = self.writer.commit_no();
         if let (Some(position), Compared::Done(_)) = (&position, &compared) {
-            self.board.applied(self.index, position.clone(), self.writer.commit_no());
+            self.board.applied(self.index, position.clone(), commit_no);
         }
+        self.board.founded(self.index, matches!(compared, Compared::Done(_)).then_some(commit_no));
         Session { events, durable, follow, compared, pending: None, position }
     }
 
@@ -305,8 +308,10 @@ impl Ingest {
     ) -> Result<(), EngineError> {
         let numbers: Vec<usize> = views.iter().map(|(view, _)| *view).collect();
         let views = views.into_iter().map(|(view, extent)| (self.views[view].clone(), extent)).collect();
+        // A view whose first result comes now was left out of the comparison, for nothing was known about it.
+        let compare = snapshot || numbers.iter().any(|&view| !self.views[view].known);
         let uncompared = matches!(session.compared, Compared::Due(_));
-        let changes = if snapshot || uncompared {
+        let changes = if compare || uncompared {
             self.writer.replace(&self.name, &position, views).await?
         } else {
             self.writer.apply(&self.name, &position, views, self.guard).await?
@@ -319,7 +324,7 @@ impl Ingest {
         session.pending = None;
         session.position = Some(position.clone());
         self.acknowledge(session, &position).await?;
-        if snapshot {
+        if compare {
             session.compared = Compared::Due(Instant::now());
             self.compare_if_due(session).await
         } else {
@@ -373,19 +378,16 @@ impl Ingest {
             Compared::Due(at) | Compared::Done(Some(at)) => at <= Instant::now(),
             Compared::Done(None) => false,
         };
-        let audit = matches!(session.compared, Compared::Done(_));
         let known: Vec<usize> = (0..self.views.len()).filter(|&view| self.views[view].known).collect();
         if !due || known.is_empty() {
             return Ok(());
         }
-        if audit {
-            // What is on its way would look like drift; the next tick tries again.
-            let ids = known.iter().map(|&view| self.views[view].id).collect();
-            if self.writer.outbox_holds(ids).await? {
-                return Ok(());
-            }
+        // What waits would look like drift; the next tick tries again.
+        let ids = known.iter().map(|&view| self.views[view].id).collect();
+        if self.writer.outbox_holds(ids).await? {
+            return Ok(());
         }
-        // A batch read before the snapshot emptied the outbox must have arrived before the fact store is listed.
+        // So would a batch on its way that was read before a snapshot emptied the outbox.
         if !self.writer.settled(PATIENCE).await {
             session.compared.postpone(PATIENCE);
             return Ok(());
@@ -397,6 +399,9 @@ impl Ingest {
                     changes.views.iter().fold((0, 0), |(m, s), change| (m + change.inserted, s + change.removed + change.held));
                 info!(source = self.name, missing, stale, "fact store compared");
                 self.board.reconciled(self.index, missing, stale);
+                if let Compared::Due(_) = session.compared {
+                    self.board.founded(self.index, Some(changes.commit_no));
+                }
                 session.compared = Compared::Done(self.next_audit());
                 if let Some(position) = &session.position {
                     self.board.applied(self.index, position.clone(), changes.commit_no);

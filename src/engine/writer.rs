@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::{
     config::SourceConfig,
     data::{Extent, Position},
-    engine::error::EngineError,
+    engine::{board::Board, error::EngineError},
     store::{Changes, OutboxEntry, OutboxKey, SourceRecord, Store, StoreError, ViewId, ViewRecord},
     target::Offset,
     view::Guard,
@@ -26,13 +26,17 @@ pub(super) struct Writer {
     store: Arc<Mutex<Store>>,
     id: Arc<str>,
     commit_no: watch::Sender<u64>,
+    board: Arc<Board>,
     /// Held by the delivery loop from reading a batch to its answer.
     under_way: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Writer {
-    pub(super) fn new(store: Store) -> Self {
+    /// `board` shows how much waits in the outbox.
+    pub(super) fn new(store: Store, board: Arc<Board>) -> Self {
+        board.outbox(store.outbox_len());
         Self {
+            board,
             id: store.id().into(),
             commit_no: watch::Sender::new(store.commit_no()),
             store: Arc::new(Mutex::new(store)),
@@ -120,10 +124,6 @@ impl Writer {
         self.run(move |store| store.outbox(limit)).await
     }
 
-    pub(super) async fn outbox_len(&self) -> Result<u64, EngineError> {
-        self.run(|store| Ok(store.outbox_len())).await
-    }
-
     pub(super) async fn outbox_holds(&self, views: Vec<ViewId>) -> Result<bool, EngineError> {
         self.run(move |store| store.outbox_holds(&views)).await
     }
@@ -148,11 +148,13 @@ impl Writer {
         &self,
         body: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, EngineError> {
-        let (store, commit_no) = (self.store.clone(), self.commit_no.clone());
+        let (store, commit_no, board) = (self.store.clone(), self.commit_no.clone(), self.board.clone());
         let run = move || {
             // A panic inside a transaction rolled it back; the store itself is as committed.
             let mut store = store.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let value = body(&mut store);
+            // Under the lock, so that what is shown is of the last transaction, and before anybody hears of it.
+            board.outbox(store.outbox_len());
             commit_no.send_if_modified(|last| std::mem::replace(last, store.commit_no()) != store.commit_no());
             value
         };

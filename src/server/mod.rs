@@ -19,6 +19,7 @@ use axum::{
     http::{StatusCode, header},
     response::{Html, IntoResponse, Response},
     routing::get,
+    serve::ListenerExt,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
@@ -60,6 +61,9 @@ pub fn bare_router(api: Router) -> Router {
 /// Serves `router` until `stop`, then gives open connections up to `grace`.
 pub async fn serve(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>, grace: Duration) -> std::io::Result<()> {
     let mut stopped = stop.clone();
+    // An answer in two pieces must not wait for the acknowledgement of the first: that costs 40 ms. Where it cannot be set,
+    // it is only slow.
+    let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
     let server = axum::serve(listener, router).with_graceful_shutdown(async move {
         // A dropped sender is the end of the process as well.
         let _ = stopped.wait_for(|stop| *stop).await;

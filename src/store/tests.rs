@@ -138,6 +138,25 @@ fn guarded_removals_wait_while_inserts_flow_on() {
 }
 
 #[test]
+fn guarded_what_a_comparison_holds_is_not_forgotten_by_the_next_run() {
+    let mut fixture = Fixture::new();
+    let guard = Guard::Limit(MaxRemovals { count: 2, percent: 50 });
+    fixture.apply(2, &names("a"), guard);
+    let listed = vec![(fixture.view.clone(), extent(&names("b c d e")))];
+    let change = fixture.store.correct("db", listed, guard).expect("corrected").views.remove(0);
+    assert_eq!((change.inserted, change.removed, change.held, change.facts), (1, 0, 4, 5));
+    assert_eq!(fixture.desired(), names("a b c d e"));
+    (fixture.view.facts, fixture.view.held) = (change.facts, change.held);
+    let change = fixture.apply(3, &names("a z"), guard);
+    assert_eq!((change.inserted, change.removed, change.held), (1, 0, 4));
+    // A second comparison finds nothing new, and keeps what is shown.
+    let listed = vec![(fixture.view.clone(), extent(&names("a b c d e z")))];
+    let change = fixture.store.correct("db", listed, guard).expect("corrected").views.remove(0);
+    assert_eq!((change.inserted, change.removed, change.held), (0, 0, 4));
+    assert_eq!(fixture.apply(4, &names("a z"), Guard::Off).removed, 4);
+}
+
+#[test]
 fn guarded_a_small_revocation_flows_and_a_hold_ends_when_the_rows_are_back() {
     let mut fixture = Fixture::new();
     let guard = Guard::Limit(MaxRemovals { count: 2, percent: 50 });

@@ -206,20 +206,26 @@ impl Store {
                         }
                     }
                 }
-                let held = match guard.judge(removed, view.facts - inserted + removed) {
-                    Verdict::Hold => removed,
+                let ViewRecord { id, mut facts, held, skipped, .. } = view;
+                // A hold of a re-run stays as it is: it is no difference here, since the desired facts still have it.
+                let held = match guard.judge(removed, facts - inserted + removed) {
+                    Verdict::Hold => {
+                        // From now on it is one of those: each re-run judges it anew, and does not forget it.
+                        for row in removals.finish()? {
+                            write_fact(tx, id, Op::Insert, &row?)?;
+                        }
+                        facts += std::mem::take(&mut removed);
+                        facts - view.facts + held
+                    }
                     Verdict::Apply => {
                         for row in removals.finish()? {
-                            outbox.push(tx, view.id, Op::Delete, &row?)?;
+                            outbox.push(tx, id, Op::Delete, &row?)?;
                         }
-                        0
+                        held
                     }
                 };
-                // A hold of a re-run stays: it is not in the fact store's difference, since the desired facts still have it.
-                let shown = if held > 0 { held } else { view.held };
-                tx.execute("UPDATE view SET held = ?2 WHERE id = ?1", params![view.id.0, shown])?;
-                let ViewRecord { id, facts, skipped, .. } = view;
-                changes.push(Change { view: id, inserted, removed: removed - held, held: shown, facts, skipped });
+                tx.execute("UPDATE view SET facts = ?2, held = ?3 WHERE id = ?1", params![id.0, facts, held])?;
+                changes.push(Change { view: id, inserted, removed, held, facts, skipped });
             }
             tx.execute("UPDATE source SET compared = 1 WHERE name = ?1", [source])?;
             Ok(changes)

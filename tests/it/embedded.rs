@@ -1,6 +1,8 @@
 //! The embedded fact store over real sockets: its API, its limits, its durability, and what it makes of random batches.
 
 mod api;
+mod fixture;
+mod killed;
 mod limits;
 mod listing;
 mod model;

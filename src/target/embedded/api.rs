@@ -3,20 +3,23 @@
 //! | request | does | answers |
 //! |---|---|---|
 //! | `POST /api/batch` | inserts and deletes, in order, atomically | `{"message"}` |
-//! | `GET /api/facts?predicate=…&args.N.type=…&args.N.id=…` | lists; facts with *at least* the arguments named, since a query has no trailing wildcards | `[fact, …]` |
+//! | `GET /api/facts?predicate=…&args.N.type=…&args.N.id=…` | lists facts with the named arguments *or more* | `[fact, …]` |
 //! | `POST`, `DELETE /api/facts` | one fact, or one pattern | the fact; `{"message"}` |
 //! | `POST /api/bulk_load`, `/api/bulk_delete`, `/api/bulk` | what older SDKs write with | `{"message"}` |
 //! | `POST /api/clear_data` | removes every fact, not the policy; free of charge | `{"message"}` |
-//! | `GET /api/policy`, `/api/policy_metadata` | the stored text; no resources, as policies are not evaluated | `{"policy"}`, `{"metadata"}` |
+//! | `GET /api/policy`, `/api/policy_metadata` | the stored text; no resources, for it is not evaluated | `{"policy"}`, `{"metadata"}` |
 //! | `POST /api/policy` | stores the text, unread; 202 if it is the one that is there | `{"message"}` |
 //! | `GET /api/healthcheck` | asks for no key | `{"message"}` |
 //!
-//! Everything else under `/api`, the decision endpoints included, is a 404: no SDK repeats a 404 or takes it to a fallback node. Errors are
-//! `{"message"}` and are found in this order: key (401), path and method (404, 405), size (413), JSON (400), number of entries
-//! (413), each entry (400), what a wildcard touches (413), quota (429). The first one is told, and nothing is changed.
+//! A query has no trailing wildcards, so it cannot say how many arguments a fact has; a pattern in a body can, and does.
 //!
-//! Paths are served with a second leading slash too, which Node's SDK sends if its URL ends in one. `Content-Type` is not looked at, on
-//! any method. `X-Request-ID` comes back as it was sent, or is a new one.
+//! Everything else under `/api`, the decision endpoints included, is a 404: no SDK repeats a 404 or takes it to a fallback
+//! node. Errors are `{"message"}` and are found in this order: key (401), path and method (404, 405), size (413), JSON (400),
+//! number of entries (413), each entry (400), what a wildcard touches (413), quota (429). The first one is told, and nothing is
+//! changed.
+//!
+//! Paths are served with a second leading slash too, which Node's SDK sends if its URL ends in one. `Content-Type` is not looked
+//! at, on any method. `X-Request-ID` comes back as it was sent, or is a new one.
 
 use std::{
     sync::Arc,
@@ -53,8 +56,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a request may take until its response starts; a write waits for a few commits at most, a read for a free connection.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How much of a body that is too large is still read, and thrown away, so that its sender gets to read the 413. The SDKs send at most
-/// 10 MiB.
+/// How much of a body that is too large is still read, and thrown away, so that its sender gets to read the 413. The SDKs send
+/// at most 10 MiB.
 const DRAINED_BYTES: usize = 16 * 1024 * 1024;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

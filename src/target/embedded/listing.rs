@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use rusqlite::Connection;
 use tokio::{runtime::Handle, sync::mpsc, time::timeout};
 use tracing::warn;
@@ -49,16 +49,11 @@ pub(super) async fn listing(store: &EmbeddedStore, selection: Selection, limit: 
             let _ = chunks.blocking_send(Err(error));
         }
     });
-    match received.recv().await {
-        Some(Err(error)) => Err(error),
-        first => Ok(Body::from_stream(stream::unfold((first, received), |(next, mut received)| async move {
-            let next = match next {
-                Some(chunk) => chunk,
-                None => received.recv().await?,
-            };
-            Some((next, (None, received)))
-        }))),
-    }
+    let first = received.recv().await.transpose()?.unwrap_or_default();
+    // A listing of one chunk has a length, so that it goes out in one piece.
+    let Some(second) = received.recv().await else { return Ok(first.into()) };
+    let begun = stream::iter([Ok(first), second]);
+    Ok(Body::from_stream(begun.chain(stream::unfold(received, async |mut received| Some((received.recv().await?, received))))))
 }
 
 /// Why the writing ends early.

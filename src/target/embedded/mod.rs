@@ -30,8 +30,8 @@
 //! | `facts1` … `facts5` | `shape`, `i0` … `i4` | the facts with one to five arguments, `WITHOUT ROWID`, all columns the key |
 //!
 //! Beside its primary key (`shape, i0, i1, …`) a fact table has one index for every later position N, over the columns
-//! *rotated* to start there: `(shape, iN, …, i0, …)`. An index of a `WITHOUT ROWID` table holds every key column anyway, so the rotation
-//! costs nothing, makes each index covering, and gives every set of bound arguments an index whose leading columns are
+//! *rotated* to start there: `(shape, iN, …, i0, …)`. An index of a `WITHOUT ROWID` table holds every key column anyway, so the
+//! rotation costs nothing, makes each index covering, and gives every set of bound arguments an index whose leading columns are
 //! bound: all of them for up to three arguments, a run of them for more (`select.rs` picks it and names it in the SQL).
 //!
 //! Not more than one process may have the file open for writing: the shape table is cached. The state directory's lock sees to that.

@@ -207,6 +207,10 @@ mod tests {
         Work::Changes(vec![Change::Insert(Fact { predicate: "f".into(), args: vec![Value::new("User", id)] })])
     }
 
+    fn new_type() -> Fact {
+        Fact { predicate: "new".into(), args: vec![Value::new("Type", "x")] }
+    }
+
     fn any() -> Selection {
         Selection { predicate: None, args: Vec::new(), arity: crate::target::embedded::select::Arity::AtLeast }
     }
@@ -245,10 +249,7 @@ mod tests {
         let mut waiting = Vec::new();
         for id in 0..9 {
             let (answer, receiver) = oneshot::channel();
-            let refused = Work::Changes(vec![
-                Change::Insert(Fact { predicate: "new".into(), args: vec![Value::new("Type", "x")] }),
-                Change::DeleteMatching(any()),
-            ]);
+            let refused = Work::Changes(vec![Change::Insert(new_type()), Change::DeleteMatching(any())]);
             let work = if id == 4 { refused } else { insert(&(id % 4).to_string()) };
             let terms = Terms { max_removed: Some(1), ..Terms::none() };
             jobs.try_send(Job { work, terms, _room: None, answer }).expect("the queue has room");
@@ -265,5 +266,10 @@ mod tests {
         assert_eq!(changed, [new, new, new, new, None, same, same, same]);
         assert_eq!(any().count(&turn.connection, 100).expect("it reads"), 4);
         assert_eq!(any().shapes(&turn.connection).expect("it reads").len(), 1, "the refused request's shape is gone");
+        let (answer, _waiting) = oneshot::channel();
+        let work = Work::Changes(vec![Change::Insert(new_type())]);
+        let again = Job { work, terms: Terms::none(), _room: None, answer };
+        turn.commit(&[again]).expect("the group commits");
+        assert_eq!(any().count(&turn.connection, 100).expect("it reads"), 5, "a shape that was rolled back is made anew");
     }
 }

@@ -26,7 +26,11 @@ fn a_batch_is_applied_in_order() {
     let mut client = server.connect();
     let reply = client.post(
         "/api/batch",
-        json!([{"inserts": [role("bob", "owner"), role("eve", "owner")]}, {"deletes": [role("eve", "owner")]}, {"inserts": [role("ann", "reader")]}]),
+        json!([
+            {"inserts": [role("bob", "owner"), role("eve", "owner")]},
+            {"deletes": [role("eve", "owner")]},
+            {"inserts": [role("ann", "reader")]},
+        ]),
     );
     assert_eq!((reply.status, reply.json()), (200, json!({"message": "facts updated"})));
     assert_eq!(reply.offset(), 1);

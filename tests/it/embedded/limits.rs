@@ -59,7 +59,8 @@ fn a_wildcard_delete_touches_at_most_10000_facts() {
     let server = Server::start(Limits::Growth);
     let mut client = server.connect();
     fill(&mut client, 10_001, 1_000);
-    let both = json!([{"deletes": facts(0..1)}, {"inserts": [facts(0..1)[0], json!({"predicate": "g", "args": [{"type": "T", "id": "1"}]})]}, everything()[0]]);
+    let other = json!({"predicate": "g", "args": [{"type": "T", "id": "1"}]});
+    let both = json!([{"deletes": facts(0..1)}, {"inserts": [facts(0..1)[0], other]}, everything()[0]]);
     let message = client.post("/api/batch", both).error(413);
     assert!(message.starts_with("entry 4: ") && message.contains("10000"), "{message}");
     assert_eq!(client.facts("/api/facts").len(), 10_001, "nothing of the batch is left");

@@ -6,7 +6,7 @@ use factsync::{
     fact::{Fact, Pattern, PatternValue, Value},
     target::embedded::Limits,
 };
-use proptest::{collection::vec, prelude::*, sample::select};
+use proptest::{collection::vec, option, prelude::*};
 use serde_json::json;
 
 use super::server::{Client, Server};
@@ -38,17 +38,17 @@ fn predicate() -> impl Strategy<Value = String> {
     prop_oneof!["p", "q"]
 }
 
+/// Mostly the same, so that facts of many arguments meet patterns too.
 fn type_name() -> impl Strategy<Value = String> {
-    prop_oneof!["T", "U"]
+    prop_oneof![6 => Just("T"), 1 => Just("U")].prop_map(str::to_owned)
 }
 
 fn id() -> impl Strategy<Value = String> {
-    select(vec!["a", "b", "é +&%\"\\"]).prop_map(str::to_owned)
+    prop_oneof![6 => Just("a"), 2 => Just("b"), 1 => Just("é +&%\"\\")].prop_map(str::to_owned)
 }
 
-/// Mostly few arguments, so that patterns hit facts.
 fn arity() -> impl Strategy<Value = usize> {
-    prop_oneof![4 => 1..=2_usize, 2 => Just(3_usize), 1 => 4..=5_usize]
+    prop_oneof![4 => 1..=2_usize, 2 => Just(3_usize), 2 => 4..=5_usize]
 }
 
 fn fact() -> impl Strategy<Value = Fact> {
@@ -57,7 +57,7 @@ fn fact() -> impl Strategy<Value = Fact> {
 }
 
 fn pattern_value() -> impl Strategy<Value = PatternValue> {
-    (proptest::option::of(type_name()), proptest::option::weighted(0.3, id())).prop_map(|(type_name, id)| PatternValue { type_name, id })
+    (option::of(type_name()), option::weighted(0.3, id())).prop_map(|(type_name, id)| PatternValue { type_name, id })
 }
 
 fn pattern() -> impl Strategy<Value = Pattern> {
@@ -82,7 +82,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => changesets().prop_map(Step::Batch),
         1 => changesets().prop_map(Step::Refused),
         1 => (vec(pattern(), 0..3), vec(fact(), 0..5)).prop_map(|(delete, tell)| Step::Bulk { delete, tell }),
-        8 => (proptest::option::weighted(0.8, predicate()), vec(pattern_value(), 0..=5)).prop_map(|(predicate, args)| Step::Get { predicate, args }),
+        8 => (option::weighted(0.8, predicate()), vec(pattern_value(), 0..=5)).prop_map(|(predicate, args)| Step::Get { predicate, args }),
         1 => Just(Step::Clear),
         1 => Just(Step::Restart),
     ]
@@ -129,7 +129,7 @@ struct Trial {
 
 impl Trial {
     fn new() -> Self {
-        let server = Server::start(Limits::Off);
+        let server = Server::start_in_memory(Limits::Off);
         let client = server.connect();
         Self { server, client, model: BTreeSet::new(), offset: 0 }
     }
@@ -191,7 +191,7 @@ impl Trial {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
     #[test]
     fn random_steps_leave_what_a_set_would_hold(steps in vec(step(), 1..24)) {
         steps.iter().fold(Trial::new(), Trial::step);

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use axum::serve::ListenerExt;
 use factsync::target::embedded::{Access, DEVELOPMENT_KEY, EmbeddedStore, Limits, router};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -28,12 +29,21 @@ impl Server {
         Self::start_in(tempfile::tempdir().expect("a temporary folder"), limits)
     }
 
-    fn start_in(folder: TempDir, limits: Limits) -> Self {
+    /// On a memory file system if there is one: for tests that make thousands of commits and are not about durability.
+    pub(crate) fn start_in_memory(limits: Limits) -> Self {
+        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        Self::start_in(folder.expect("a temporary folder"), limits)
+    }
+
+    /// Over the file in `folder`.
+    pub(crate) fn start_in(folder: TempDir, limits: Limits) -> Self {
         let store = EmbeddedStore::open(&folder.path().join("facts.db")).expect("the store opens");
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime starts");
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let routes = router(store.clone(), Access::new(DEVELOPMENT_KEY.into()), limits);
+        // As `factsync serve` does it: without Nagle's algorithm, which holds the end of a stream back for 40 ms.
+        let listener = listener.tap_io(|connection| connection.set_nodelay(true).expect("the option can be set"));
         runtime.spawn(async move { axum::serve(listener, routes).await });
         Self { runtime: Some(runtime), store: Some(store), address, limits, folder: Some(folder) }
     }
@@ -111,9 +121,7 @@ impl Client {
     /// Sends a request with the key and, if there is a body, its length.
     pub(crate) fn request(&mut self, method: &str, target: &str, body: impl Into<Option<Value>>) -> Reply {
         let body = body.into().map(|body| body.to_string());
-        let length = body.as_ref().map_or(String::new(), |body| format!("Content-Length: {}\r\n", body.len()));
-        let head = format!("{method} {target} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {DEVELOPMENT_KEY}\r\n{length}\r\n");
-        self.raw(&(head + &body.unwrap_or_default()))
+        self.raw(&request(method, target, body.as_deref()))
     }
 
     pub(crate) fn get(&mut self, target: &str) -> Reply {
@@ -139,6 +147,15 @@ impl Client {
 
     pub(crate) fn send(&mut self, request: &str) {
         self.stream.get_mut().write_all(request.as_bytes()).expect("the server reads");
+    }
+
+    /// As [`Client::request`]; `None` if the server is gone before it has answered.
+    pub(crate) fn try_request(&mut self, method: &str, target: &str, body: &Value) -> Option<Reply> {
+        let request = request(method, target, Some(&body.to_string()));
+        self.stream.get_mut().write_all(request.as_bytes()).ok()?;
+        // Answers are small and come in one piece, so whoever has the beginning has all of it.
+        self.stream.fill_buf().ok().filter(|begun| !begun.is_empty())?;
+        Some(self.reply())
     }
 
     /// Waits until a response begins, and leaves it where it is.
@@ -180,6 +197,12 @@ impl Client {
         into.resize(start + size, 0);
         self.stream.read_exact(&mut into[start..]).expect("the body arrives");
     }
+}
+
+fn request(method: &str, target: &str, body: Option<&str>) -> String {
+    let length = body.map_or(String::new(), |body| format!("Content-Length: {}\r\n", body.len()));
+    let body = body.unwrap_or_default();
+    format!("{method} {target} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {DEVELOPMENT_KEY}\r\n{length}\r\n{body}")
 }
 
 impl Reply {

@@ -54,3 +54,27 @@ fn concurrent_batches_share_commits_and_none_is_lost() {
     let want: BTreeSet<_> = (0..WRITERS).flat_map(|writer| (0..BATCHES).flat_map(move |batch| facts(writer, batch))).collect();
     assert_eq!(server.connect().facts("/api/facts").into_iter().collect::<BTreeSet<_>>(), want);
 }
+
+#[test]
+fn a_reader_never_sees_half_a_batch() {
+    const FLIPS: usize = 300;
+    let server = Server::start(Limits::Off);
+    let fact = |predicate: &str| json!({"predicate": predicate, "args": [{"type": "User", "id": "1"}]});
+    let flip = move |from: &str, to: &str| json!([{"deletes": [fact(from)]}, {"inserts": [fact(to)]}]);
+    let mut client = server.connect();
+    client.post("/api/batch", flip("b", "a"));
+    let writer = thread::spawn(move || {
+        for _ in 0..FLIPS {
+            client.post("/api/batch", flip("a", "b"));
+            client.post("/api/batch", flip("b", "a"));
+        }
+    });
+    let (mut reader, mut seen) = (server.connect(), BTreeSet::new());
+    while !writer.is_finished() {
+        let listed = reader.facts("/api/facts");
+        assert_eq!(listed.len(), 1, "one of two facts is true at any time: {listed:?}");
+        seen.extend(listed);
+    }
+    writer.join().expect("the writer does not fail");
+    assert_eq!(seen.len(), 2, "the reader saw both states");
+}

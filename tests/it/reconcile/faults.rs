@@ -61,7 +61,8 @@ async fn a_pipeline_that_mongodb_refuses_is_named_and_hides_no_other() {
     let (mongod, desk) = (Mongod::shared().await, Desk::new());
     let database = mongod.client().await.database("reconcile_faults");
     database.collection("c").insert_one(doc! {"_id": "1", "zero": 0}).await.expect("inserted");
-    let yaml = "version: 1\nsource: mongodb\nfacts:\n  planned(N:_): {db: app, collection: c, query: {aggregate: [{$nonsense: 1}]}, fields: [_id]}\n  \
+    let yaml = "version: 1\nsource: mongodb\nfacts:\n  \
+                planned(N:_): {db: app, collection: c, query: {aggregate: [{$nonsense: 1}]}, fields: [_id]}\n  \
                 fine(N:_): {db: app, collection: c, query: {find: {}}, fields: [_id]}\ndbs:\n  app: {connection_string: $MONGODB_URL}\n";
     let (config, uri) = (desk.write("broken.yaml", yaml), mongod.uri("reconcile_faults"));
     let output = desk.reconcile_in(&[("MONGODB_URL", &uri)], &[&config, "--perform-updates"]).expect_code(1);

@@ -3,7 +3,11 @@
 use mongodb::bson::{Document, doc};
 
 use super::{Desk, assert_nothing_left, summary, told};
-use crate::support::{github::Github, mongod::Mongod, postgres::Major};
+use crate::support::{
+    github::{Github, rows},
+    mongod::Mongod,
+    postgres::Major,
+};
 
 const GITHUB: &str = "examples/github/github.yaml";
 
@@ -19,9 +23,9 @@ async fn postgresql_is_mirrored_and_then_nothing_is_left_to_do() {
     let in_file: Vec<String> = views.iter().map(|view| view.fact_type.to_string()).collect();
     assert_eq!(wanted.collect::<Vec<_>>(), in_file, "in the order of the file");
     for (view, (fact_type, adds, removes)) in views.iter().zip(summary(&report)) {
-        let rows = github.query(&view.query).await.len();
-        assert_eq!((adds, removes), (rows, 0), "{fact_type}");
-        assert_ne!(rows, 0, "the example has no row for {fact_type}, so it tests nothing");
+        let found = rows(&github.client, &view.query).await.len();
+        assert_eq!((adds, removes), (found, 0), "{fact_type}");
+        assert_ne!(found, 0, "the example has no row for {fact_type}, so it tests nothing");
     }
     assert!(desk.store.facts("has_role").await.is_empty(), "a reconcile without --perform-updates writes nothing");
 
@@ -99,7 +103,8 @@ async fn csv_is_mirrored_and_the_report_is_the_contracts_byte_for_byte() {
         concat!(
             r#"{{"type":"facts","fact_types":[{{"fact_type":{{"predicate":"has_role","args":[{{"type":"User","id":null}},"#,
             r#"{{"type":"String","id":null}},{{"type":"Organization","id":null}}]}},"add":[{},{},{}],"remove":[]}},"#,
-            r#"{{"fact_type":{{"predicate":"has_relation","args":[{{"type":"Repository","id":null}},{{"type":"String","id":"organization"}},"#,
+            r#"{{"fact_type":{{"predicate":"has_relation","args":["#,
+            r#"{{"type":"Repository","id":null}},{{"type":"String","id":"organization"}},"#,
             r#"{{"type":"Organization","id":null}}]}},"add":[{},{},{}],"remove":[]}}]}}"#,
             "\n"
         ),
@@ -120,7 +125,8 @@ async fn three_kinds_of_source_feed_one_store_in_the_order_of_the_files() {
     let (github, mongod, desk) = (Github::start(Major::V15).await, Mongod::shared().await, Desk::new());
     let documents = mongod.client().await.database("reconcile_together");
     documents.collection("badges").insert_one(doc! {"_id": "1", "badge": "gold"}).await.expect("inserted");
-    let mongo = "version: 1\nsource: mongodb\nfacts:\n  has_badge(User:_, String:_):\n    db: app\n    collection: badges\n    query: {find: {}}\n    \
+    let mongo = "version: 1\nsource: mongodb\nfacts:\n  has_badge(User:_, String:_):\n    \
+                 db: app\n    collection: badges\n    query: {find: {}}\n    \
                  fields: [_id, badge]\ndbs:\n  app: {connection_string: $MONGODB_URL}\n";
     let mongo = desk.write("mongo.yaml", mongo);
     let members = desk.members([("1", "red"), ("2", "blue")]);

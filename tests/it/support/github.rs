@@ -4,7 +4,10 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use factsync::config::{Config, SourceKind, View};
+use factsync::{
+    config::{Config, SourceKind, View},
+    fact::FactType,
+};
 use serde_json::Value;
 
 use super::{
@@ -67,28 +70,44 @@ impl Github {
         factsync::config::load(&[file], &|name| (name == "DATABASE_URL").then(|| url.clone())).expect("the example is valid")
     }
 
-    /// Panics unless the embedded fact store of `process` holds exactly what the queries return now.
-    pub(crate) async fn assert_equal(&self, process: &Process, context: &str) {
-        for view in self.views() {
-            let pattern = serde_json::to_value(&view.fact_type).expect("a fact type is JSON");
-            let stored = rows_of(&process.facts(&view.fact_type.predicate).await, &pattern);
-            let wanted = self.query(&view.query).await;
-            assert_eq!(stored, wanted, "{context}: {}\n{}", view.fact_type, process.log());
-        }
+    /// `factsync run` on the example, into the fact store at `target`.
+    pub(crate) fn run_into(&self, target: &str, state: &std::path::Path) -> Process {
+        self.run(state, &["--target", target, "--plan", "unlimited"])
     }
 
-    /// The distinct rows of `query` without those that hold a NULL, as text.
-    pub(crate) async fn query(&self, query: &str) -> BTreeSet<Vec<String>> {
-        let messages = self.client.simple_query(query).await.unwrap_or_else(|error| panic!("{query}: {error:?}"));
-        let mut rows = BTreeSet::new();
-        for message in messages {
-            if let tokio_postgres::SimpleQueryMessage::Row(row) = message {
-                let cells: Option<Vec<String>> = (0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect();
-                rows.extend(cells);
-            }
-        }
-        rows
+    /// Panics unless the fact store of `process` holds exactly what the queries return now.
+    pub(crate) async fn assert_equal(&self, process: &Process, context: &str) {
+        let views = self.views().into_iter().map(|view| (view.fact_type, view.query));
+        assert_holds(&self.client, views, process, context).await;
     }
+}
+
+/// Panics unless the fact store of `process` holds exactly what `views` return now.
+pub(crate) async fn assert_holds(
+    client: &tokio_postgres::Client,
+    views: impl IntoIterator<Item = (FactType, String)>,
+    process: &Process,
+    context: &str,
+) {
+    for (fact_type, query) in views {
+        let pattern = serde_json::to_value(&fact_type).expect("a fact type is JSON");
+        let stored = rows_of(&process.facts(&fact_type.predicate).await, &pattern);
+        let wanted = rows(client, &query).await;
+        assert_eq!(stored, wanted, "{context}: {fact_type} holds the left, the query returns the right");
+    }
+}
+
+/// The distinct rows of `query` without those that hold a NULL, as text.
+pub(crate) async fn rows(client: &tokio_postgres::Client, query: &str) -> BTreeSet<Vec<String>> {
+    let messages = client.simple_query(query).await.unwrap_or_else(|error| panic!("{query}: {error:?}"));
+    let mut rows = BTreeSet::new();
+    for message in messages {
+        if let tokio_postgres::SimpleQueryMessage::Row(row) = message {
+            let cells: Option<Vec<String>> = (0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect();
+            rows.extend(cells);
+        }
+    }
+    rows
 }
 
 /// The ids that stand where `pattern` has `null`, of the facts that fit it.
@@ -116,6 +135,11 @@ impl Random {
         let seed = std::env::var("FACTSYNC_SEED").ok().map_or_else(clock, |text| text.parse().expect("FACTSYNC_SEED is a number"));
         eprintln!("{test}: FACTSYNC_SEED={seed}");
         Self(seed)
+    }
+
+    /// Another one, for a task of its own.
+    pub(crate) fn split(&mut self) -> Self {
+        Self(self.below(u64::MAX))
     }
 
     pub(crate) fn below(&mut self, bound: u64) -> u64 {

@@ -4,11 +4,14 @@
 //! the test ends. No process outlives its test, even one that is killed: see [`daemon`].
 #![allow(dead_code, reason = "the helpers are an offer: which of them are used changes with every test")]
 
+pub(crate) mod app;
 pub(crate) mod daemon;
 pub(crate) mod factsync;
 pub(crate) mod github;
+pub(crate) mod load;
 pub(crate) mod mongod;
 pub(crate) mod postgres;
+pub(crate) mod proxy;
 
 use std::{
     ffi::OsStr,
