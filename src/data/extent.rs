@@ -1,7 +1,7 @@
 //! A whole query result, sorted and without duplicates, in bounded memory.
 //!
 //! An external merge sort: rows are sorted in memory [`RUN_BYTES`] at a time and spilled as runs, which are merged while
-//! they are read. SQLite was the alternative (`INSERT OR IGNORE` into a temporary table); it writes each row into a B-tree
+//! they are read. Rows that arrive in order, as those of an index do, make one run however many they are. SQLite was the alternative (`INSERT OR IGNORE` into a temporary table); it writes each row into a B-tree
 //! page several times, where a merge sort writes it once, and a comparison never needs the random access a tree offers.
 //! It is our own code because the library for it, `extsort` 0.5.0, returns *no rows at all* when their number is a multiple
 //! of its segment size plus one, and reads a truncated run as a shorter one: here either would be a mass revocation. So a
@@ -13,7 +13,7 @@ use std::{
     cmp::{Ordering, Reverse},
     collections::{BinaryHeap, binary_heap::PeekMut},
     fs::File,
-    io::{self, BufReader, BufWriter, Read, Seek, Write},
+    io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write},
     path::{Path, PathBuf},
 };
 
@@ -37,6 +37,8 @@ pub struct ExtentBuilder {
     kept_bytes: usize,
     buffer: Buffer,
     runs: Vec<Run>,
+    /// The last run, as long as more rows may continue it.
+    open: Option<RunWriter>,
 }
 
 impl ExtentBuilder {
@@ -46,34 +48,43 @@ impl ExtentBuilder {
     }
 
     fn with_limits(spool: &Path, run_bytes: usize, kept_bytes: usize) -> Self {
-        Self { spool: spool.to_owned(), run_bytes, kept_bytes, buffer: Buffer::default(), runs: Vec::new() }
+        Self { spool: spool.to_owned(), run_bytes, kept_bytes, buffer: Buffer::default(), runs: Vec::new(), open: None }
     }
 
     /// Adds one row; duplicates are dropped later.
     pub fn push(&mut self, row: Row) -> io::Result<()> {
-        self.buffer.push(row.as_bytes());
+        self.buffer.push(row.as_bytes())?;
         if self.buffer.size() < self.run_bytes { Ok(()) } else { self.spill() }
     }
 
     /// The result: every distinct row once, in order.
     pub fn finish(mut self) -> io::Result<Extent> {
-        if self.runs.is_empty() && self.buffer.size() <= self.kept_bytes {
+        if self.open.is_none() && self.buffer.size() <= self.kept_bytes {
             self.buffer.sort();
             return Ok(Extent::from_sorted(self.buffer.into_rows().map(Ok)));
         }
-        if !self.buffer.slots.is_empty() {
-            self.spill()?;
-        }
+        self.spill()?;
         self.buffer = Buffer::default();
+        self.close()?;
         Ok(Extent::from_sorted(Merge::new(self.runs)?))
     }
 
     fn spill(&mut self) -> io::Result<()> {
         self.buffer.sort();
-        let mut run = RunWriter::new(&self.spool)?;
+        let continues = |run: &RunWriter| self.buffer.first().is_none_or(|first| *run.last <= *first);
+        if !self.open.as_ref().is_some_and(continues) {
+            self.close()?;
+            self.open = Some(RunWriter::new(&self.spool)?);
+        }
+        let run = self.open.as_mut().expect("it has just been opened");
         self.buffer.distinct().try_for_each(|row| run.push(row))?;
-        self.runs.push(run.finish()?);
         self.buffer.clear();
+        Ok(())
+    }
+
+    fn close(&mut self) -> io::Result<()> {
+        let Some(run) = self.open.take() else { return Ok(()) };
+        self.runs.push(run.finish()?);
         if self.runs.len() == MAX_RUNS {
             let mut run = RunWriter::new(&self.spool)?;
             for row in Merge::new(std::mem::take(&mut self.runs))? {
@@ -95,21 +106,33 @@ struct Buffer {
 /// Where a row is.
 #[derive(Clone, Copy)]
 struct Slot {
-    /// Its first bytes as a number, zeros where it is shorter. A smaller number means a smaller row, so most comparisons end here
-    /// and do not look at bytes that are somewhere else in memory.
-    prefix: u64,
-    start: usize,
-    end: usize,
+    /// Its first bytes as numbers, zeros where it is shorter. A smaller prefix means a smaller row, so most comparisons end here
+    /// and do not look at bytes that are somewhere else in memory; sixteen of them get past the `user_` that every id starts with.
+    prefix: [u64; 2],
+    start: u32,
+    length: u32,
+}
+
+impl Slot {
+    fn new(row: &[u8], start: usize) -> io::Result<Self> {
+        let mut prefix = [[0; 8]; 2];
+        for (number, bytes) in prefix.iter_mut().zip(row.chunks(8)) {
+            number[..bytes.len()].copy_from_slice(bytes);
+        }
+        let small = |number: usize| u32::try_from(number).map_err(|_| io::Error::other("a row is larger than 4 GiB"));
+        Ok(Self { prefix: prefix.map(u64::from_be_bytes), start: small(start)?, length: small(row.len())? })
+    }
+
+    fn of(self, bytes: &[u8]) -> &[u8] {
+        &bytes[self.start as usize..][..self.length as usize]
+    }
 }
 
 impl Buffer {
-    fn push(&mut self, row: &[u8]) {
-        let mut prefix = [0; 8];
-        let length = row.len().min(8);
-        prefix[..length].copy_from_slice(&row[..length]);
-        let start = self.bytes.len();
+    fn push(&mut self, row: &[u8]) -> io::Result<()> {
+        self.slots.push(Slot::new(row, self.bytes.len())?);
         self.bytes.extend_from_slice(row);
-        self.slots.push(Slot { prefix: u64::from_be_bytes(prefix), start, end: self.bytes.len() });
+        Ok(())
     }
 
     fn size(&self) -> usize {
@@ -118,23 +141,24 @@ impl Buffer {
 
     fn sort(&mut self) {
         let Self { bytes, slots } = self;
-        let row = |slot: &Slot| &bytes[slot.start..slot.end];
-        slots.sort_unstable_by(|a, b| match a.prefix.cmp(&b.prefix) {
-            Ordering::Equal => row(a).cmp(row(b)),
-            order @ (Ordering::Less | Ordering::Greater) => order,
-        });
+        slots.sort_unstable_by(|a, b| a.prefix.cmp(&b.prefix).then_with(|| a.of(bytes).cmp(b.of(bytes))));
+    }
+
+    /// The smallest row of a sorted buffer.
+    fn first(&self) -> Option<&[u8]> {
+        self.slots.first().map(|slot| slot.of(&self.bytes))
     }
 
     /// The rows of a sorted buffer, each once.
     fn distinct(&self) -> impl Iterator<Item = &[u8]> {
         let mut last = None;
-        let rows = self.slots.iter().map(|slot| &self.bytes[slot.start..slot.end]);
+        let rows = self.slots.iter().map(|slot| slot.of(&self.bytes));
         rows.filter(move |row| last.replace(*row) != Some(*row))
     }
 
     fn into_rows(self) -> impl Iterator<Item = Row> {
         let Self { bytes, slots } = self;
-        slots.into_iter().map(move |slot| Row::from_bytes(&bytes[slot.start..slot.end]).expect("these are the bytes of a row"))
+        slots.into_iter().map(move |slot| Row::from_own_bytes(slot.of(&bytes).into()))
     }
 
     fn clear(&mut self) {
@@ -153,11 +177,12 @@ struct Run {
 struct RunWriter {
     writer: BufWriter<File>,
     rows: u64,
+    last: Vec<u8>,
 }
 
 impl RunWriter {
     fn new(spool: &Path) -> io::Result<Self> {
-        Ok(Self { writer: BufWriter::with_capacity(FILE_BUFFER, tempfile::tempfile_in(spool)?), rows: 0 })
+        Ok(Self { writer: BufWriter::with_capacity(FILE_BUFFER, tempfile::tempfile_in(spool)?), rows: 0, last: Vec::new() })
     }
 
     fn push(&mut self, row: &[u8]) -> io::Result<()> {
@@ -165,6 +190,8 @@ impl RunWriter {
         self.writer.write_all(&length.to_le_bytes())?;
         self.writer.write_all(row)?;
         self.rows += 1;
+        self.last.clear();
+        self.last.extend_from_slice(row);
         Ok(())
     }
 
@@ -184,9 +211,21 @@ impl Run {
         self.left -= 1;
         let mut length = [0; 4];
         self.reader.read_exact(&mut length)?;
-        let mut bytes = vec![0; u32::from_le_bytes(length) as usize];
-        self.reader.read_exact(&mut bytes)?;
-        Row::from_bytes(bytes).map(Some)
+        let length = u32::from_le_bytes(length) as usize;
+        // Most rows lie in the buffer as a whole.
+        let bytes = match self.reader.buffer().get(..length) {
+            Some(bytes) => {
+                let bytes = bytes.into();
+                self.reader.consume(length);
+                bytes
+            }
+            None => {
+                let mut bytes = vec![0; length];
+                self.reader.read_exact(&mut bytes)?;
+                bytes.into_boxed_slice()
+            }
+        };
+        Ok(Some(Row::from_own_bytes(bytes)))
     }
 }
 
@@ -330,6 +369,21 @@ mod tests {
             builder.push(Row::from_texts([n.to_string().as_str()])).expect("not yet a run");
         }
         assert!(builder.finish().is_err(), "it stayed in memory");
+    }
+
+    #[test]
+    fn rows_in_order_make_one_run() {
+        let spool = tempfile::tempdir().expect("a folder");
+        for (order, runs) in [(["a", "b", "b", "c"], 1), (["a", "c", "b", "c"], 2), (["d", "c", "b", "a"], 4)] {
+            let mut builder = builder(spool.path(), 1, false);
+            for text in order {
+                builder.push(Row::from_texts([text])).expect("pushed");
+            }
+            assert_eq!(builder.runs.len() + usize::from(builder.open.is_some()), runs, "{order:?}");
+            let got: Vec<Row> = builder.finish().expect("sorted").map(|row| row.expect("read")).collect();
+            let want: std::collections::BTreeSet<Row> = order.into_iter().map(|text| Row::from_texts([text])).collect();
+            assert_eq!(got, want.into_iter().collect::<Vec<_>>());
+        }
     }
 
     #[test]

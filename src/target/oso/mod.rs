@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Batch ──batch::body──> POST <base>/api/batch ──answer──> Offset or TargetError
-//! FactType ──query──> GET <base>/api/facts?… ──chunks──> listing::FactArray ──FactType::row_of──> each
+//! FactType ──query──> GET <base>/api/facts?… ──chunks──> listing::FactArray ──rows──> each
 //! ```
 //!
 //! One call is one attempt: nothing here repeats a request, because only the caller knows how long it may take (`retry`).
@@ -40,7 +40,7 @@ use crate::{
     },
 };
 use answer::Unconfirmed;
-use listing::{FactArray, Listed};
+use listing::FactArray;
 
 /// The version of the API, which is a header and not a part of the path.
 const API_VERSION: HeaderName = HeaderName::from_static("x-osoapiversion");
@@ -135,13 +135,9 @@ impl OsoCloud {
     async fn read(&self, fact_type: &FactType, each: &mut (dyn FnMut(Row) -> io::Result<()> + Send)) -> Result<(), TargetError> {
         let request = self.client.get(self.listing_url(fact_type));
         let mut response = self.send(request, Uuid::new_v4()).await?;
-        let mut facts = FactArray::new();
+        let mut facts = FactArray::new(fact_type);
         while let Some(chunk) = response.chunk().await.map_err(|error| self.unreachable(error))? {
-            let row = |fact: Listed<'_>| {
-                let values = fact.args.iter().map(|value| (&*value.type_name, &*value.id));
-                fact_type.row_of(&fact.predicate, values).map_or(Ok(()), &mut *each)
-            };
-            facts.feed(&chunk, row).map_err(|error| match error {
+            facts.feed(&chunk, &mut *each).map_err(|error| match error {
                 listing::Error::Receiver(error) => TargetError::Receiver(error),
                 listing::Error::Garbage(problem) => self.garbage(problem),
             })?;
