@@ -63,9 +63,7 @@ impl Deliver {
     /// Delivers until the process stops. An error is a bug or a store that cannot be written to.
     pub(super) async fn run(mut self) -> Result<(), EngineError> {
         self.show().await?;
-        // Before the first write any state will do, and no store has an older token than this one.
-        let offset = self.writer.offset().await?.unwrap_or_else(|| Offset("0".to_owned()));
-        self.caught_up(offset).await?;
+        self.caught_up().await?;
         let mut rest = Duration::ZERO;
         loop {
             let most = self.target.limits().entries;
@@ -130,12 +128,15 @@ impl Deliver {
                     self.writer.park(part[0].clone(), reason).await?;
                 }
                 Attempt::Delivered(offset) => {
-                    let gone = self.writer.acknowledge(last, offset.clone()).await?;
+                    let gone = self.writer.acknowledge(last, offset).await?;
                     metrics::counter!(telemetry::DELIVERED_FACTS).increment(gone);
-                    self.caught_up(offset).await?;
                 }
             }
             left = &left[part.len()..];
+            // What is left may be acceptable as a whole.
+            length = left.len();
+            // Parked counts as settled: who waits would wait for ever.
+            self.caught_up().await?;
             self.show().await?;
         }
         Ok(true)
@@ -158,10 +159,13 @@ impl Deliver {
                 },
             };
             metrics::counter!(telemetry::DELIVERY_FAILURES).increment(1);
-            let alone = batch.changes.len() == 1;
             match &error {
-                TargetError::TooLarge { .. } | TargetError::Refused { .. } if !alone => return Ok(Attempt::Halve),
-                TargetError::TooLarge { message } | TargetError::Refused { message, .. } => return Ok(Attempt::Park(message.clone())),
+                TargetError::TooLarge { message } | TargetError::Refused { message, .. } => {
+                    // It answers, and it will not answer otherwise.
+                    self.board.target(TargetState::Reachable);
+                    let alone = batch.changes.len() == 1;
+                    return Ok(if alone { Attempt::Park(message.clone()) } else { Attempt::Halve });
+                }
                 TargetError::Busy { .. }
                 | TargetError::Unreachable { .. }
                 | TargetError::Key { .. }
@@ -194,13 +198,15 @@ impl Deliver {
     }
 
     /// Tells the waiters how far the fact store is.
-    async fn caught_up(&self, offset: Offset) -> Result<(), EngineError> {
+    async fn caught_up(&self) -> Result<(), EngineError> {
         // Read before the outbox: a commit that comes in between is not claimed as delivered.
         let last = self.writer.commit_no();
         let commit_no = match self.writer.outbox(1).await?.first() {
             Some(entry) => last.min(entry.key.commit_no - 1),
             None => last,
         };
+        // Before the first write any state will do, and no store has an older token than this one.
+        let offset = self.writer.offset().await?.unwrap_or_else(|| Offset("0".to_owned()));
         self.board.delivered(Delivered { commit_no, offset: Some(offset) });
         Ok(())
     }

@@ -10,6 +10,7 @@ mod cli;
 mod config;
 mod crash;
 mod csv_source;
+mod delivery;
 mod embedded;
 mod invariants;
 mod mongo_source;

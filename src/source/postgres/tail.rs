@@ -54,6 +54,8 @@ const CLOCK_REST: u32 = 10;
 const FAILED_RERUN: Duration = Duration::from_secs(30);
 /// Between two looks at whether tables, functions or the publication have changed. DDL on the tables themselves shows in the stream.
 const REANALYZE_EVERY: Duration = Duration::from_secs(60);
+/// Between two of them when the stream asks for one: TRUNCATE announces a table anew as DDL does, and may do so in every commit.
+const REANALYZE_PAUSE: Duration = Duration::from_secs(1);
 /// How long a stop waits for the last acknowledgement; it is sent within a second (the status interval). Without it the
 /// last commits are streamed again, which changes nothing.
 const STOP_GRACE: Duration = Duration::from_secs(2);
@@ -89,6 +91,7 @@ pub(crate) struct Tail {
     rhythm: Rhythm,
     beating: Option<BoxFuture<'static, Result<Beat, SourceError>>>,
     analyzing: Option<BoxFuture<'static, Result<String, SourceError>>>,
+    analyzed: Instant,
     next_analysis: Instant,
     shapes: Option<Shapes>,
     known: BTreeSet<u32>,
@@ -139,6 +142,7 @@ impl Tail {
             rhythm: Rhythm::new(slot, now),
             beating: None,
             analyzing: None,
+            analyzed: now,
             next_analysis: now + REANALYZE_EVERY,
             shapes: None,
             known: BTreeSet::new(),
@@ -203,7 +207,7 @@ impl Tail {
             self.beating = Some(Box::pin(async move { pulse.beat(&content).await }));
         }
         if self.analyzing.is_none() && self.next_analysis <= now {
-            self.next_analysis = now + REANALYZE_EVERY;
+            (self.analyzed, self.next_analysis) = (now, now + REANALYZE_EVERY);
             self.analyzing = Some((self.reanalyze)());
         }
         for (view, due) in &mut self.reruns {
@@ -223,9 +227,11 @@ impl Tail {
         let refresh = self.refresh.ready_at().filter(|_| !self.dirty.is_empty() && self.outbox.is_empty());
         let beat = self.rhythm.next().filter(|_| self.beating.is_none());
         let report = (self.target() > self.reported).then_some(self.next_report).filter(|due| *due > Instant::now());
-        let others = [refresh, beat, report, self.rhythm.deadline()];
+        // What cannot start yet must not wake the loop either: the clock comes before the stream and would starve it.
+        let analysis = Some(self.next_analysis).filter(|_| self.analyzing.is_none());
+        let others = [refresh, beat, report, analysis, self.rhythm.deadline()];
         let reruns = self.reruns.values().copied();
-        others.into_iter().flatten().chain(reruns).fold(self.next_analysis, Instant::min)
+        others.into_iter().flatten().chain(reruns).fold(Instant::now() + REANALYZE_EVERY, Instant::min)
     }
 
     /// The position that may be reported.
@@ -373,7 +379,7 @@ impl Tail {
             Change::Shape(relation) => {
                 // Sent once for each table, and again after DDL on it.
                 if !self.known.insert(relation) && self.plan.views.contains_key(&relation) {
-                    self.next_analysis = Instant::now();
+                    self.next_analysis = self.next_analysis.min(self.analyzed + REANALYZE_PAUSE);
                 }
             }
             Change::Nothing => {}
