@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use reqwest::StatusCode;
 use serde_json::Value;
 
 use crate::{
@@ -31,8 +32,11 @@ const MOST_BYTES: usize = 16 << 20;
 
 pub(super) async fn status(global: &Global) -> anyhow::Result<Exit> {
     let answer = ask(global, "/v1/status", &[], MARGIN).await?;
+    if !answer.ok {
+        return Ok(refused(&answer));
+    }
     print(&format!("{}\n", serde_json::to_string_pretty(&answer.body)?))?;
-    Ok(if answer.ok { Exit::Done } else { Exit::Failure })
+    Ok(Exit::Done)
 }
 
 pub(super) async fn wait(global: &Global, args: &WaitArgs) -> anyhow::Result<Exit> {
@@ -40,11 +44,16 @@ pub(super) async fn wait(global: &Global, args: &WaitArgs) -> anyhow::Result<Exi
     query.extend(args.source.iter().map(|source| ("source", source.clone())));
     let answer = ask(global, "/v1/wait", &query, args.timeout + MARGIN).await?;
     if !answer.ok {
-        say(&format!("error: {}", answer.body["message"].as_str().unwrap_or("no reason given")));
-        return Ok(Exit::Failure);
+        return Ok(refused(&answer));
     }
     print(&format!("{}\n", answer.body))?;
     Ok(Exit::Done)
+}
+
+/// Tells why there is no result.
+fn refused(answer: &Answer) -> Exit {
+    say(&format!("error: {}", answer.body["message"].as_str().unwrap_or("no reason given")));
+    Exit::Failure
 }
 
 struct Answer {
@@ -57,12 +66,17 @@ async fn ask(global: &Global, path: &str, query: &[(&str, String)], timeout: Dur
     let base = match global.target.as_deref() {
         Some("embedded") | None => format!("http://{}", global.listen),
         Some(url) if url.starts_with("http://") || url.starts_with("https://") => url.trim_end_matches('/').to_owned(),
-        Some(other) => return Err(Misuse(format!("--target is \"{other}\"; expected a URL such as http://127.0.0.1:7878")).into()),
+        // Not repeated, because it may hold a password.
+        Some(_) => return Err(Misuse("--target is no URL; expected one such as http://127.0.0.1:7878".to_owned()).into()),
     };
     let url = format!("{base}{path}?{pairs}");
     let client = reqwest::Client::builder().timeout(timeout).build()?;
     let unreachable = || format!("could not ask the factsync at {base}. Is `factsync run` running there? --listen says where it is");
     let mut response = client.get(&url).send().await.with_context(unreachable)?;
+    anyhow::ensure!(
+        response.status() != StatusCode::NOT_FOUND,
+        "what answers at {base} follows no source: `factsync serve` is a fact store alone. Ask a `factsync run`"
+    );
     let ok = response.status().is_success();
     let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await.with_context(unreachable)? {

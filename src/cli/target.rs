@@ -45,14 +45,14 @@ pub(super) struct Target {
 /// What `--target`, `OSO_AUTH` and `OSO_URL` say.
 pub(super) fn choose(global: &Global) -> Result<Choice, Misuse> {
     let key = variable("OSO_AUTH");
-    let url = match (global.target.as_deref(), &key) {
+    let (setting, url) = match (global.target.as_deref(), &key) {
         (Some("embedded"), _) | (None, None) => return Ok(Choice::Embedded),
-        (Some(url), _) => url.to_owned(),
-        (None, Some(_)) => variable("OSO_URL").unwrap_or_else(|| OSO_CLOUD.to_owned()),
+        (Some(url), _) => ("--target", url.to_owned()),
+        (None, Some(_)) => ("OSO_URL", variable("OSO_URL").unwrap_or_else(|| OSO_CLOUD.to_owned())),
     };
     if !url.starts_with("http://") && !url.starts_with("https://") {
         // Not repeated, because it may hold a password; nor below.
-        return Err(Misuse("the fact store is no URL; expected \"embedded\" or a URL such as http://127.0.0.1:7878".to_owned()));
+        return Err(Misuse(format!("{setting} is no URL; expected one such as http://127.0.0.1:7878, or --target embedded")));
     }
     match key {
         Some(key) => Ok(Choice::Remote { url, key: key.into() }),
