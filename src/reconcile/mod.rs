@@ -12,8 +12,8 @@
 //! Each side is judged only if it is whole: a listing that breaks off, a spool that lost rows and a query that fails are
 //! errors of their fact type and never a shorter side, which would revoke, or grant, everything that is missing in it.
 //!
-//! A comparison is of two moments: facts that somebody else writes after the rows were read show up as drift, and are gone from
-//! the next comparison.
+//! A comparison is of two moments, one of the source and one of the fact store: what changes between them shows up as drift, and is
+//! gone from the next comparison.
 
 mod report;
 mod spool;

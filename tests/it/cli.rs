@@ -89,7 +89,8 @@ fn what_no_command_knows_is_named() {
 #[test]
 fn every_problem_of_the_files_is_told_with_its_place_by_every_command() {
     let folder = tempfile::tempdir().expect("a folder");
-    let broken = "version: 1\nsource: csv\nfacts:\n  f(User:_):\n    path: a.csv\n    feilds: [user]\n  g(User:_:\n    path: a.csv\n    fields: [a]\n";
+    let broken = "version: 1\nsource: csv\nfacts:\n  f(User:_):\n    path: a.csv\n    feilds: [user]\n  \
+                  g(User:_:\n    path: a.csv\n    fields: [a]\n";
     let broken = file(&folder, "broken.yaml", broken);
     let missing = folder.path().join("missing.yaml").to_str().expect("UTF-8").to_owned();
     for command in CONFIG_COMMANDS {
