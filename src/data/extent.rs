@@ -1,10 +1,9 @@
 //! A whole query result, sorted and without duplicates, in bounded memory.
 //!
 //! An external merge sort: rows are sorted in memory [`RUN_BYTES`] at a time and spilled as runs, which are merged while
-//! they are read. Rows that arrive in order, as those of an index do, make one run however many they are.
-//!
-//! SQLite was the alternative (`INSERT OR IGNORE` into a temporary table); it writes each row into a B-tree page several
-//! times, where a merge sort writes it once, and a comparison never needs the random access a tree offers.
+//! they are read. Rows that arrive in order, as those of an index do, make one run however many they are. SQLite was the alternative
+//! (`INSERT OR IGNORE` into a temporary table); it writes each row into a B-tree
+//! page several times, where a merge sort writes it once, and a comparison never needs the random access a tree offers.
 //! It is our own code because the library for it, `extsort` 0.5.0, returns *no rows at all* when their number is a multiple
 //! of its segment size plus one, and reads a truncated run as a shorter one: here either would be a mass revocation. So a
 //! run knows its rows, and one that ends early is an error.

@@ -32,7 +32,7 @@
 //! `is_array`, or in one another), other Binary, Timestamp, regular expressions, code, MinKey, MaxKey, NaN, the infinities,
 //! and dates outside the years 0 to 9999.
 //!
-//! A collection that does not exist is empty, for MongoDB and so for us; [`probe`] warns of it.
+//! A collection that does not exist is empty, for MongoDB and so for us; [`probe()`] warns of it.
 
 mod client;
 mod decode;
