@@ -194,8 +194,14 @@ impl Board {
     }
 
     /// The desired facts up to `commit_no` are those of a snapshot or of an earlier process.
+    ///
+    /// `None` before the fact store was compared: what a snapshot took out of the outbox is not delivered, so until then no
+    /// position counts as applied for those who wait.
     pub(super) fn founded(&self, source: usize, commit_no: Option<u64>) {
         self.lines().sources[source].founded = commit_no;
+        if commit_no.is_none() {
+            self.applied[source].send_replace(Applied::default());
+        }
     }
 
     pub(super) fn registered(&self, source: usize, views: &[ViewRecord]) {
