@@ -56,6 +56,7 @@ pub mod config;
 pub mod fact;
 
 pub mod data;
+pub mod query;
 pub mod source;
 pub mod view;
 

@@ -8,10 +8,14 @@
 //! duplicates and on disk once it is large, so that comparing ten million wanted facts with ten million stored ones is
 //! one merge in bounded memory. A [`Position`] says which state of the source a result belongs to.
 
+mod cells;
+mod change;
 mod extent;
 mod position;
 mod row;
 
+pub use cells::Cells;
+pub use change::{Change, ChangeBatch, Commit, Image, ImageWriter};
 pub use extent::{Extent, ExtentBuilder};
 pub use position::{Lsn, Position};
 pub use row::Row;

@@ -47,6 +47,18 @@ impl Row {
         Self::from_cells(texts.into_iter().map(Some))
     }
 
+    /// Puts a row together from cells as they are encoded in others.
+    pub fn from_encoded<'a>(cells: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut bytes = SCRATCH.take();
+        bytes.clear();
+        cells.into_iter().for_each(|cell| bytes.extend_from_slice(cell));
+        let row = Self(bytes.as_slice().into());
+        if bytes.capacity() <= MAX_SCRATCH {
+            SCRATCH.set(bytes);
+        }
+        row
+    }
+
     /// Takes bytes that [`Row::as_bytes`] gave out earlier; an error if they are anything else.
     pub fn from_bytes(bytes: impl Into<Box<[u8]>>) -> io::Result<Self> {
         let row = Self(bytes.into());

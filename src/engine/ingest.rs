@@ -26,7 +26,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    data::{Extent, ExtentBuilder, Position},
+    data::{ExtentBuilder, Position},
     engine::{
         backoff::Backoff,
         board::{Board, TargetState},
@@ -34,7 +34,7 @@ use crate::{
         writer::Writer,
     },
     error::{Disposition, causes},
-    source::{Event, Follow, Link, Prepared, SourceError, SourceState, ViewMode},
+    source::{self, Event, Follow, Link, Prepared, Reading, SourceError, SourceState, ViewMode},
     store::{Changes, Checkpoint, ViewRecord},
     target::{FactStore, TargetError},
     view::Guard,
@@ -188,8 +188,9 @@ impl Ingest {
     }
 
     fn announce(&self, prepared: &Prepared) {
-        for (view, mode) in prepared.views.iter().enumerate() {
-            match mode {
+        for (view, prepared) in prepared.views.iter().enumerate() {
+            match &prepared.mode {
+                ViewMode::Incremental(_) => self.board.mode(self.index, view, "incremental", None),
                 ViewMode::Refresh(reason) => {
                     self.board.mode(self.index, view, "refresh", Some(reason.clone()));
                     self.board.view_failed(self.index, view, None);
@@ -215,7 +216,7 @@ impl Ingest {
                 record.identity, prepared.identity
             )));
         }
-        if record.fingerprint != prepared.fingerprint {
+        if record.fingerprint != fingerprint(prepared) {
             return self.start_over(prepared, "the queries or what they depend on changed").await;
         }
         if self.outdated(prepared) {
@@ -236,7 +237,7 @@ impl Ingest {
     async fn start_over(&mut self, prepared: &Prepared, why: &str) -> Result<Start, EngineError> {
         info!(source = self.name, why, "reading every view");
         // In this order: an old position without its witness would be trusted by the next start.
-        self.writer.begin(&self.name, &prepared.fingerprint, &prepared.identity).await?;
+        self.writer.begin(&self.name, &fingerprint(prepared), &prepared.identity).await?;
         self.checkpoint.forget(&self.name)?;
         for view in &mut self.views {
             view.known = false;
@@ -246,7 +247,7 @@ impl Ingest {
 
     /// Whether a view that can be followed lacks changes before the stored position.
     fn outdated(&self, prepared: &Prepared) -> bool {
-        let followed = prepared.views.iter().map(|mode| matches!(mode, ViewMode::Refresh(_)));
+        let followed = prepared.views.iter().map(|view| !matches!(view.mode, ViewMode::Refused(_)));
         self.views.iter().zip(followed).any(|(view, followed)| followed && (view.failing || !view.known))
     }
 
@@ -256,8 +257,9 @@ impl Ingest {
         let mut link =
             Link { events: events_in, durable: durable.subscribe(), wanted: self.board.wanted(self.index), stop: self.stop.clone() };
         let position = from.clone();
+        let start = source::Start::refreshing(from, self.views.len());
         let follow = tokio::spawn(async move {
-            let outcome = follower.follow(from, &mut link).await;
+            let outcome = follower.follow(start, &mut link).await;
             drop(link);
             (follower, outcome)
         });
@@ -287,7 +289,8 @@ impl Ingest {
                 self.views[view].failing = true;
                 self.board.view_failed(self.index, view, Some(problem));
             }
-            Event::Progress(position) => {
+            Event::Changes { .. } | Event::Clock { .. } => {}
+            Event::Progress { settled: position, .. } => {
                 // Nothing changed, so the position may be told before it is durable; acknowledging waits for the tick.
                 if let Compared::Done(_) = session.compared {
                     self.board.applied(self.index, position.clone(), self.writer.commit_no());
@@ -303,11 +306,11 @@ impl Ingest {
         &mut self,
         session: &mut Session,
         position: Position,
-        views: Vec<(usize, Extent)>,
+        views: Vec<(usize, Reading)>,
         snapshot: bool,
     ) -> Result<(), EngineError> {
         let numbers: Vec<usize> = views.iter().map(|(view, _)| *view).collect();
-        let views = views.into_iter().map(|(view, extent)| (self.views[view].clone(), extent)).collect();
+        let views = views.into_iter().map(|(view, reading)| (self.views[view].clone(), reading.answer)).collect();
         // A view whose first result comes now was left out of the comparison, for nothing was known about it.
         let compare = snapshot || numbers.iter().any(|&view| !self.views[view].known);
         let uncompared = matches!(session.compared, Compared::Due(_));
@@ -435,6 +438,11 @@ impl Ingest {
     fn next_audit(&self) -> Option<Instant> {
         self.reconcile_every.map(|every| Instant::now() + every)
     }
+}
+
+/// Of all views together.
+fn fingerprint(prepared: &Prepared) -> String {
+    prepared.views.iter().map(|view| view.fingerprint.as_str()).collect::<Vec<_>>().join(" ")
 }
 
 /// Where a session starts.

@@ -8,15 +8,16 @@ pub mod csv;
 pub mod mongo;
 pub mod postgres;
 
-use std::{io, path::Path};
+use std::{collections::BTreeMap, io, path::Path, sync::Arc, time::Instant};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
     config::{SourceConfig, SourceKind},
-    data::{Extent, Position},
+    data::{ChangeBatch, Extent, Position},
     error::Disposition,
+    query::{RemoteExpr, ViewPlan},
 };
 
 /// Something a driver says, kept as the cause.
@@ -75,6 +76,17 @@ pub enum SourceError {
         /// How that shows.
         problem: String,
     },
+    /// What some views depend on has changed, or the change log does not tell all about them: these are read again, from the next
+    /// start on; the others go on where they are.
+    #[error("what some views of source \"{name}\" depend on has changed: {problem}")]
+    ViewsChanged {
+        /// The source.
+        name: String,
+        /// Which views; none if only [`Follow::prepare`] can tell.
+        views: Vec<usize>,
+        /// What changed.
+        problem: String,
+    },
     /// The configuration asks for what this source cannot do.
     #[error("source \"{name}\" cannot be followed: {problem}")]
     Unsupported {
@@ -98,7 +110,7 @@ impl SourceError {
     /// Who acts next.
     pub fn disposition(&self) -> Disposition {
         match self {
-            Self::Unreachable { .. } | Self::PositionLost { .. } => Disposition::Retry,
+            Self::Unreachable { .. } | Self::PositionLost { .. } | Self::ViewsChanged { .. } => Disposition::Retry,
             Self::Refused { .. } | Self::View { .. } | Self::Malformed { .. } | Self::Unsupported { .. } | Self::Spool { .. } => {
                 Disposition::Operator
             }
@@ -146,18 +158,45 @@ pub enum SourceState {
     Failed(String),
 }
 
+/// A view, read as a whole.
+#[derive(Debug)]
+pub struct Reading {
+    /// The query's result.
+    pub answer: Extent,
+    /// For an incremental view that is loaded, the rows of its tables in the same state: the cells of
+    /// [`Table::columns`](crate::query::Table::columns), and for a table whose rows may be equal a last cell that tells them apart.
+    pub tables: BTreeMap<u32, Extent>,
+    /// What `now()` was while the query ran, in microseconds since 2000-01-01 UTC; only where the view asks for it.
+    pub now: Option<i64>,
+}
+
+impl From<Extent> for Reading {
+    fn from(answer: Extent) -> Self {
+        Self { answer, tables: BTreeMap::new(), now: None }
+    }
+}
+
 /// What a followed source reports.
 #[derive(Debug)]
 pub enum Event {
     /// The state changed.
     State(SourceState),
-    /// Complete results of some views, all exactly as of `position`; views that are not listed did not change since
-    /// the position before.
+    /// Row changes of the tables of the incremental views, in commit order: whole transactions, and perhaps the beginning of one that
+    /// goes on in the next batch.
+    Changes {
+        /// The changes.
+        batch: ChangeBatch,
+        /// As in [`Event::Progress`].
+        settled: Position,
+    },
+    /// Complete results of some views, all exactly as of `position`; refresh views that are not listed did not change since
+    /// the position before. Every commit before `position` was reported before, commits after it may have been, too: they are in the
+    /// incremental views and not in these results.
     Cut {
         /// The state they belong to.
         position: Position,
         /// View numbers with their results.
-        views: Vec<(usize, Extent)>,
+        views: Vec<(usize, Reading)>,
         /// Whether this starts a new history: every view is listed that can be read, and what the fact store holds is to be compared
         /// with it.
         snapshot: bool,
@@ -170,10 +209,22 @@ pub enum Event {
         /// Why, a [`SourceError::View`].
         problem: SourceError,
     },
-    /// No view changed up to `position`.
-    Progress(Position),
+    /// What was reported so far is all there is up to `received`.
+    Progress {
+        /// Where the change log was read to: incremental views are exact there.
+        received: Position,
+        /// Up to here no view lacks anything, refresh views included; never beyond `received`.
+        settled: Position,
+    },
     /// How far the source itself is: the end of its log.
     Head(Position),
+    /// The source's clock.
+    Clock {
+        /// What it showed, in microseconds since 2000-01-01 UTC.
+        at: i64,
+        /// Not before it was asked, and not after the answer was here.
+        seen: Instant,
+    },
 }
 
 /// A followed source's ties to the engine. Dropping the receiver of `events` stops it.
@@ -190,34 +241,90 @@ pub struct Link {
 }
 
 /// What a source is before it is followed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Prepared {
-    /// Changes when anything changes that the views' results depend on besides rows: queries, columns, types.
-    pub fingerprint: String,
     /// Which database or file this is; never changes for one state directory.
     pub identity: String,
-    /// How each view is kept up to date, in order.
-    pub views: Vec<ViewMode>,
+    /// The views, in order.
+    pub views: Vec<PreparedView>,
+}
+
+/// What a view is before it is followed.
+#[derive(Debug, Clone)]
+pub struct PreparedView {
+    /// Changes when anything changes that its result depends on besides rows: the query, columns, types, what is published.
+    pub fingerprint: String,
+    /// How it is kept up to date.
+    pub mode: ViewMode,
 }
 
 /// How a view is kept up to date.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum ViewMode {
+    /// Change by change.
+    Incremental(Arc<ViewPlan>),
     /// Its query is run again when one of its tables changes; why it is not incremental.
     Refresh(String),
     /// It cannot be followed; its facts stay as they are. Why, for a person.
     Refused(String),
 }
 
+/// What the engine has of a view when it starts to follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Incremental, and what is stored belongs to the position: only changes are needed.
+    Incremental,
+    /// Incremental, and nothing usable is stored: it is read first, with its tables ([`Reading::tables`]).
+    Load,
+    /// A refresh view; `stale` if its result lacks changes before the position.
+    Refresh {
+        /// Whether it is read at once.
+        stale: bool,
+    },
+    /// Not followed.
+    Off,
+}
+
+/// Where following starts.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// From here, or with a new history if that is `None`; then no view has the role [`Role::Incremental`].
+    pub from: Option<Position>,
+    /// One for each view.
+    pub roles: Vec<Role>,
+}
+
+impl Start {
+    /// From `from` with refresh views only, none of them stale.
+    pub fn refreshing(from: Option<Position>, views: usize) -> Self {
+        Self { from, roles: vec![Role::Refresh { stale: false }; views] }
+    }
+}
+
+/// Computes immutable expressions over values at the source.
+pub trait Evaluate: Send + Sync {
+    /// The results of `expr` for each of `rows`, in order. A row has one text for each parameter.
+    fn evaluate<'a>(
+        &'a self,
+        expr: &'a RemoteExpr,
+        rows: Vec<Vec<Option<String>>>,
+    ) -> BoxFuture<'a, Result<Vec<Option<String>>, SourceError>>;
+}
+
 /// A source that can be followed.
 pub trait Follow: Send {
-    /// Connects and finds out what the source is, before a position for [`Follow::follow`] is chosen.
+    /// Connects and finds out what the source is, before [`Follow::follow`] starts anywhere.
     fn prepare(&mut self) -> BoxFuture<'_, Result<Prepared, SourceError>>;
 
-    /// Follows the source from `from`, or from a new snapshot if that is `None`, until `link.stop`.
+    /// Follows the source until `link.stop`.
     ///
     /// One attempt: `Ok` only after a stop; an error ends it and the engine calls again, with the position it then has, as the
-    /// error's [`Disposition`] says, and with `None` after [`SourceError::PositionLost`]. Positions never move back within one call.
+    /// error's [`Disposition`] says, and with a new history after [`SourceError::PositionLost`]. Positions never move back within one call.
     /// Cancel-safe: dropping the future closes the connections.
-    fn follow<'a>(&'a mut self, from: Option<Position>, link: &'a mut Link) -> BoxFuture<'a, Result<(), SourceError>>;
+    fn follow<'a>(&'a mut self, start: Start, link: &'a mut Link) -> BoxFuture<'a, Result<(), SourceError>>;
+
+    /// What computes expressions that are not computed here; `None` for sources whose views never need it.
+    fn evaluator(&self) -> Option<Arc<dyn Evaluate>> {
+        None
+    }
 }

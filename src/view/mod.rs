@@ -4,10 +4,14 @@
 //! changes, its query is run again and the result is compared with the desired facts ([`refresh()`]).
 //! Synchronous and deterministic: no clock, no socket, no random number; the same rows in give the same changes out.
 
+mod dataflow;
 mod diff;
 mod guard;
 mod refresh;
+mod state;
 
+pub use dataflow::{Dataflow, Remote, Sink, ViewError};
 pub use diff::diff;
 pub use guard::{Guard, Verdict};
 pub use refresh::{Skipped, refresh};
+pub use state::{Each, Space, State};

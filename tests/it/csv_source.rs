@@ -17,7 +17,7 @@ use factsync::{
     config::{CsvConfig, Place, View},
     data::{Extent, Position},
     error::Disposition,
-    source::{Event, Follow, Link, Snapshot, SourceError, SourceState, csv},
+    source::{Event, Follow, Link, Snapshot, SourceError, SourceState, Start, csv},
 };
 use tempfile::TempDir;
 use tokio::{
@@ -193,7 +193,7 @@ impl Followed {
         let (stop_sender, stop) = watch::channel(false);
         let mut follower = csv::Follower::new("users.csv", &config(&path, &VIEWS[..1]), dir.path());
         let mut link = Link { events: sender, durable, wanted, stop };
-        let task = tokio::spawn(async move { follower.follow(from, &mut link).await });
+        let task = tokio::spawn(async move { follower.follow(Start::refreshing(from, 2), &mut link).await });
         Self { dir, path, events, wanted: wanted_sender, stop: stop_sender, _durable: durable_sender, task, changes: 0 }
     }
 
@@ -232,11 +232,11 @@ impl Followed {
     async fn cut(&mut self, want_snapshot: bool) -> Cells {
         loop {
             match self.next().await {
-                Event::Progress(_) => {}
+                Event::Changes { .. } | Event::Clock { .. } | Event::Progress { .. } => {}
                 Event::Cut { position, views, snapshot } => {
                     assert_eq!((position, snapshot), (digest(&self.path), want_snapshot));
                     let [(0, extent)] = <[_; 1]>::try_from(views).expect("one view") else { panic!("not the first view") };
-                    return cells(extent);
+                    return cells(extent.answer);
                 }
                 other => panic!("not a cut: {other:?}"),
             }
@@ -322,7 +322,7 @@ async fn a_file_that_vanishes_revokes_nothing_and_may_come_back() {
     assert!(reason.contains("could not open the file at source \"users.csv\": No such file"), "{reason}");
     fs::rename(&aside, &followed.path).expect("renamed back");
     match followed.next().await {
-        Event::Progress(position) => assert_eq!(position, before),
+        Event::Progress { settled: position, .. } => assert_eq!(position, before),
         other => panic!("not the same content: {other:?}"),
     }
     followed.state(SourceState::Streaming).await;
@@ -418,7 +418,7 @@ async fn a_wanted_position_is_looked_for_at_once() {
     let wanted = digest(&followed.path);
     followed.wanted.send_replace(Some("f".repeat(64).parse().expect("a position")));
     match followed.next().await {
-        Event::Progress(position) => assert_eq!(position, wanted),
+        Event::Progress { settled: position, .. } => assert_eq!(position, wanted),
         other => panic!("not progress: {other:?}"),
     }
     followed.stop().await;
@@ -433,7 +433,7 @@ async fn a_restart_reports_a_cut_only_if_the_content_is_another() {
 
     let mut same = Followed::start(first.dir, path, Some(here.clone()));
     match same.next().await {
-        Event::Progress(position) => assert_eq!(position, here),
+        Event::Progress { settled: position, .. } => assert_eq!(position, here),
         other => panic!("not progress: {other:?}"),
     }
     same.state(SourceState::Streaming).await;

@@ -18,7 +18,7 @@ use factsync::{
     data::{Extent, Position},
     error::Disposition,
     source::{
-        Event, Follow, Link, SourceError, SourceState,
+        Event, Follow, Link, SourceError, SourceState, Start,
         postgres::{Finding, Follower, Severity, apply_reset, apply_setup, explain, judge, plan_reset, preflight, setup_sql, snapshot},
     },
 };
@@ -80,10 +80,10 @@ impl Followed {
         let (durable, durable_receiver) = watch::channel(from.clone());
         let (wanted, wanted_receiver) = watch::channel(None);
         let (stop, stop_receiver) = watch::channel(false);
-        let start = from.clone();
+        let (start, views) = (from.clone(), config.views.len());
         let task = tokio::spawn(async move {
             let mut link = Link { events: sender, durable: durable_receiver, wanted: wanted_receiver, stop: stop_receiver };
-            follower.follow(start, &mut link).await
+            follower.follow(Start::refreshing(start, views), &mut link).await
         });
         let (views, failed, states) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         Self { task, events, durable, wanted, stop, views, failed, position: from, snapshots: 0, cuts: 0, states }
@@ -100,13 +100,13 @@ impl Followed {
                 self.cuts += 1;
                 for (view, extent) in views {
                     self.failed.remove(&view);
-                    self.views.insert(view, rows(extent));
+                    self.views.insert(view, rows(extent.answer));
                 }
             }
-            Event::Progress(position) => self.advance(position),
+            Event::Progress { settled: position, .. } => self.advance(position),
             Event::ViewFailed { view, problem } => drop(self.failed.insert(view, problem.to_string())),
             Event::State(state) => self.states.push(state),
-            Event::Head(_) => {}
+            Event::Head(_) | Event::Changes { .. } | Event::Clock { .. } => {}
         }
         true
     }

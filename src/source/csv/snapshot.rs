@@ -20,7 +20,7 @@ use crate::{
     config::CsvConfig,
     data::{Extent, ExtentBuilder, Position, Row},
     source::{
-        Cause, Observer, Prepared, Snapshot, SourceError, ViewMode,
+        Cause, Observer, Prepared, PreparedView, Snapshot, SourceError, ViewMode,
         csv::decode::{Gate, Malformed},
     },
 };
@@ -57,11 +57,8 @@ impl Request {
     /// What the stored results depend on besides the content: which columns make which facts.
     pub(super) fn prepared(&self) -> Prepared {
         let fingerprint = Sha256::digest(format!("{:?}", self.views)).iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
-        Prepared {
-            fingerprint,
-            identity: self.path.display().to_string(),
-            views: self.views.iter().map(|_| ViewMode::Refresh(REFRESH_REASON.to_owned())).collect(),
-        }
+        let view = PreparedView { fingerprint, mode: ViewMode::Refresh(REFRESH_REASON.to_owned()) };
+        Prepared { identity: self.path.display().to_string(), views: vec![view; self.views.len()] }
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
     config::CsvConfig,
     data::{Extent, Position},
     source::{
-        Event, Follow, Link, Prepared, SourceError, SourceState,
+        Event, Follow, Link, Prepared, SourceError, SourceState, Start,
         csv::{
             snapshot::{Reading, Request, Stamp, read},
             watch::{Activity, PathWatch, Writer},
@@ -58,10 +58,10 @@ impl Follow for Follower {
         Box::pin(std::future::ready(Ok(self.request.prepared())))
     }
 
-    fn follow<'a>(&'a mut self, from: Option<Position>, link: &'a mut Link) -> BoxFuture<'a, Result<(), SourceError>> {
+    fn follow<'a>(&'a mut self, start: Start, link: &'a mut Link) -> BoxFuture<'a, Result<(), SourceError>> {
         let Link { events, durable: _, wanted, stop } = link;
         Box::pin(async move {
-            let mut tail = Tail::new(Arc::clone(&self.request), from, events)?;
+            let mut tail = Tail::new(Arc::clone(&self.request), start.from, events)?;
             select! {
                 biased;
                 () = stopped(stop) => Ok(()),
@@ -123,9 +123,10 @@ impl<'a> Tail<'a> {
 
     async fn report(&mut self, position: Position, views: Vec<(usize, Extent)>) {
         let event = if self.position.as_ref() == Some(&position) {
-            Event::Progress(position.clone())
+            Event::Progress { received: position.clone(), settled: position.clone() }
         } else {
             info!(source = self.request.name, %position, "file has new content");
+            let views = views.into_iter().map(|(view, extent)| (view, extent.into())).collect();
             Event::Cut { position: position.clone(), views, snapshot: self.position.is_none() }
         };
         self.send(event).await;

@@ -21,7 +21,7 @@ use crate::{
     config::{PostgresConfig, View},
     data::Position,
     source::{
-        self, Event, Follow, Link, SourceError, SourceState, ViewMode,
+        self, Event, Follow, Link, PreparedView, SourceError, SourceState, Start, ViewMode,
         postgres::{
             analyze::{self, Analysis},
             fault, publication,
@@ -112,11 +112,11 @@ impl Follower {
             None if clock(view) == Some(true) => ViewMode::Refresh(CLOCK_REASON.to_owned()),
             None => ViewMode::Refresh(REFRESH_REASON.to_owned()),
         };
+        let view = |view| PreparedView { fingerprint: prepared.fingerprint.clone(), mode: mode(view) };
         source::Prepared {
-            fingerprint: prepared.fingerprint.clone(),
             // Not the timeline: after a failover it is still the same database.
             identity: format!("database \"{database}\" of cluster {}", prepared.system_identifier),
-            views: prepared.refused.iter().enumerate().map(mode).collect(),
+            views: prepared.refused.iter().enumerate().map(view).collect(),
         }
     }
 
@@ -224,7 +224,7 @@ impl Follower {
         let mut views = Vec::with_capacity(followed.len());
         for (view, outcome) in reader.read(&anchor.snapshot, &followed, &|_, _| ()).await? {
             match outcome {
-                Ok(extent) => views.push((view, extent)),
+                Ok(extent) => views.push((view, extent.into())),
                 Err(problem) => {
                     plan.failed.insert(view);
                     if !send(link, Event::ViewFailed { view, problem }).await {
@@ -262,8 +262,8 @@ impl Follow for Follower {
         .boxed()
     }
 
-    fn follow<'a>(&'a mut self, from: Option<Position>, link: &'a mut Link) -> BoxFuture<'a, Result<(), SourceError>> {
-        self.run(from, link).boxed()
+    fn follow<'a>(&'a mut self, start: Start, link: &'a mut Link) -> BoxFuture<'a, Result<(), SourceError>> {
+        self.run(start.from, link).boxed()
     }
 }
 

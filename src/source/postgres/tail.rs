@@ -255,7 +255,8 @@ impl Tail {
         }
         self.reported = self.target();
         self.next_report = Instant::now() + PROGRESS_EVERY;
-        permit.send(Event::Progress(Position::Lsn(self.reported)));
+        let position = Position::Lsn(self.reported);
+        permit.send(Event::Progress { received: position.clone(), settled: position });
         self.beg(link);
     }
 
@@ -304,7 +305,7 @@ impl Tail {
                     } else {
                         self.reruns.remove(&view);
                     }
-                    views.push((view, extent));
+                    views.push((view, extent.into()));
                 }
                 Err(problem) => {
                     self.reruns.insert(view, now + again.max(FAILED_RERUN));
