@@ -310,14 +310,14 @@ impl Ingest {
         snapshot: bool,
     ) -> Result<(), EngineError> {
         let numbers: Vec<usize> = views.iter().map(|(view, _)| *view).collect();
-        let views = views.into_iter().map(|(view, reading)| (self.views[view].clone(), reading.answer)).collect();
+        let views = views.into_iter().map(|(view, reading)| (self.views[view].clone(), reading.answer).into()).collect();
         // A view whose first result comes now was left out of the comparison, for nothing was known about it.
         let compare = snapshot || numbers.iter().any(|&view| !self.views[view].known);
         let uncompared = matches!(session.compared, Compared::Due(_));
         let changes = if compare || uncompared {
-            self.writer.replace(&self.name, &position, views).await?
+            self.writer.replace(&self.name, position.clone().into(), views).await?
         } else {
-            self.writer.apply(&self.name, &position, views, self.guard).await?
+            self.writer.apply(&self.name, position.clone().into(), views, self.guard).await?
         };
         self.note(&numbers, &changes);
         for view in &numbers {
@@ -362,7 +362,7 @@ impl Ingest {
         if session.position.as_ref() == Some(&position) {
             return Ok(());
         }
-        self.writer.advance(&self.name, &position).await?;
+        self.writer.advance(&self.name, position.clone().into()).await?;
         session.position = Some(position.clone());
         self.acknowledge(session, &position).await
     }
