@@ -13,9 +13,9 @@ use tokio::sync::watch;
 
 use crate::{
     config::SourceConfig,
-    data::{Extent, Position},
+    data::Extent,
     engine::{board::Board, error::EngineError},
-    store::{Changes, OutboxEntry, OutboxKey, SourceRecord, Store, StoreError, ViewId, ViewRecord},
+    store::{Changes, Fresh, OutboxEntry, OutboxKey, Reached, SourceRecord, Store, StoreError, ViewId, ViewRecord},
     target::Offset,
     view::Guard,
 };
@@ -90,29 +90,23 @@ impl Writer {
         self.run(move |store| store.forget_position(&name)).await
     }
 
-    pub(super) async fn advance(&self, name: &str, position: &Position) -> Result<(), EngineError> {
-        let (name, position) = (name.to_owned(), position.clone());
-        self.run(move |store| store.advance(&name, &position)).await
+    pub(super) async fn advance(&self, name: &str, reached: Reached) -> Result<(), EngineError> {
+        let name = name.to_owned();
+        self.run(move |store| store.advance(&name, &reached)).await
     }
 
     pub(super) async fn mark_failing(&self, view: ViewId) -> Result<(), EngineError> {
         self.run(move |store| store.mark_failing(view)).await
     }
 
-    pub(super) async fn replace(&self, name: &str, position: &Position, views: Vec<(ViewRecord, Extent)>) -> Result<Changes, EngineError> {
-        let (name, position) = (name.to_owned(), position.clone());
-        self.run(move |store| store.replace(&name, &position, views)).await
+    pub(super) async fn replace(&self, name: &str, reached: Reached, views: Vec<Fresh>) -> Result<Changes, EngineError> {
+        let name = name.to_owned();
+        self.run(move |store| store.replace(&name, &reached, views)).await
     }
 
-    pub(super) async fn apply(
-        &self,
-        name: &str,
-        position: &Position,
-        views: Vec<(ViewRecord, Extent)>,
-        guard: Guard,
-    ) -> Result<Changes, EngineError> {
-        let (name, position) = (name.to_owned(), position.clone());
-        self.run(move |store| store.apply(&name, &position, views, guard)).await
+    pub(super) async fn apply(&self, name: &str, reached: Reached, views: Vec<Fresh>, guard: Guard) -> Result<Changes, EngineError> {
+        let name = name.to_owned();
+        self.run(move |store| store.apply(&name, &reached, views, guard)).await
     }
 
     pub(super) async fn correct(&self, name: &str, views: Vec<(ViewRecord, Extent)>, guard: Guard) -> Result<Changes, EngineError> {
@@ -144,7 +138,8 @@ impl Writer {
         self.run(|store| store.offset()).await
     }
 
-    async fn run<T: Send + 'static>(
+    /// Runs `body` with the store on the blocking pool: what it does to the store in one call is one transaction.
+    pub(super) async fn run<T: Send + 'static>(
         &self,
         body: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, EngineError> {

@@ -56,7 +56,7 @@ impl Fixture {
     }
 
     fn apply(&mut self, lsn: u64, wanted: &BTreeSet<String>, guard: Guard) -> super::Change {
-        let changes = self.store.apply("db", &at(lsn), vec![(self.view.clone(), extent(wanted))], guard).expect("applied");
+        let changes = self.store.apply("db", &at(lsn).into(), vec![(self.view.clone(), extent(wanted)).into()], guard).expect("applied");
         let change = changes.views[0].clone();
         (self.view.facts, self.view.held) = (change.facts, change.held);
         change
@@ -92,7 +92,7 @@ proptest! {
     ) {
         let mut fixture = Fixture::new();
         let mut target = listed.clone();
-        fixture.store.replace("db", &at(1), vec![(fixture.view.clone(), extent(&first))]).expect("replaced");
+        fixture.store.replace("db", &at(1).into(), vec![(fixture.view.clone(), extent(&first)).into()]).expect("replaced");
         fixture = fixture.reopened();
         fixture.store.correct("db", vec![(fixture.view.clone(), extent(&listed))], Guard::Off).expect("corrected");
         for (index, result) in results.iter().enumerate() {
@@ -118,7 +118,7 @@ fn atomic_a_result_that_breaks_off_changes_nothing() {
     fixture.apply(2, &names("a b"), Guard::Off);
     let waiting = fixture.store.outbox_len();
     let broken = Extent::from_sorted([Ok(Row::from_texts(["c"])), Err(std::io::Error::other("cut off"))].into_iter());
-    let error = fixture.store.apply("db", &at(3), vec![(fixture.view.clone(), broken)], Guard::Off).expect_err("cut off");
+    let error = fixture.store.apply("db", &at(3).into(), vec![(fixture.view.clone(), broken).into()], Guard::Off).expect_err("cut off");
     assert!(matches!(error, StoreError::Rows(_)), "{error}");
     let fixture = fixture.reopened();
     assert_eq!(fixture.desired(), names("a b"));
@@ -172,7 +172,7 @@ fn rows_that_make_no_fact_are_counted_by_reason() {
     let mut fixture = Fixture::new();
     let rows = [Row::from_cells([None]), Row::from_texts([""]), Row::from_texts(["*"]), Row::from_texts(["a"])];
     let wanted = Extent::from_sorted(rows.into_iter().map(Ok));
-    let changes = fixture.store.apply("db", &at(2), vec![(fixture.view.clone(), wanted)], Guard::Off).expect("applied");
+    let changes = fixture.store.apply("db", &at(2).into(), vec![(fixture.view.clone(), wanted).into()], Guard::Off).expect("applied");
     assert_eq!(changes.views[0].skipped.values().sum::<u64>(), 3, "{changes:?}");
     assert_eq!(changes.views[0].skipped.get("an argument is NULL"), Some(&1));
     assert_eq!(fixture.desired(), names("a"));
