@@ -8,7 +8,7 @@ use crate::{
     data::{Extent, ExtentBuilder, Lsn, Position},
     store::{
         Change, Changes, Failure, Store, StoreError, ViewRecord,
-        facts::{Set, count, desired, reader, rows, write_fact},
+        facts::{Rows, Set, count, desired, reader, rows, write_fact},
     },
     target::Op,
     view::{Guard, Skipped, Verdict, diff, refresh},
@@ -193,7 +193,7 @@ impl Store {
             let mut changes = Vec::with_capacity(views.len());
             for view in views {
                 let mut removed = 0;
-                for row in rows(reader(&path)?, Set::Held, view.id) {
+                for row in rows(reader(&path)?, Rows::Held, view.id) {
                     let row = row?;
                     write_fact(tx, view.id, Op::Delete, &row)?;
                     outbox.push(tx, view.id, Op::Delete, &row)?;

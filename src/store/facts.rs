@@ -21,6 +21,39 @@ pub(super) enum Set {
     Skipped,
 }
 
+/// What is read row by row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rows {
+    /// What the fact store should hold.
+    Facts,
+    /// The removals that wait.
+    Held,
+    /// The query's result as far as it is known: facts that are not only held, and rows that make no fact.
+    Result,
+}
+
+impl Rows {
+    fn page(self, first: bool) -> &'static str {
+        // An empty row is a possible key, so the first page is not "after nothing" but everything.
+        match (self, first) {
+            (Self::Facts, true) => "SELECT row FROM fact WHERE view = ?1 AND ?2 IS NULL ORDER BY row LIMIT ?3",
+            (Self::Facts, false) => "SELECT row FROM fact WHERE view = ?1 AND row > ?2 ORDER BY row LIMIT ?3",
+            (Self::Held, true) => "SELECT row FROM held WHERE view = ?1 AND ?2 IS NULL ORDER BY row LIMIT ?3",
+            (Self::Held, false) => "SELECT row FROM held WHERE view = ?1 AND row > ?2 ORDER BY row LIMIT ?3",
+            (Self::Result, true) => {
+                "SELECT row FROM fact WHERE view = ?1 AND ?2 IS NULL
+                     AND NOT EXISTS (SELECT 1 FROM held WHERE held.view = ?1 AND held.row = fact.row)
+                 UNION ALL SELECT row FROM skipped WHERE view = ?1 AND ?2 IS NULL ORDER BY row LIMIT ?3"
+            }
+            (Self::Result, false) => {
+                "SELECT row FROM fact WHERE view = ?1 AND row > ?2
+                     AND NOT EXISTS (SELECT 1 FROM held WHERE held.view = ?1 AND held.row = fact.row)
+                 UNION ALL SELECT row FROM skipped WHERE view = ?1 AND row > ?2 ORDER BY row LIMIT ?3"
+            }
+        }
+    }
+}
+
 impl Set {
     /// Adds a row; `false` if it is in already.
     pub(super) fn insert(self, connection: &Connection, view: ViewId, row: &Row) -> rusqlite::Result<bool> {
@@ -62,18 +95,6 @@ impl Set {
         connection.prepare_cached(sql)?.execute([view.0])?;
         Ok(())
     }
-
-    fn page(self, first: bool) -> &'static str {
-        // An empty row is a possible key, so the first page is not "after nothing" but everything.
-        match (self, first) {
-            (Self::Fact, false) => "SELECT row FROM fact WHERE view = ?1 AND row > ?2 ORDER BY row LIMIT ?3",
-            (Self::Fact, true) => "SELECT row FROM fact WHERE view = ?1 AND ?2 IS NULL ORDER BY row LIMIT ?3",
-            (Self::Held, false) => "SELECT row FROM held WHERE view = ?1 AND row > ?2 ORDER BY row LIMIT ?3",
-            (Self::Held, true) => "SELECT row FROM held WHERE view = ?1 AND ?2 IS NULL ORDER BY row LIMIT ?3",
-            (Self::Skipped, false) => "SELECT row FROM skipped WHERE view = ?1 AND row > ?2 ORDER BY row LIMIT ?3",
-            (Self::Skipped, true) => "SELECT row FROM skipped WHERE view = ?1 AND ?2 IS NULL ORDER BY row LIMIT ?3",
-        }
-    }
 }
 
 /// A net change of the desired facts.
@@ -106,13 +127,13 @@ pub(super) fn reader(path: &Path) -> rusqlite::Result<Connection> {
 
 /// The desired facts of a view, in row order.
 pub(super) fn desired(path: &Path, view: ViewId) -> Result<Extent, Failure> {
-    Ok(rows(reader(path)?, Set::Fact, view))
+    Ok(rows(reader(path)?, Rows::Facts, view))
 }
 
 /// A view's rows, a page at a time by key: an [`Extent`] outlives any statement, and a page keeps memory constant.
 ///
 /// The connection stays in one read transaction, so all pages are of one state.
-pub(super) fn rows(connection: Connection, set: Set, view: ViewId) -> Extent {
+pub(super) fn rows(connection: Connection, which: Rows, view: ViewId) -> Extent {
     let mut page = Vec::new().into_iter();
     let mut after: Option<Vec<u8>> = None;
     let mut done = false;
@@ -124,7 +145,7 @@ pub(super) fn rows(connection: Connection, set: Set, view: ViewId) -> Extent {
             if done {
                 return None;
             }
-            match next_page(&connection, set, view, after.as_deref()) {
+            match next_page(&connection, which, view, after.as_deref()) {
                 Ok(rows) => {
                     done = rows.len() < PAGE_ROWS as usize;
                     after = rows.last().cloned();
@@ -139,6 +160,6 @@ pub(super) fn rows(connection: Connection, set: Set, view: ViewId) -> Extent {
     }))
 }
 
-fn next_page(connection: &Connection, set: Set, view: ViewId, after: Option<&[u8]>) -> rusqlite::Result<Vec<Vec<u8>>> {
-    connection.prepare_cached(set.page(after.is_none()))?.query_map(params![view.0, after, PAGE_ROWS], |row| row.get(0))?.collect()
+fn next_page(connection: &Connection, which: Rows, view: ViewId, after: Option<&[u8]>) -> rusqlite::Result<Vec<Vec<u8>>> {
+    connection.prepare_cached(which.page(after.is_none()))?.query_map(params![view.0, after, PAGE_ROWS], |row| row.get(0))?.collect()
 }

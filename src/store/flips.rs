@@ -3,8 +3,11 @@
 //! A row of a view's result is in it or not, so its flips alternate, and what is left of them is one flip or none. They are kept by row
 //! in memory up to a limit. Beyond it they go to a sorted spool, each with one more cell that says in which of the spills it was and how
 //! it flipped; the spool is sorted by row, so what the spills say about a row comes out together.
+//!
+//! After [`Flip::Clear`] no row is in the result, whatever was before: what is left then are the rows of the result itself.
 
 use std::{
+    cmp::Ordering,
     collections::{HashMap, hash_map::Entry},
     io,
     iter::Peekable,
@@ -15,6 +18,7 @@ use std::{
 use crate::{
     data::{Cells, Extent, ExtentBuilder, Row},
     target::Op,
+    view::Flip,
 };
 
 /// Bytes of flips of one view that stay in memory: some 40,000 facts. Most transactions flip fewer, and a dozen views with that many at
@@ -32,6 +36,7 @@ pub(super) struct Flips {
     net: HashMap<Row, i64>,
     spilled: Option<ExtentBuilder>,
     spills: u64,
+    cleared: bool,
 }
 
 impl Flips {
@@ -41,14 +46,29 @@ impl Flips {
     }
 
     pub(super) fn with_limit(spool: &Path, kept_bytes: usize) -> Self {
-        Self { spool: spool.to_owned(), kept_bytes, bytes: 0, net: HashMap::new(), spilled: None, spills: 0 }
+        Self { spool: spool.to_owned(), kept_bytes, bytes: 0, net: HashMap::new(), spilled: None, spills: 0, cleared: false }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.net.is_empty() && self.spilled.is_none()
+        self.net.is_empty() && self.spilled.is_none() && !self.cleared
     }
 
-    pub(super) fn push(&mut self, op: Op, row: Row) -> io::Result<()> {
+    /// Whether what is left is to be added to nothing, and not to what was there.
+    pub(super) fn is_cleared(&self) -> bool {
+        self.cleared
+    }
+
+    pub(super) fn push(&mut self, flip: Flip) -> io::Result<()> {
+        match flip {
+            Flip::Row(op, row) => self.add(op, row),
+            Flip::Clear => {
+                *self = Self { cleared: true, ..Self::with_limit(&self.spool, self.kept_bytes) };
+                Ok(())
+            }
+        }
+    }
+
+    fn add(&mut self, op: Op, row: Row) -> io::Result<()> {
         let weight = match op {
             Op::Insert => 1,
             Op::Delete => -1,
@@ -114,6 +134,32 @@ impl Iterator for Net {
     }
 }
 
+/// What becomes of `result`, if that is given, when only the rows of `net` are left of it: a row without a change comes out of neither.
+pub(super) fn against(net: Net, result: Option<Extent>) -> impl Iterator<Item = io::Result<(Row, i64)>> {
+    let (cleared, mut net, mut result) = (result.is_some(), net.peekable(), result.into_iter().flatten().peekable());
+    std::iter::from_fn(move || {
+        if !cleared {
+            return net.next();
+        }
+        loop {
+            let order = match (net.peek(), result.peek()) {
+                (Some(Ok((new, _))), Some(Ok(old))) => new.cmp(old),
+                // Whoever is taken first is the one that is there, or the one with the error.
+                (Some(Err(_)), _) | (_, None) => Ordering::Less,
+                (None | Some(Ok(_)), Some(_)) => Ordering::Greater,
+            };
+            let (new, old) = (order.is_le().then(|| net.next()).flatten(), order.is_ge().then(|| result.next()).flatten());
+            return match (new, old) {
+                (Some(Ok((_, 1))), Some(Ok(_))) => continue,
+                (Some(Ok((row, weight))), Some(Ok(_))) => Some(Ok((row, weight - 1))),
+                (Some(new), _) => Some(new),
+                (None, Some(old)) => Some(old.map(|row| (row, -1))),
+                (None, None) => None,
+            };
+        }
+    })
+}
+
 /// The next row whose notes do not cancel, and their sum.
 fn next_sum(notes: &mut Peekable<Extent>) -> io::Result<Option<(Row, i64)>> {
     while let Some(note) = notes.next().transpose()? {
@@ -162,11 +208,26 @@ mod tests {
             for (text, insert) in &flips {
                 let row = Row::from_texts([text.as_str(), "z"]);
                 *model.entry(row.clone()).or_default() += if *insert { 1 } else { -1 };
-                netted.push(if *insert { Op::Insert } else { Op::Delete }, row).expect("pushed");
+                netted.push(Flip::Row(if *insert { Op::Insert } else { Op::Delete }, row)).expect("pushed");
             }
             model.retain(|_, sum| *sum != 0);
             let got: Vec<(Row, i64)> = netted.finish().expect("sorted").map(|row| row.expect("read")).collect();
             prop_assert_eq!(got, model.into_iter().collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn what_was_before_a_clearing_is_forgotten() {
+        let spool = tempfile::tempdir().expect("a folder");
+        for kept_bytes in [0, 1 << 20] {
+            let mut flips = Flips::with_limit(spool.path(), kept_bytes);
+            let insert = |text: &str| Flip::Row(Op::Insert, Row::from_texts([text]));
+            for flip in [insert("a"), Flip::Clear, insert("b")] {
+                flips.push(flip).expect("pushed");
+            }
+            assert!(flips.is_cleared());
+            let left: Vec<(Row, i64)> = flips.finish().expect("sorted").map(|row| row.expect("read")).collect();
+            assert_eq!(left, [(Row::from_texts(["b"]), 1)]);
         }
     }
 }

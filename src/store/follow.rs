@@ -6,7 +6,7 @@
 //! A view whose dataflow fails is left out from there on: what it flipped is forgotten, so its facts stay what they were, and its state
 //! loses its fingerprint, so that nothing is computed from it any more. The other views are not concerned.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use rusqlite::{Transaction, params};
 
@@ -15,12 +15,14 @@ use crate::{
     store::{
         Change, Failure, Store, StoreError, ViewRecord,
         cut::{move_to, stored_position},
-        flips::Flips,
+        facts::{Rows, reader, rows},
+        flips::{Flips, against},
+        maintain::Maintain,
         outbox,
         settle::{Counts, settle},
         state::ViewState,
     },
-    view::{Dataflow, Guard, Remote, ViewError},
+    view::{Guard, Remote, ViewError},
 };
 
 /// Row changes computed at once. A dataflow holds what they join to in memory, so it cannot be many; more than a few thousand no
@@ -39,7 +41,7 @@ pub struct Live<'a> {
     /// Which; its state is of this dataflow's plan.
     pub record: &'a ViewRecord,
     /// What computes it.
-    pub dataflow: &'a mut Dataflow,
+    pub dataflow: &'a mut dyn Maintain,
     /// Where in the images each table's columns are.
     pub columns: &'a BTreeMap<u32, Vec<usize>>,
 }
@@ -69,6 +71,8 @@ pub struct Followed {
     pub position: Option<Position>,
     /// Row changes it was made of.
     pub changes: usize,
+    /// When time next changes something by itself: [`Store::advance_clock`] is then due.
+    pub due: Option<i64>,
 }
 
 impl Store {
@@ -87,9 +91,10 @@ impl Store {
         remote: &mut dyn Remote,
         guard: Guard,
     ) -> Result<Option<Followed>, StoreError> {
-        let spool = self.spool();
+        let (store, spool) = (self.path.clone(), self.spool());
+        let place = Place { store: &store, spool: &spool };
         let followed = self.attempt_commit(|tx, outbox| {
-            let mut run = Run::new(tx, source, live, &spool)?;
+            let mut run = Run::new(tx, source, live, place)?;
             run.advance(now, remote)?;
             let mut gathered = Gathered::new(first);
             loop {
@@ -101,8 +106,8 @@ impl Store {
                     Next::Lost => return Ok(None),
                 }
             }
-            let position = gathered.last;
-            run.finish(outbox, position, now, guard, gathered.changes).map(Some)
+            let followed = run.finish(outbox, gathered.last, now, guard)?;
+            Ok(Some(Followed { changes: gathered.changes, ..followed }))
         })?;
         Ok(followed.map(|followed| Followed { commit_no: self.commit_no, ..followed }))
     }
@@ -116,11 +121,12 @@ impl Store {
         remote: &mut dyn Remote,
         guard: Guard,
     ) -> Result<Followed, StoreError> {
-        let spool = self.spool();
+        let (store, spool) = (self.path.clone(), self.spool());
+        let place = Place { store: &store, spool: &spool };
         let followed = self.attempt_commit(|tx, outbox| {
-            let mut run = Run::new(tx, source, live, &spool)?;
+            let mut run = Run::new(tx, source, live, place)?;
             run.advance(to, remote)?;
-            run.finish(outbox, None, to, guard, 0).map(Some)
+            run.finish(outbox, None, to, guard).map(Some)
         })?;
         let followed = followed.expect("time never gives up");
         Ok(Followed { commit_no: self.commit_no, ..followed })
@@ -208,7 +214,14 @@ struct Run<'t, 'l, 'a> {
     source: &'t str,
     stored: Option<Position>,
     views: Vec<Running<'l, 'a>>,
-    spool: &'t std::path::Path,
+    place: Place<'t>,
+}
+
+/// Files.
+#[derive(Debug, Clone, Copy)]
+struct Place<'t> {
+    store: &'t Path,
+    spool: &'t Path,
 }
 
 /// A view in it.
@@ -223,14 +236,14 @@ struct Running<'l, 'a> {
 }
 
 impl<'t, 'l, 'a> Run<'t, 'l, 'a> {
-    fn new(tx: &'t Transaction<'t>, source: &'t str, live: &'l mut [Live<'a>], spool: &'t std::path::Path) -> Result<Self, Failure> {
+    fn new(tx: &'t Transaction<'t>, source: &'t str, live: &'l mut [Live<'a>], place: Place<'t>) -> Result<Self, Failure> {
         let stored = stored_position(tx, source)?;
         let here = match &stored {
             Some(Position::Lsn(here)) => *here,
             Some(Position::Digest(_)) | None => Lsn::default(),
         };
-        let views = live.iter_mut().map(|live| Running::new(tx, live, here, spool)).collect::<Result<Vec<_>, Failure>>()?;
-        Ok(Self { tx, source, stored, views, spool })
+        let views = live.iter_mut().map(|live| Running::new(tx, live, here, place.spool)).collect::<Result<Vec<_>, Failure>>()?;
+        Ok(Self { tx, source, stored, views, place })
     }
 
     fn advance(&mut self, to: i64, remote: &mut dyn Remote) -> Result<(), Failure> {
@@ -242,18 +255,13 @@ impl<'t, 'l, 'a> Run<'t, 'l, 'a> {
     }
 
     /// Writes down what is left of the flips, the time, and that the source stands at `position`.
-    fn finish(
-        self,
-        outbox: &mut outbox::Writer,
-        position: Option<Lsn>,
-        now: i64,
-        guard: Guard,
-        changes: usize,
-    ) -> Result<Followed, Failure> {
-        let Self { tx, source, stored, views, spool } = self;
-        let mut applied = Vec::new();
-        for view in views {
-            applied.extend(view.finish(tx, outbox, guard, spool)?);
+    fn finish(self, outbox: &mut outbox::Writer, position: Option<Lsn>, now: i64, guard: Guard) -> Result<Followed, Failure> {
+        let Self { tx, source, stored, views, place } = self;
+        let (mut applied, mut due) = (Vec::new(), None);
+        for mut view in views {
+            let next = view.next_due(tx)?;
+            due = due.into_iter().chain(next).min();
+            applied.extend(view.finish(tx, outbox, guard, place)?);
         }
         // Before its first result a source has no position to go on from.
         let position = match (stored, position) {
@@ -265,12 +273,12 @@ impl<'t, 'l, 'a> Run<'t, 'l, 'a> {
         };
         tx.prepare_cached("UPDATE source SET clock = ?2 WHERE name = ?1 AND (clock IS NULL OR clock < ?2)")?
             .execute(params![source, now])?;
-        Ok(Followed { views: applied, commit_no: 0, position, changes })
+        Ok(Followed { views: applied, commit_no: 0, position, changes: 0, due })
     }
 }
 
 impl<'l, 'a> Running<'l, 'a> {
-    fn new(tx: &Transaction<'_>, live: &'l mut Live<'a>, here: Lsn, spool: &std::path::Path) -> Result<Self, Failure> {
+    fn new(tx: &Transaction<'_>, live: &'l mut Live<'a>, here: Lsn, spool: &Path) -> Result<Self, Failure> {
         let sql = "SELECT facts, held, skipped, position, clock FROM view WHERE id = ?1";
         let (facts, held, skipped, position, clock) = tx.prepare_cached(sql)?.query_row([live.record.id.0], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get::<_, String>(2)?, row.get::<_, Option<u64>>(3)?, row.get(4)?))
@@ -293,10 +301,12 @@ impl<'l, 'a> Running<'l, 'a> {
     }
 
     fn advance(&mut self, tx: &Transaction<'_>, to: i64, remote: &mut dyn Remote) -> Result<(), Failure> {
-        let Some(from) = self.clock.filter(|from| *from < to && self.live.dataflow.has_clock()) else { return Ok(()) };
+        let Some(from) = self.clock.filter(|from| *from < to && self.failed.is_none() && self.live.dataflow.has_clock()) else {
+            return Ok(());
+        };
         let mut state = ViewState::new(tx, self.live.record.id);
         let flips = &mut self.flips;
-        let outcome = self.live.dataflow.advance(from, to, &mut state, remote, &mut |op, row| flips.push(op, row));
+        let outcome = self.live.dataflow.advance(from, to, &mut state, remote, &mut |flip| flips.push(flip));
         self.clock = Some(to);
         self.note(outcome)
     }
@@ -311,27 +321,35 @@ impl<'l, 'a> Running<'l, 'a> {
         let mut outcome = Ok(());
         while self.failed.is_none() && outcome.is_ok() && changes.peek().is_some() {
             let mut chunk = changes.by_ref().take(CHUNK_CHANGES);
-            outcome = dataflow.apply(&mut chunk, columns, now, &mut state, remote, &mut |op, row| flips.push(op, row));
+            outcome = dataflow.apply(&mut chunk, columns, now, &mut state, remote, &mut |flip| flips.push(flip));
         }
         drop(changes);
         drop(state);
         self.note(outcome)
     }
 
-    fn finish(
-        self,
-        tx: &Transaction<'_>,
-        outbox: &mut outbox::Writer,
-        guard: Guard,
-        spool: &std::path::Path,
-    ) -> Result<Option<Applied>, Failure> {
+    fn next_due(&mut self, tx: &Transaction<'_>) -> Result<Option<i64>, Failure> {
+        let Some(now) = self.clock.filter(|_| self.failed.is_none() && self.live.dataflow.has_clock()) else { return Ok(None) };
+        let (outcome, due) = match self.live.dataflow.next_due(now, &ViewState::new(tx, self.live.record.id)) {
+            Ok(due) => (Ok(()), due),
+            Err(error) => (Err(error), None),
+        };
+        self.note(outcome)?;
+        Ok(due)
+    }
+
+    fn finish(self, tx: &Transaction<'_>, outbox: &mut outbox::Writer, guard: Guard, place: Place<'_>) -> Result<Option<Applied>, Failure> {
         let Self { live, counts, position: _, clock, flips, failed } = self;
         let view = live.record;
         tx.prepare_cached("UPDATE view SET clock = ?2 WHERE id = ?1 AND clock <> ?2")?.execute(params![view.id.0, clock])?;
         let outcome = match failed {
             Some(why) => Err(why),
             None if flips.is_empty() => return Ok(None),
-            None => settle(tx, outbox, view, &counts, flips.finish()?, guard, spool)?,
+            None => {
+                let result = if flips.is_cleared() { Some(rows(reader(place.store)?, Rows::Result, view.id)) } else { None };
+                let net = against(flips.finish()?, result);
+                settle(tx, outbox, view, &counts, net, guard, place.spool)?
+            }
         };
         Ok(Some(match outcome {
             Ok(change) => Applied::Changed(change),

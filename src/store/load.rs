@@ -6,9 +6,12 @@ use rusqlite::Transaction;
 
 use crate::{
     data::{Cells, Extent, ExtentBuilder, Row},
-    store::{Failure, Fresh, LoadedState, Store, StoreError, ViewRecord, facts::Set, state, state::ViewState, views::forget_state},
+    store::{
+        Failure, Fresh, LoadedState, Store, StoreError, ViewRecord, facts::Set, maintain::Maintain, state, state::ViewState,
+        views::forget_state,
+    },
     target::Op,
-    view::{Dataflow, Remote, ViewError, diff},
+    view::{Remote, ViewError, diff},
 };
 
 /// Rows that are described when two results differ.
@@ -49,7 +52,7 @@ impl Store {
     pub fn load(
         &mut self,
         view: ViewRecord,
-        dataflow: &mut Dataflow,
+        dataflow: &mut dyn Maintain,
         fingerprint: &str,
         tables: BTreeMap<u32, Extent>,
         answer: Extent,

@@ -30,6 +30,7 @@ mod flips;
 mod follow;
 mod layout;
 mod load;
+mod maintain;
 mod outbox;
 mod settle;
 mod state;
@@ -49,6 +50,7 @@ pub use directory::{StateDirectory, StateError};
 pub use follow::{Applied, Followed, Live};
 pub use layout::LAYOUT;
 pub use load::{Doubt, Loaded};
+pub use maintain::Maintain;
 pub use outbox::{OutboxEntry, OutboxKey, Parked};
 pub use views::{Change, Changes, ViewId, ViewRecord};
 

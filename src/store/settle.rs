@@ -9,7 +9,7 @@ use rusqlite::{Transaction, params};
 
 use crate::{
     data::{ExtentBuilder, Row},
-    store::{Change, Failure, ViewRecord, facts::Set, flips::Net, outbox},
+    store::{Change, Failure, ViewRecord, facts::Set, outbox},
     target::Op,
     view::{Guard, Verdict, ViewError},
 };
@@ -28,7 +28,7 @@ pub(super) fn settle(
     outbox: &mut outbox::Writer,
     view: &ViewRecord,
     counts: &Counts,
-    net: Net,
+    net: impl Iterator<Item = io::Result<(Row, i64)>>,
     guard: Guard,
     spool: &Path,
 ) -> Result<Result<Change, ViewError>, Failure> {
@@ -59,7 +59,7 @@ struct Settling<'s, 't> {
 }
 
 impl Settling<'_, '_> {
-    fn run(mut self, net: Net, guard: Guard) -> Result<Change, ViewError> {
+    fn run(mut self, net: impl Iterator<Item = io::Result<(Row, i64)>>, guard: Guard) -> Result<Change, ViewError> {
         let before = self.counts.facts;
         self.write(net)?;
         let Self { tx, outbox, view, mut counts, inserted, removals, removed } = self;
@@ -76,7 +76,7 @@ impl Settling<'_, '_> {
         Ok(Change { view: view.id, inserted, removed, held, facts, skipped })
     }
 
-    fn write(&mut self, net: Net) -> Result<(), ViewError> {
+    fn write(&mut self, net: impl Iterator<Item = io::Result<(Row, i64)>>) -> Result<(), ViewError> {
         for flip in net {
             let (row, weight) = flip?;
             match (weight, self.view.fact_type.admits(&row)) {
