@@ -15,9 +15,14 @@
 
 mod backoff;
 mod board;
+mod clock;
+mod compare;
 mod deliver;
 mod error;
+mod flows;
+mod inbox;
 mod ingest;
+mod start;
 mod status;
 mod writer;
 
