@@ -22,13 +22,15 @@ impl SourceClock {
         Self { heard: None, views: views.unwrap_or(i64::MIN), due: None }
     }
 
-    /// The source said `at`, no later than `seen`.
-    pub(super) fn set(&mut self, at: i64, seen: Instant) {
+    /// The source said `at`, no later than `seen`. `true` for the first time.
+    pub(super) fn set(&mut self, at: i64, seen: Instant) -> bool {
+        let first = self.heard.is_none();
         let told = at.saturating_add(micros(seen.elapsed()));
         // Of two readings the one that is further is closer to the truth: neither is ahead of it, unless the source's clock was set back.
         if self.heard.is_none_or(|_| told >= self.now()) || self.now().saturating_sub(told) > micros(Duration::from_secs(1)) {
             self.heard = Some((at, seen));
         }
+        first
     }
 
     /// What time it is at the source, as far as the views may know: it never goes back.

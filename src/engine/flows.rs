@@ -7,11 +7,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::runtime::Handle;
 
 use crate::{
-    data::ChangeBatch,
+    engine::inbox::Inbox,
     query::{RemoteExpr, ViewPlan},
     source::{Evaluate, Prepared, ViewMode, image_columns},
     store::{Live, ViewRecord},
-    view::{Dataflow, Remote, ViewError},
+    view::{Dataflow, Guard, Remote, ViewError},
 };
 
 /// One incremental view.
@@ -71,7 +71,8 @@ impl Flows {
         let place = |image: &[i16], column: &i16| image.binary_search(column).expect("images hold the columns of every plan");
         for flow in self.flows.iter_mut().flatten() {
             let tables = flow.plan.tables.iter();
-            flow.columns = tables.map(|(oid, table)| (*oid, table.columns.iter().map(|column| place(&images[oid], column)).collect())).collect();
+            flow.columns =
+                tables.map(|(oid, table)| (*oid, table.columns.iter().map(|column| place(&images[oid], column)).collect())).collect();
         }
     }
 
@@ -128,5 +129,12 @@ impl Remote for Bridge {
     }
 }
 
-/// Batches for one store transaction, and where the next ones come from.
-pub(super) type More<'a> = &'a mut dyn FnMut(bool) -> Option<ChangeBatch>;
+/// What one store transaction of a source needs; it comes back with the outcome.
+pub(super) struct Task {
+    pub(super) source: String,
+    pub(super) records: Vec<ViewRecord>,
+    pub(super) flows: Flows,
+    /// Where further batches come from.
+    pub(super) inbox: Inbox,
+    pub(super) guard: Guard,
+}

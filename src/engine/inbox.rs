@@ -23,6 +23,12 @@ impl Inbox {
         Self { events, waiting: VecDeque::new(), settled: None }
     }
 
+    /// One that nothing comes through.
+    pub(super) fn closed() -> Self {
+        let (_, events) = mpsc::channel(1);
+        Self::new(events)
+    }
+
     /// The next event; `None` when the source has ended. Cancel-safe.
     pub(super) async fn next(&mut self) -> Option<Event> {
         match self.waiting.pop_front() {

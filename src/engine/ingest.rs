@@ -26,18 +26,22 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    data::{ExtentBuilder, Position},
+    data::{ChangeBatch, Position},
     engine::{
         backoff::Backoff,
-        board::{Board, TargetState},
+        board::Board,
+        clock::SourceClock,
         error::EngineError,
+        flows::{Flows, Task},
+        inbox::Inbox,
+        start::Start,
         writer::Writer,
     },
     error::{Disposition, causes},
-    source::{self, Event, Follow, Link, Prepared, Reading, SourceError, SourceState, ViewMode},
-    store::{Changes, Checkpoint, ViewRecord},
-    target::{FactStore, TargetError},
-    view::Guard,
+    source::{self, Event, Follow, Link, Prepared, Reading, Role, SourceError, SourceState},
+    store::{Applied, Changes, Checkpoint, Followed, Fresh, Loaded, Reached, ViewId, ViewRecord},
+    target::FactStore,
+    view::{Guard, ViewError},
 };
 
 /// Events between a source and its loop. A cut is one event, however large, since its rows are spooled; a few are enough to
@@ -61,12 +65,16 @@ pub(super) struct Ingest {
     pub(super) guard: Guard,
     pub(super) reconcile_every: Option<Duration>,
     pub(super) stop: watch::Receiver<bool>,
+    /// How often each view's state turned out to be wrong.
+    pub(super) reloads: Vec<u32>,
 }
 
 /// What one connection attempt carries along.
 pub(super) struct Session {
     inbox: Inbox,
     durable: watch::Sender<Option<Position>>,
+    /// Ends this attempt alone.
+    halt: watch::Sender<bool>,
     follow: JoinHandle<(Box<dyn Follow>, Result<(), SourceError>)>,
     pub(super) compared: Compared,
     flows: Flows,
@@ -91,6 +99,13 @@ enum Ended {
     Failed(SourceError),
     /// Views have to be loaded or are followed otherwise from now on.
     Again,
+}
+
+/// What the loop woke up for.
+enum Wake {
+    Time,
+    Event(Option<Event>),
+    Tick,
 }
 
 /// What an event asks of the loop.
@@ -203,27 +218,31 @@ impl Ingest {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.compare_if_due(&mut session).await?;
         let next = loop {
-            tokio::select! {
+            let wake = tokio::select! {
                 biased;
-                () = session.clock.due() => self.let_time_pass(&mut session).await?,
-                event = session.inbox.next() => match event {
-                    Some(event) => match self.on_event(&mut session, event, backoff).await? {
-                        Next::GoOn => {}
-                        Next::StartAgain => break Next::StartAgain,
-                    },
-                    // The sender went with the follow task.
-                    None => break Next::GoOn,
-                },
-                _ = tick.tick() => {
+                () = session.clock.due() => Wake::Time,
+                event = session.inbox.next() => Wake::Event(event),
+                _ = tick.tick() => Wake::Tick,
+            };
+            let next = match wake {
+                Wake::Time => self.let_time_pass(&mut session).await?,
+                Wake::Event(Some(event)) => self.on_event(&mut session, event, backoff).await?,
+                // The sender went with the follow task.
+                Wake::Event(None) => break Next::GoOn,
+                Wake::Tick => {
                     self.persist(&mut session).await?;
                     self.acknowledge(&mut session).await?;
                     self.compare_if_due(&mut session).await?;
+                    Next::GoOn
                 }
+            };
+            if next == Next::StartAgain {
+                break next;
             }
         };
         self.persist(&mut session).await?;
         self.acknowledge(&mut session).await?;
-        // Without a receiver the source stops.
+        session.halt.send_replace(true);
         drop(session.inbox);
         match session.follow.await {
             Ok((follower, _)) if next == Next::StartAgain => Ok((follower, Ended::Again)),
@@ -236,8 +255,8 @@ impl Ingest {
     fn open(&self, mut follower: Box<dyn Follow>, from: Option<Position>, compared: Compared, roles: Vec<Role>, flows: Flows) -> Session {
         let (events_in, events) = mpsc::channel(EVENT_QUEUE);
         let durable = watch::Sender::new(from.clone());
-        let mut link =
-            Link { events: events_in, durable: durable.subscribe(), wanted: self.board.wanted(self.index), stop: self.stop.clone() };
+        let (halt, halted) = crate::engine::halt(self.stop.clone());
+        let mut link = Link { events: events_in, durable: durable.subscribe(), wanted: self.board.wanted(self.index), stop: halted };
         let position = from.clone();
         let loading = from.is_some() && roles.contains(&Role::Load);
         let start = source::Start { from, roles };
@@ -254,7 +273,7 @@ impl Ingest {
         self.board.founded(self.index, matches!(compared, Compared::Done(_)).then_some(commit_no));
         let clock = SourceClock::new(self.views.iter().filter_map(|view| view.clock).max());
         let inbox = Inbox::new(events);
-        Session { inbox, durable, follow, compared, flows, loading, pending: None, position, settled, unacknowledged: None, clock }
+        Session { inbox, durable, halt, follow, compared, flows, loading, pending: None, position, settled, unacknowledged: None, clock }
     }
 
     async fn on_event(&mut self, session: &mut Session, event: Event, backoff: &mut Backoff) -> Result<Next, EngineError> {
@@ -268,8 +287,9 @@ impl Ingest {
             }
             Event::Head(head) => self.board.head(self.index, head),
             Event::Clock { at, seen } => {
-                session.clock.set(at, seen);
-                self.find_due(session).await?;
+                if session.clock.set(at, seen) {
+                    return self.let_time_pass(session).await;
+                }
             }
             Event::ViewFailed { view, problem } => {
                 let problem = causes(&problem);
@@ -298,7 +318,7 @@ impl Ingest {
     /// Row changes, and all that have come since, in one store transaction.
     async fn on_changes(&mut self, session: &mut Session, first: ChangeBatch) -> Result<Next, EngineError> {
         let now = session.clock.now();
-        let task = Follow {
+        let task = Task {
             source: self.name.clone(),
             records: self.views.clone(),
             flows: std::mem::take(&mut session.flows),
@@ -322,9 +342,9 @@ impl Ingest {
     }
 
     /// The moment has come at which rows begin or cease to count.
-    async fn let_time_pass(&mut self, session: &mut Session) -> Result<(), EngineError> {
+    async fn let_time_pass(&mut self, session: &mut Session) -> Result<Next, EngineError> {
         let now = session.clock.now();
-        let task = Follow {
+        let task = Task {
             source: self.name.clone(),
             records: self.views.clone(),
             flows: std::mem::take(&mut session.flows),
@@ -334,8 +354,7 @@ impl Ingest {
         let (task, followed) = self.writer.advance_clock(task, now).await?;
         session.flows = task.flows;
         session.clock.passed(now);
-        self.take_in(session, followed).await?;
-        Ok(())
+        self.take_in(session, followed).await
     }
 
     /// Keeps everything in step with a store transaction of the flows.
@@ -357,7 +376,7 @@ impl Ingest {
             session.position = Some(position.clone());
             session.unacknowledged = Some(position);
         }
-        self.find_due(session).await?;
+        session.clock.wait_for(followed.due);
         Ok(next)
     }
 
@@ -388,17 +407,6 @@ impl Ingest {
         Ok(())
     }
 
-    /// When the time changes something next.
-    async fn find_due(&mut self, session: &mut Session) -> Result<(), EngineError> {
-        if session.flows.has_clock() {
-            let flows = std::mem::take(&mut session.flows);
-            let (flows, due) = self.writer.next_due(flows, self.views.clone()).await?;
-            session.flows = flows;
-            session.clock.wait_for(due);
-        }
-        Ok(())
-    }
-
     async fn on_cut(
         &mut self,
         session: &mut Session,
@@ -420,7 +428,7 @@ impl Ingest {
         let loading = std::mem::take(&mut session.loading);
         let stands = session.position.clone().filter(|_| loading).unwrap_or_else(|| position.clone());
         let settled = if loading { session.settled.clone().unwrap_or_else(|| stands.clone()) } else { position.clone() };
-        let reached = Reached { position: stands, settled: settled.clone(), cut: position };
+        let reached = Reached { cut: position, position: stands, settled: settled.clone() };
         // A view whose first result comes now was left out of the comparison, for nothing was known about it.
         let compare = snapshot || numbers.iter().any(|&view| !self.views[view].known);
         let uncompared = matches!(session.compared, Compared::Due(_));
@@ -434,17 +442,19 @@ impl Ingest {
             (self.views[*view].known, self.views[*view].failing) = (true, false);
             self.board.view_failed(self.index, *view, None);
         }
-        self.views = self.writer.views(&self.name, &self.views).await?;
+        self.views = self.writer.views(&self.views).await?;
         session.pending = None;
         let stored = self.writer.source(&self.name).await?.and_then(|record| record.position);
         (session.position, session.unacknowledged, session.settled) = (stored.clone(), stored, Some(settled.clone()));
         self.acknowledge(session).await?;
-        self.find_due(session).await?;
         if compare {
             session.compared = Compared::Due(Instant::now());
             self.compare_if_due(session).await?;
         } else if !uncompared {
             self.board.applied(self.index, settled, changes.commit_no);
+        }
+        if next == Next::GoOn && session.flows.has_clock() {
+            return self.let_time_pass(session).await;
         }
         Ok(next)
     }
@@ -461,21 +471,18 @@ impl Ingest {
             return Ok((Fresh::from((record, answer)), Next::StartAgain));
         }
         let flows = std::mem::take(&mut session.flows);
-        let (flows, answer, loaded) = self.writer.load(flows, view, record.clone(), tables, answer, now.unwrap_or(session.clock.now())).await?;
+        let now = now.unwrap_or_else(|| session.clock.now());
+        let (flows, Loaded { fresh, doubt }) = self.writer.load(flows, view, record, tables, answer, now).await?;
         session.flows = flows;
-        match loaded {
-            Ok(loaded) => {
-                session.flows.get_mut(view).expect("it has just been used").loaded = true;
-                session.clock.passed(now.unwrap_or_default());
-                Ok((Fresh { view: record, answer, loaded: Some(loaded) }, Next::GoOn))
-            }
-            Err(why) => {
-                let fingerprint = session.flows.get(view).expect("it has just been used").fingerprint.clone();
-                self.demote(view, &fingerprint, why).await?;
-                session.flows.drop_view(view);
-                Ok((Fresh::from((self.views[view].clone(), answer)), Next::StartAgain))
-            }
-        }
+        let Some(doubt) = doubt else {
+            session.flows.get_mut(view).expect("it has just been used").loaded = true;
+            session.clock.passed(now);
+            return Ok((fresh, Next::GoOn));
+        };
+        let fingerprint = session.flows.get(view).expect("it has just been used").fingerprint.clone();
+        self.demote(view, &fingerprint, causes(&doubt)).await?;
+        session.flows.drop_view(view);
+        Ok((Fresh { view: self.views[view].clone(), ..fresh }, Next::StartAgain))
     }
 
     /// Keeps the numbers of the views in step with what was committed.
@@ -502,7 +509,7 @@ impl Ingest {
         if session.position.as_ref() == Some(&received) && session.settled.as_ref() == Some(&settled) {
             return Ok(());
         }
-        self.writer.advance(&self.name, Reached { position: received.clone(), settled: settled.clone(), cut: received.clone() }).await?;
+        self.writer.advance(&self.name, Reached { cut: received.clone(), position: received.clone(), settled: settled.clone() }).await?;
         (session.position, session.settled, session.unacknowledged) = (Some(received.clone()), Some(settled), Some(received));
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! each finds the other's work complete.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -13,9 +14,13 @@ use tokio::sync::watch;
 
 use crate::{
     config::SourceConfig,
-    data::Extent,
-    engine::{board::Board, error::EngineError},
-    store::{Changes, Fresh, OutboxEntry, OutboxKey, Reached, SourceRecord, Store, StoreError, ViewId, ViewRecord},
+    data::{ChangeBatch, Extent},
+    engine::{
+        board::Board,
+        error::EngineError,
+        flows::{Flows, Task},
+    },
+    store::{Changes, Followed, Fresh, Loaded, OutboxEntry, OutboxKey, Reached, SourceRecord, Store, StoreError, ViewId, ViewRecord},
     target::Offset,
     view::Guard,
 };
@@ -112,6 +117,71 @@ impl Writer {
     pub(super) async fn correct(&self, name: &str, views: Vec<(ViewRecord, Extent)>, guard: Guard) -> Result<Changes, EngineError> {
         let name = name.to_owned();
         self.run(move |store| store.correct(&name, views, guard)).await
+    }
+
+    /// Applies `first` and what `task.inbox` has, in one transaction; `None` if the rest of a source's transaction did not come.
+    pub(super) async fn follow(&self, mut task: Task, first: ChangeBatch, now: i64) -> Result<(Task, Option<Followed>), EngineError> {
+        let mut remote = task.flows.remote();
+        let body = move |store: &mut Store| {
+            let Task { source, records, flows, inbox, guard } = &mut task;
+            let followed =
+                store.follow(source, first, &mut |wait| inbox.batch(wait), now, &mut flows.live(records), &mut remote, *guard)?;
+            Ok((task, followed))
+        };
+        self.run(body).await
+    }
+
+    /// Lets time pass for the flows of `task`.
+    pub(super) async fn advance_clock(&self, mut task: Task, now: i64) -> Result<(Task, Followed), EngineError> {
+        let mut remote = task.flows.remote();
+        let body = move |store: &mut Store| {
+            let Task { source, records, flows, guard, .. } = &mut task;
+            let followed = store.advance_clock(source, now, &mut flows.live(records), &mut remote, *guard)?;
+            Ok((task, followed))
+        };
+        self.run(body).await
+    }
+
+    /// Builds the state of one of `flows` from whole tables.
+    pub(super) async fn load(
+        &self,
+        mut flows: Flows,
+        view: usize,
+        record: ViewRecord,
+        tables: BTreeMap<u32, Extent>,
+        answer: Extent,
+        now: i64,
+    ) -> Result<(Flows, Loaded), EngineError> {
+        let mut remote = flows.remote();
+        let body = move |store: &mut Store| {
+            let flow = flows.get_mut(view).expect("only incremental views are loaded");
+            let loaded = store.load(record, &mut flow.dataflow, &flow.fingerprint, tables, answer, now, &mut remote)?;
+            Ok((flows, loaded))
+        };
+        self.run(body).await
+    }
+
+    /// Lets go of a view's state.
+    pub(super) async fn drop_state(&self, view: ViewId) -> Result<(), EngineError> {
+        self.run(move |store| store.drop_state(view)).await
+    }
+
+    /// Remembers why a plan is not trusted with a view.
+    pub(super) async fn demote(&self, view: ViewId, fingerprint: &str, why: &str) -> Result<(), EngineError> {
+        let (fingerprint, why) = (fingerprint.to_owned(), why.to_owned());
+        self.run(move |store| store.demote(view, &fingerprint, &why)).await
+    }
+
+    /// Remembers what the results of refresh views depend on.
+    pub(super) async fn set_fingerprint(&self, name: &str, fingerprint: &str) -> Result<(), EngineError> {
+        let (name, fingerprint) = (name.to_owned(), fingerprint.to_owned());
+        self.run(move |store| store.set_fingerprint(&name, &fingerprint)).await
+    }
+
+    /// The views as they stand.
+    pub(super) async fn views(&self, views: &[ViewRecord]) -> Result<Vec<ViewRecord>, EngineError> {
+        let views = views.to_vec();
+        self.run(move |store| views.iter().map(|view| store.view(view.id, &view.fact_type)).collect()).await
     }
 
     pub(super) async fn outbox(&self, limit: usize) -> Result<Vec<OutboxEntry>, EngineError> {

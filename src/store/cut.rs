@@ -17,6 +17,8 @@ use crate::{
 /// Where a source stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reached {
+    /// The state that results are of. Beyond `position` for views that are loaded while others still wait for the commits in between.
+    pub cut: Position,
     /// Up to here every reported result and commit is in.
     pub position: Position,
     /// Up to here no view lacks anything, refresh views included.
@@ -26,7 +28,7 @@ pub struct Reached {
 impl From<Position> for Reached {
     /// No view lacks anything up to `position`.
     fn from(position: Position) -> Self {
-        Self { settled: position.clone(), position }
+        Self { cut: position.clone(), settled: position.clone(), position }
     }
 }
 
@@ -63,7 +65,7 @@ impl Store {
         let (views, dropped) = self.write(|tx| {
             let mut changes = Vec::with_capacity(views.len());
             let mut dropped = 0;
-            let stored = follow_cut(tx, source, reached, &views)?;
+            let position = follow_cut(tx, source, reached)?;
             for Fresh { view, answer, loaded } in views {
                 dropped += tx.execute("DELETE FROM outbox WHERE view = ?1", [view.id.0])? as u64;
                 tx.execute("DELETE FROM parked WHERE view = ?1", [view.id.0])?;
@@ -76,7 +78,7 @@ impl Store {
                     write_fact(tx, view.id, op, &row)?;
                 }
                 changes.push(finish(tx, &view, facts, &skipped, 0)?);
-                found(tx, &view, loaded, &reached.position, stored.as_ref())?;
+                found(tx, &view, loaded, &reached.cut, &position)?;
             }
             tx.execute("UPDATE source SET compared = 0 WHERE name = ?1", [source])?;
             Ok((changes, dropped))
@@ -91,7 +93,7 @@ impl Store {
         let spool = self.spool();
         self.commit(|tx, outbox| {
             let mut changes = Vec::with_capacity(views.len());
-            let stored = follow_cut(tx, source, reached, &views)?;
+            let position = follow_cut(tx, source, reached)?;
             for Fresh { view, answer, loaded } in views {
                 let mut skipped = Skipped::new();
                 let before = desired(&path, view.id)?;
@@ -128,7 +130,7 @@ impl Store {
                 }
                 let held = if verdict == Verdict::Hold { removed } else { 0 };
                 let change = finish(tx, &view, facts, &skipped, held)?;
-                found(tx, &view, loaded, &reached.position, stored.as_ref())?;
+                found(tx, &view, loaded, &reached.cut, &position)?;
                 changes.push(Change { inserted, removed: removed - held, ..change });
             }
             Ok(changes)
@@ -227,37 +229,22 @@ fn finish(tx: &Transaction<'_>, view: &ViewRecord, facts: u64, skipped: &Skipped
     Ok(Change { view: view.id, inserted: 0, removed: 0, held, facts, skipped })
 }
 
-/// Moves the source to where a cut is, and tells where it was.
-///
-/// A loaded view is ahead of the others: these still wait for the commits in between, so the source stays where it is and
-/// the view gets a position of its own.
-fn follow_cut(tx: &Transaction<'_>, source: &str, reached: &Reached, views: &[Fresh]) -> Result<Option<Position>, Failure> {
-    let stored = stored_position(tx, source)?;
-    let stays = views.iter().any(|fresh| fresh.loaded.is_some());
-    let position = match &stored {
-        Some(stored) if stays => stored.clone(),
-        stored => furthest(stored.as_ref(), &reached.position),
-    };
+/// Moves the source to where it stands with a cut, and tells where that is.
+fn follow_cut(tx: &Transaction<'_>, source: &str, reached: &Reached) -> Result<Position, Failure> {
+    let position = furthest(stored_position(tx, source)?.as_ref(), &reached.position);
     move_to(tx, source, &position, Some(&reached.settled))?;
-    Ok(stored)
+    Ok(position)
 }
 
-/// Makes a loaded state usable from `position` on; a result without a state leaves the view without one.
-fn found(
-    tx: &Transaction<'_>,
-    view: &ViewRecord,
-    loaded: Option<LoadedState>,
-    position: &Position,
-    stored: Option<&Position>,
-) -> Result<(), Failure> {
+/// Makes a state usable that was loaded at `cut`, while the source stands at `position`; a result without a state leaves the view
+/// without one. A view that is ahead of its source gets a position of its own.
+fn found(tx: &Transaction<'_>, view: &ViewRecord, loaded: Option<LoadedState>, cut: &Position, position: &Position) -> Result<(), Failure> {
     let Some(LoadedState { fingerprint, clock }) = loaded else { return Ok(()) };
-    let ahead = match (position, stored) {
-        (Position::Lsn(position), Some(Position::Lsn(stored))) if position < stored => {
-            // The others have commits that this state lacks and that do not come again: it is of no use.
-            return Ok(());
-        }
-        (Position::Lsn(position), Some(stored)) if *stored != Position::Lsn(*position) => Some(position.0),
-        (Position::Lsn(_) | Position::Digest(_), _) => None,
+    let ahead = match (cut, position) {
+        // The source has commits that this state lacks and that do not come again: it is of no use.
+        (Position::Lsn(cut), Position::Lsn(position)) if cut < position => return Ok(()),
+        (Position::Lsn(cut), Position::Lsn(position)) if cut > position => Some(cut.0),
+        (Position::Lsn(_) | Position::Digest(_), Position::Lsn(_) | Position::Digest(_)) => None,
     };
     tx.execute(
         "UPDATE view SET fingerprint = ?2, clock = ?3, position = ?4, demoted = NULL WHERE id = ?1",

@@ -215,6 +215,14 @@ impl Store {
         Ok(Some(SourceRecord { position: parsed(position)?, settled: parsed(settled)?, fingerprint, identity, compared, clock }))
     }
 
+    /// Remembers what the results of the refresh views of `name` depend on.
+    pub fn set_fingerprint(&mut self, name: &str, fingerprint: &str) -> Result<(), StoreError> {
+        self.write(|tx| {
+            tx.execute("UPDATE source SET fingerprint = ?2 WHERE name = ?1", [name, fingerprint])?;
+            Ok(())
+        })
+    }
+
     /// Forgets the position of `name`: its next follow starts with a snapshot.
     pub fn forget_position(&mut self, name: &str) -> Result<(), StoreError> {
         self.write(|tx| {

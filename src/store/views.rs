@@ -147,7 +147,7 @@ impl Store {
     }
 
     /// The view `id` as it stands.
-    fn view(&self, id: ViewId, fact_type: &FactType) -> Result<ViewRecord, StoreError> {
+    pub fn view(&self, id: ViewId, fact_type: &FactType) -> Result<ViewRecord, StoreError> {
         let sql = "SELECT known, failing, facts, skipped, held, fingerprint, demoted, position, clock FROM view WHERE id = ?1";
         let read = |row: &rusqlite::Row<'_>| {
             let record = ViewRecord {
