@@ -11,6 +11,7 @@ mod config;
 mod crash;
 mod csv_source;
 mod delivery;
+mod delta_rules;
 mod embedded;
 mod invariants;
 mod mongo_source;
