@@ -14,7 +14,12 @@ pub(super) use plan::lower;
 
 use crate::{
     query::Expr,
-    view::{ViewError, arrangement::Arrangement, delta::Delta, operator::{Context, Emit, Operator, whole}},
+    view::{
+        ViewError,
+        arrangement::Arrangement,
+        delta::Delta,
+        operator::{Context, Emit, Operator, whole},
+    },
 };
 
 /// Rows of an input that no equality binds to the others: a side of a cross join. Each row of the others is joined with each of these.

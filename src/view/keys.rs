@@ -21,7 +21,8 @@ pub(super) fn unique(plan: &Plan, columns: &Columns, tables: &Tables) -> bool {
         }
         Plan::Filter { input, .. } | Plan::Clock { input, .. } => unique(input, columns, tables),
         Plan::Map { input, columns: exprs } => {
-            let plain = columns.iter().filter_map(|column| if let Expr::Column { index, .. } = &exprs[*column] { Some(*index) } else { None });
+            let plain =
+                columns.iter().filter_map(|column| if let Expr::Column { index, .. } = &exprs[*column] { Some(*index) } else { None });
             unique(input, &plain.collect(), tables)
         }
         Plan::Remote { input, .. } => unique(input, &below(columns, input.width(tables)), tables),

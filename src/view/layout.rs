@@ -125,9 +125,10 @@ fn is_empty_over_nothing(plan: &Plan) -> bool {
         | Plan::Distinct(input) => is_empty_over_nothing(input),
         Plan::Group { input, keys, .. } => !keys.is_empty() && is_empty_over_nothing(input),
         Plan::Join { inputs, .. } | Plan::UnionAll(inputs) => inputs.iter().all(is_empty_over_nothing),
-        Plan::Outer { left, right, .. } | Plan::Semi { left, right, .. } | Plan::NotIn { left, right, .. } | Plan::Set { left, right, .. } => {
-            is_empty_over_nothing(left) && is_empty_over_nothing(right)
-        }
+        Plan::Outer { left, right, .. }
+        | Plan::Semi { left, right, .. }
+        | Plan::NotIn { left, right, .. }
+        | Plan::Set { left, right, .. } => is_empty_over_nothing(left) && is_empty_over_nothing(right),
         Plan::Recursive { base, step, .. } => is_empty_over_nothing(base) && is_empty_over_nothing(step),
     }
 }

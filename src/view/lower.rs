@@ -155,8 +155,7 @@ impl<'a> Lowering<'a> {
     fn outer(&mut self, kind: OuterKind, [left, right]: [&Plan; 2], on: &[(usize, usize)], filter: Option<&Expr>) -> Result<Built, String> {
         let widths = [left.width(self.tables), right.width(self.tables)];
         let pair = |(left, right): &(usize, usize)| EqualPair { left: (0, *left), right: (1, *right) };
-        let inner =
-            Plan::Join { inputs: vec![left.clone(), right.clone()], on: on.iter().map(pair).collect(), filter: filter.cloned() };
+        let inner = Plan::Join { inputs: vec![left.clone(), right.clone()], on: on.iter().map(pair).collect(), filter: filter.cloned() };
         let anti = |sides: [&Plan; 2], on, filter| {
             let [left, right] = sides.map(|side| Box::new(side.clone()));
             Box::new(Plan::Semi { kind: SemiKind::Anti, left, right, on, filter })

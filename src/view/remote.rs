@@ -117,8 +117,7 @@ impl Operator for Remote {
     fn delta(&self, inputs: &[&Delta], context: &mut Context<'_>) -> Result<Delta, ViewError> {
         let results = self.columns.iter().map(|column| column.results(inputs[0], context)).collect::<Result<Vec<_>, _>>()?;
         let whole = |row: &Row| {
-            let results: Vec<&Row> =
-                self.columns.iter().zip(&results).map(|(column, results)| &results[&column.values(row)]).collect();
+            let results: Vec<&Row> = self.columns.iter().zip(&results).map(|(column, results)| &results[&column.values(row)]).collect();
             Row::from_encoded([row].into_iter().chain(results).map(Row::as_bytes))
         };
         Ok(Delta::consolidate(inputs[0].iter().map(|(row, weight)| (whole(row), weight)).collect()))

@@ -4,7 +4,11 @@ use std::{io, path::Path};
 
 use crate::{
     data::{Extent, ExtentBuilder, Row, cell_ends},
-    view::{ViewError, delta::Delta, operator::{BATCH_ROWS, broken}},
+    view::{
+        ViewError,
+        delta::Delta,
+        operator::{BATCH_ROWS, broken},
+    },
 };
 
 /// Collects rows with weights.

@@ -1,10 +1,6 @@
 //! One term of a join's difference.
 
-use std::{
-    collections::HashMap,
-    ops::ControlFlow,
-    rc::Rc,
-};
+use std::{collections::HashMap, ops::ControlFlow, rc::Rc};
 
 use crate::{
     data::{Cells, Row, cell_ends},
@@ -88,8 +84,7 @@ impl Join {
             let after = step.input < term.driver && !inputs[step.input].is_empty();
             after.then(|| Rc::new(step.arrangement.arrange(inputs[step.input])))
         };
-        let mut bound: Vec<Bound> =
-            self.widths.iter().map(|width| Bound { places: (0..*width).collect(), ..Bound::default() }).collect();
+        let mut bound: Vec<Bound> = self.widths.iter().map(|width| Bound { places: (0..*width).collect(), ..Bound::default() }).collect();
         for step in &term.steps {
             bound[step.input].places = step.arrangement.places().to_vec();
         }
