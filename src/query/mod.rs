@@ -13,8 +13,10 @@
 //! equality and the other way round ([`KeyClass`]). So equality of rows is equality of bytes, and no type has an encoding
 //! of its own. Functions that need more than the text read it ([`Kind`]).
 
+mod eval;
 mod expr;
 mod plan;
+pub mod scalar;
 
 pub use expr::{Datum, EvalError, Expr, Kind, Native, Now};
 pub use plan::{
