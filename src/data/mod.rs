@@ -18,5 +18,5 @@ pub use cells::Cells;
 pub use change::{Change, ChangeBatch, Commit, Image, ImageWriter};
 pub use extent::{Extent, ExtentBuilder};
 pub use position::{Lsn, Position};
-pub(crate) use row::push_cell;
 pub use row::Row;
+pub(crate) use row::push_cell;

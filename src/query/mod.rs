@@ -15,6 +15,7 @@
 
 mod eval;
 mod expr;
+pub mod naive;
 mod plan;
 pub mod scalar;
 

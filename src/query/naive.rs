@@ -11,7 +11,9 @@ use std::{
 
 use crate::{
     data::{Cells, Row},
-    query::{Aggregate, AggregateKind, EqualPair, EvalError, Expr, Order, OuterKind, Plan, RemoteExpr, SemiKind, SetKind, ViewPlan, scalar},
+    query::{
+        Aggregate, AggregateKind, EqualPair, EvalError, Expr, Order, OuterKind, Plan, RemoteExpr, SemiKind, SetKind, ViewPlan, scalar,
+    },
 };
 
 /// How often each row occurs; no row with 0.
@@ -55,10 +57,9 @@ impl Evaluator<'_> {
             Plan::Unnest { input, function, argument } => {
                 let mut out = Vec::new();
                 for (row, weight) in self.bag(input)? {
-                    for element in scalar::elements(*function, &self.value(argument, &row)?)? {
-                        let mut cells = row.cells();
-                        cells.push(element);
-                        out.push((row_of(&cells), weight));
+                    let Some(argument) = self.value(argument, &row)? else { continue };
+                    for element in scalar::elements(*function, &argument)? {
+                        out.push((row_of(&[row.cells(), vec![element]].concat()), weight));
                     }
                 }
                 Ok(sum(out))
@@ -74,14 +75,14 @@ impl Evaluator<'_> {
             Plan::Distinct(input) => Ok(once(self.bag(input)?)),
             Plan::Set { kind, left, right } => Ok(set(*kind, &self.bag(left)?, &self.bag(right)?)),
             Plan::Group { input, keys, aggregates } => group(&self.bag(input)?, keys, aggregates),
-            Plan::Top { input, partition, order, limit } => top(&self.bag(input)?, partition, order, *limit),
+            Plan::Top { input, partition, order, limit } => Ok(top(&self.bag(input)?, partition, order, *limit)),
             Plan::Recursive { base, step, .. } => self.recursive(base, step),
             Plan::Itself { .. } => self.itself.last().cloned().ok_or(EvalError("a recursive reference outside of its query".into())),
         }
     }
 
     fn value(&self, expr: &Expr, row: &Row) -> Result<Option<String>, EvalError> {
-        Ok(expr.eval(&Cells::of(row.as_bytes()), self.now)?.into_text().map(Into::into))
+        Ok(expr.eval(&Cells::of(row.as_bytes()), self.now)?.text().map(Into::into))
     }
 
     /// Whether `condition` is TRUE, rather than FALSE or NULL.
@@ -378,7 +379,7 @@ fn extreme(aggregate: &Aggregate, mut values: Vec<String>) -> Result<String, Eva
     let mut best = values[0].clone();
     for value in &values[1..] {
         let wanted = if aggregate.kind == AggregateKind::Min { Ordering::Less } else { Ordering::Greater };
-        if scalar::compare(order.comparison, value, &best)? == wanted {
+        if scalar::compare(order.comparison, value, &best) == wanted {
             best.clone_from(value);
         }
     }
@@ -386,7 +387,7 @@ fn extreme(aggregate: &Aggregate, mut values: Vec<String>) -> Result<String, Eva
 }
 
 /// How ORDER BY puts two rows; rows that it does not tell apart stand in byte order.
-fn ordered(order: &[Order], a: &Texts, b: &Texts) -> Result<Ordering, EvalError> {
+fn ordered(order: &[Order], a: &Texts, b: &Texts) -> Ordering {
     for term in order {
         let nulls = if term.nulls_first { Ordering::Less } else { Ordering::Greater };
         let one = match (&a[term.column], &b[term.column]) {
@@ -394,30 +395,30 @@ fn ordered(order: &[Order], a: &Texts, b: &Texts) -> Result<Ordering, EvalError>
             (None, Some(_)) => nulls,
             (Some(_), None) => nulls.reverse(),
             (Some(a), Some(b)) => {
-                let ascending = scalar::compare(term.comparison, a, b)?;
+                let ascending = scalar::compare(term.comparison, a, b);
                 if term.descending { ascending.reverse() } else { ascending }
             }
         };
         if one != Ordering::Equal {
-            return Ok(one);
+            return one;
         }
     }
-    Ok(row_of(a).cmp(&row_of(b)))
+    row_of(a).cmp(&row_of(b))
 }
 
 /// The rows of a partition that fewer than `limit` rows precede, found by counting those.
-fn top(bag: &Bag, partition: &[usize], order: &[Order], limit: u64) -> Result<Bag, EvalError> {
+fn top(bag: &Bag, partition: &[usize], order: &[Order], limit: u64) -> Bag {
     let mut out = Vec::new();
     for rows in partitions(bag, partition).into_values() {
         for (place, row) in rows.iter().enumerate() {
             let mut before = 0;
             for (other_place, other) in rows.iter().enumerate() {
-                before += u64::from(ordered(order, other, row)?.then(other_place.cmp(&place)) == Ordering::Less);
+                before += u64::from(ordered(order, other, row).then(other_place.cmp(&place)) == Ordering::Less);
             }
             if before < limit {
                 out.push((row_of(row), 1));
             }
         }
     }
-    Ok(sum(out))
+    sum(out)
 }
