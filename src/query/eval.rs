@@ -8,7 +8,11 @@ use std::{borrow::Cow, collections::BTreeSet};
 
 use crate::{
     data::{Cells, push_cell},
-    query::expr::{Datum, EvalError, Expr, Kind, Native},
+    query::{
+        Srf,
+        expr::{Datum, EvalError, Expr, Kind, Native},
+        scalar,
+    },
 };
 
 impl Expr {
@@ -44,7 +48,15 @@ impl Expr {
             Self::NullIf { equal, args } => null_if(equal, args, cells, now),
             Self::AnyOf { function, operand, items, all } => {
                 let operand = operand.eval(cells, now)?;
-                any_of(function, &operand, items, *all, cells, now)
+                any_of(function, &operand, items.iter().map(|item| item.eval(cells, now)), *all)
+            }
+            Self::AnyElement { function, operand, array, element, all } => {
+                let operand = operand.eval(cells, now)?;
+                let Some(array) = array.eval(cells, now)?.text().map(|text| scalar::elements(Srf::Unnest, &text)).transpose()? else {
+                    return Ok(Datum::Null);
+                };
+                let items = array.into_iter().map(|item| Ok(item.map_or(Datum::Null, |text| Datum::read(text.into(), *element))));
+                any_of(function, &operand, items, *all)
             }
             Self::Now(shifted) => Ok(Datum::Int(now.saturating_add(shifted.shift))),
         }
@@ -72,6 +84,7 @@ impl Expr {
                 whens.iter().flat_map(|(condition, result)| [condition, result]).chain([otherwise.as_ref()]).collect()
             }
             Self::AnyOf { operand, items, .. } => std::iter::once(operand.as_ref()).chain(items).collect(),
+            Self::AnyElement { operand, array, .. } => vec![operand, array],
         }
     }
 
@@ -86,6 +99,7 @@ impl Expr {
                 whens.iter_mut().flat_map(|(condition, result)| [condition, result]).chain([otherwise.as_mut()]).collect()
             }
             Self::AnyOf { operand, items, .. } => std::iter::once(operand.as_mut()).chain(items).collect(),
+            Self::AnyElement { operand, array, .. } => vec![operand, array],
         }
     }
 
@@ -202,19 +216,16 @@ fn null_if<'a>(equal: &Native, args: &'a [Expr; 2], cells: &Cells<'a>, now: i64)
     Ok(a)
 }
 
-/// As the executor does it: an empty array decides before a NULL operand does.
+/// As the executor does it: an empty array decides before a NULL operand does, and so does the first element that settles it.
 fn any_of<'a>(
     function: &Native,
     operand: &Datum<'a>,
-    items: &'a [Expr],
+    items: impl Iterator<Item = Result<Datum<'a>, EvalError>>,
     all: bool,
-    cells: &Cells<'a>,
-    now: i64,
 ) -> Result<Datum<'a>, EvalError> {
     let mut result = Datum::Bool(all);
     for item in items {
-        let value = call(function, &[operand.clone(), item.eval(cells, now)?])?;
-        match value {
+        match call(function, &[operand.clone(), item?])? {
             Datum::Null => result = Datum::Null,
             value if value.bool() != all => return Ok(Datum::Bool(!all)),
             _ => {}

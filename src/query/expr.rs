@@ -133,6 +133,19 @@ pub enum Expr {
         /// ALL instead of ANY.
         all: bool,
     },
+    /// `a op ANY (array)` and, with `all`, `a op ALL (array)`, over an array that the row holds.
+    AnyElement {
+        /// The operator's function.
+        function: &'static Native,
+        /// `a`.
+        operand: Box<Expr>,
+        /// The array, as its text.
+        array: Box<Expr>,
+        /// How its elements are read.
+        element: Kind,
+        /// ALL instead of ANY.
+        all: bool,
+    },
     /// `now()`; only inside the condition of a [`Plan::Clock`](super::Plan::Clock), and there only as one side of a comparison
     /// of timestamptz.
     Now(Now),

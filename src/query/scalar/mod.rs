@@ -22,7 +22,7 @@ mod time;
 
 use std::cmp::Ordering;
 
-pub use cast::{bool_to_text, cast, relabel_keeps_text};
+pub use cast::{bool_to_text, cast};
 pub use constant::{array_constant, constant};
 pub use interval::{Interval, interval_constant};
 pub use list::{Entry, Needs, canonical, entries, native, reviewed_stable};
@@ -68,7 +68,6 @@ pub(crate) mod oids {
     pub(crate) const NUMERIC: u32 = 1700;
     pub(crate) const CSTRING: u32 = 2275;
     pub(crate) const ANY: u32 = 2276;
-    pub(crate) const ANYARRAY: u32 = 2277;
     pub(crate) const ANYNONARRAY: u32 = 2776;
     pub(crate) const UUID: u32 = 2950;
     pub(crate) const ANYENUM: u32 = 3500;
