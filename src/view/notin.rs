@@ -130,13 +130,7 @@ struct Changes {
 
 impl NotIn {
     /// Adds what changes for the left rows with these correlation cells.
-    fn partition(
-        &self,
-        correlation: &Row,
-        changes: &Changes,
-        context: &Context<'_>,
-        out: &mut Vec<(Row, i64)>,
-    ) -> Result<(), ViewError> {
+    fn partition(&self, correlation: &Row, changes: &Changes, context: &Context<'_>, out: &mut Vec<(Row, i64)>) -> Result<(), ViewError> {
         let (state, none) = (context.before, &Arranged::default());
         let before = self.regime(correlation, none, state)?;
         let after = self.regime(correlation, &changes.right, state)?;
@@ -175,10 +169,8 @@ impl NotIn {
 
 impl Operator for NotIn {
     fn delta(&self, inputs: &[&Delta], context: &mut Context<'_>) -> Result<Delta, ViewError> {
-        let changes = Changes {
-            left: self.left.arrange(&self.left_entries(inputs[0])),
-            right: self.right.arrange(&self.right_entries(inputs[1])),
-        };
+        let changes =
+            Changes { left: self.left.arrange(&self.left_entries(inputs[0])), right: self.right.arrange(&self.right_entries(inputs[1])) };
         let entries = changes.left.entries().iter().chain(changes.right.entries());
         let correlations: BTreeSet<Row> = entries.map(|(entry, _)| self.correlation(entry)).collect();
         let mut out = Vec::new();

@@ -42,6 +42,9 @@ use crate::{
 /// Rows whose derivations one chunk may change before running the query again is the better way: some 200 MiB of them.
 const MAX_TOUCHED: usize = 1_000_000;
 
+/// Why a recursive query is not kept up to date.
+pub(super) const REFERENCE: &str = "the recursive query refers to itself in another way than once, as one side of an inner join";
+
 /// Rows of the other inputs that one row may meet in a step.
 type Found = Vec<(Row, i64)>;
 
@@ -204,9 +207,8 @@ impl Step {
             _ => (&alone[..], Vec::new()),
         };
         let is_itself = |plan: &Plan| matches!(peel(plan).0, Plan::Itself { .. });
-        let refers = "the recursive query refers to itself in another way than once, as one side of an inner join";
         let mut places = inputs.iter().enumerate().filter(|(_, input)| is_itself(input)).map(|(place, _)| place);
-        let (Some(itself), None) = (places.next(), places.next()) else { return Err(refers.into()) };
+        let (Some(itself), None) = (places.next(), places.next()) else { return Err(REFERENCE.into()) };
         let (_, before) = peel(&inputs[itself]);
         let mut nodes = Vec::new();
         for (place, input) in inputs.iter().enumerate() {
@@ -252,7 +254,7 @@ impl Step {
     /// An arrangement of the set, as it enters the join.
     fn arrange(&mut self, lowering: &mut Lowering<'_>, key: &[usize]) -> Arrangement {
         let wanted = Arrangement::new(Space(0), self.widths[self.itself], key, Nulls::Skip);
-        if let Some(known) = self.arrangements.iter().find(|known| known.is_like(&wanted)) {
+        if let Some(known) = self.arrangements.iter().find(|known| known.serves(&wanted)) {
             return known.clone();
         }
         let arrangement = Arrangement::new(lowering.space(), self.widths[self.itself], key, Nulls::Skip);
@@ -276,14 +278,14 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(step: &'a Step, inputs: &[&Delta], context: &Context<'a>) -> Self {
+    fn new(step: &'a Step, inputs: &[&Delta], state: &'a dyn State, now: i64) -> Self {
         let change = |driver: usize, lookup: &Lookup| {
             // The set comes last: it is joined with the others as they are after the chunk, and the others with it as it was before.
             let after = lookup.input != step.itself && (driver == step.itself || lookup.input < driver);
             if after { lookup.arrangement.arrange(inputs[step.place(lookup.input)]) } else { Arranged::default() }
         };
         let changes = step.lookups.iter().enumerate().map(|(driver, lookups)| lookups.iter().map(|one| change(driver, one)).collect());
-        Self { step, state: context.before, now: context.to, changes: changes.collect() }
+        Self { step, state, now, changes: changes.collect() }
     }
 
     /// Calls `each` with what the step makes of a row of the set.
@@ -426,7 +428,7 @@ impl Fixpoint<'_> {
 
 impl Operator for Derivations {
     fn delta(&self, inputs: &[&Delta], context: &mut Context<'_>) -> Result<Delta, ViewError> {
-        let run = Run::new(&self.step, inputs, context);
+        let run = Run::new(&self.step, inputs, context.before, context.to);
         let mut rows = Fixpoint { counts: self.counts, state: context.before, rows: HashMap::new(), open: VecDeque::new() };
         for (row, weight) in inputs[0].iter() {
             rows.touch(row.clone(), weight, 0)?;
@@ -474,7 +476,7 @@ impl Operator for Derivations {
     /// From the base, which is folded already, everything that follows, as if the set had been empty before.
     fn scan(&self, context: &mut Context<'_>, emit: Emit<'_>) -> Result<(), ViewError> {
         let nothing = vec![Delta::EMPTY; self.step.widths.len()];
-        let run = Run::new(&self.step, &nothing, context);
+        let run = Run::new(&self.step, &nothing, context.before, context.to);
         let mut steps = HashMap::<Row, i64>::new();
         let mut open = VecDeque::new();
         let mut derived = |steps: &mut HashMap<Row, i64>, open: &mut VecDeque<Row>, row: Row, weight: i64| {

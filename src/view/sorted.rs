@@ -105,11 +105,13 @@ fn push_integer(bytes: &mut Vec<u8>, value: i64) {
 }
 
 fn push_numeric(bytes: &mut Vec<u8>, text: &str) -> Option<()> {
-    const [LOWEST, NEGATIVE, ZERO, POSITIVE, HIGHEST, NAN]: [u8; 6] = [1, 2, 3, 4, 5, 6];
+    const NEGATIVE: u8 = 2;
+    const ZERO: u8 = 3;
+    const POSITIVE: u8 = 4;
     match text {
-        "NaN" => bytes.push(NAN),
-        "Infinity" => bytes.push(HIGHEST),
-        "-Infinity" => bytes.push(LOWEST),
+        "-Infinity" => bytes.push(1),
+        "Infinity" => bytes.push(5),
+        "NaN" => bytes.push(6),
         _ => {
             let (class, unsigned) = text.strip_prefix('-').map_or((POSITIVE, text), |unsigned| (NEGATIVE, unsigned));
             let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, ""));

@@ -27,13 +27,7 @@ struct Top {
     entries: Arrangement,
 }
 
-pub(super) fn lower(
-    lowering: &mut Lowering<'_>,
-    input: &Plan,
-    partition: &[usize],
-    order: &[Order],
-    limit: u64,
-) -> Result<Built, String> {
+pub(super) fn lower(lowering: &mut Lowering<'_>, input: &Plan, partition: &[usize], order: &[Order], limit: u64) -> Result<Built, String> {
     let input = lowering.node(input)?;
     let width = partition.len() + order.len() + lowering.width(input);
     let entries = Arrangement::new(lowering.space(), width, &[], Nulls::Keep);
