@@ -10,10 +10,11 @@ use crate::{
     view::{
         Space,
         arrangement::{Arrangement, Nulls},
-        distinct, join,
+        clock, distinct, group, join,
         linear::{Filter, Map, Scan, UnionAll, Unnest, Values},
+        notin,
         operator::Operator,
-        remote, semi,
+        recursive, remote, semi, set, top,
     },
 };
 
@@ -72,10 +73,15 @@ impl<'a> Lowering<'a> {
         }
         let width = plan.width(self.tables);
         let built = self.build(plan)?;
-        let node = NodeId(self.nodes.len());
-        self.nodes.push(Node { operator: built.operator, inputs: built.inputs, width, arrangements: Vec::new() });
+        let node = self.push(built, width);
         self.known.push((plan.clone(), node));
         Ok(node)
+    }
+
+    /// One more node, whose output is `width` columns wide: for an operator that is more than one node.
+    pub(super) fn push(&mut self, built: Built, width: usize) -> NodeId {
+        self.nodes.push(Node { operator: built.operator, inputs: built.inputs, width, arrangements: Vec::new() });
+        NodeId(self.nodes.len() - 1)
     }
 
     /// How many columns a node's output has.
@@ -141,12 +147,13 @@ impl<'a> Lowering<'a> {
                 Ok(linear(UnionAll, inputs))
             }
             Plan::Distinct(input) => distinct::lower(self, input),
-            Plan::NotIn { .. } => Err("NOT IN is not kept up to date yet".into()),
-            Plan::Set { .. } => Err("EXCEPT and INTERSECT are not kept up to date yet".into()),
-            Plan::Group { .. } => Err("GROUP BY is not kept up to date yet".into()),
-            Plan::Top { .. } => Err("DISTINCT ON is not kept up to date yet".into()),
-            Plan::Recursive { .. } | Plan::Itself { .. } => Err("WITH RECURSIVE is not kept up to date yet".into()),
-            Plan::Clock { .. } => Err("now() is not kept up to date yet".into()),
+            Plan::NotIn { left, right, on, operand } => notin::lower(self, left, right, on, *operand),
+            Plan::Set { kind, left, right } => set::lower(self, *kind, left, right),
+            Plan::Group { input, keys, aggregates } => group::lower(self, input, keys, aggregates),
+            Plan::Top { input, partition, order, limit } => top::lower(self, input, partition, order, *limit),
+            Plan::Recursive { base, step, width } => recursive::lower(self, base, step, *width),
+            Plan::Itself { .. } => Err(recursive::REFERENCE.into()),
+            Plan::Clock { input, clock } => clock::lower(self, input, clock),
         }
     }
 
