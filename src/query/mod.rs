@@ -13,8 +13,13 @@
 //! equality and the other way round ([`KeyClass`]). So equality of rows is equality of bytes, and no type has an encoding
 //! of its own. Functions that need more than the text read it ([`Kind`]).
 
+pub(crate) mod catalogue;
+mod eval;
 mod expr;
+pub mod naive;
 mod plan;
+pub mod scalar;
+pub(crate) mod tree;
 
 pub use expr::{Datum, EvalError, Expr, Kind, Native, Now};
 pub use plan::{

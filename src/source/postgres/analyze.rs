@@ -11,17 +11,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest, Sha256};
-use tokio_postgres::types::Type;
+use tokio_postgres::{Client, types::Type};
 
 use crate::{
     config::View,
+    query::{catalogue::Catalogue, tree::Tree},
     source::{
         SourceError,
         postgres::{
             catalog::{self, Function, Identity, Kind, Table},
             fault,
             session::{Server, Session},
-            tree::Tree,
             uses::{ColumnsUsed, Uses},
         },
     },
@@ -105,26 +105,35 @@ pub(crate) async fn analyze(server: &Server, session: &mut Session, views: &[Vie
     for view in views {
         prepared.push(prepare(server, session, view).await?);
     }
-    let all = |pick: fn(&Uses) -> Vec<u32>| -> Vec<u32> {
-        let oids: BTreeSet<u32> = prepared.iter().flatten().flat_map(|prepared| pick(&prepared.uses)).collect();
-        oids.into_iter().collect()
-    };
-    let relations = all(|uses| uses.relations.keys().copied().collect());
-    let functions = all(|uses| uses.functions.iter().copied().collect());
-    let operators = all(|uses| uses.operators.iter().copied().collect());
-    let tables = catalog::tables(&session.client, &relations).await.map_err(failed)?;
-    let called = catalog::functions(&session.client, &functions, &operators).await.map_err(failed)?;
-    let operators = catalog::operators(&session.client, &operators).await.map_err(failed)?;
-    let place = session
-        .client
-        .query_one("SELECT pg_catalog.current_schemas(false)::text, pg_catalog.current_setting('server_version_num')::int", &[])
-        .await
-        .map_err(failed)?;
-    let catalogue = Catalogue { tables: &tables, functions: &called, operators: &operators };
+    let (catalogue, search_path) = catalogue(&session.client, &prepared).await.map_err(failed)?;
     let judged: Vec<_> = prepared.iter().map(|prepared| judge(prepared, &catalogue)).collect();
-    let digest = digest(views, &prepared, &judged, &catalogue, place.get(0));
+    let digest = digest(views, &prepared, &judged, &catalogue, &search_path);
+    Ok(Analysis { views: judged, server_version: catalogue.server_version, tables: catalogue.tables, digest })
+}
+
+/// Everything that the queries name, and the `search_path` by which they were understood.
+async fn catalogue(client: &Client, prepared: &[Result<Prepared, String>]) -> Result<(Catalogue, String), tokio_postgres::Error> {
+    let all =
+        |pick: fn(&Uses) -> Vec<u32>| -> BTreeSet<u32> { prepared.iter().flatten().flat_map(|prepared| pick(&prepared.uses)).collect() };
+    let list = |oids: BTreeSet<u32>| oids.into_iter().collect::<Vec<u32>>();
+    let tables = catalog::tables(client, &list(all(|uses| uses.relations.keys().copied().collect()))).await?;
+    let columns = || tables.values().flat_map(|table| table.columns.values());
+    let mut types = all(|uses| uses.types.iter().copied().collect());
+    types.extend(columns().map(|column| column.type_oid));
+    let mut collations = all(|uses| uses.collations.iter().copied().collect());
+    collations.extend(columns().map(|column| column.collation));
+    let types = catalog::types(client, &list(types)).await?;
+    let collations = catalog::collations(client, &list(collations)).await?;
+    let operators = catalog::operators(client, &list(all(|uses| uses.operators.iter().copied().collect()))).await?;
+    let mut functions = all(|uses| uses.functions.iter().copied().collect());
+    functions.extend(operators.values().map(|operator| operator.function));
+    functions.extend(types.values().flat_map(|found| [found.input, found.output]));
+    let functions = catalog::functions(client, &list(functions)).await?;
+    let place = client
+        .query_one("SELECT pg_catalog.current_schemas(false)::text, pg_catalog.current_setting('server_version_num')::int", &[])
+        .await?;
     let server_version = u32::try_from(place.get::<_, i32>(1)).unwrap_or_default();
-    Ok(Analysis { views: judged, server_version, tables, digest })
+    Ok((Catalogue { types, collations, functions, operators, tables, server_version }, place.get(0)))
 }
 
 /// Prepares one query: what it uses, or what the server holds against it.
@@ -174,15 +183,8 @@ fn counted(count: usize, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
-struct Catalogue<'a> {
-    tables: &'a BTreeMap<u32, Table>,
-    functions: &'a BTreeMap<u32, Function>,
-    /// The function behind each operator.
-    operators: &'a BTreeMap<u32, u32>,
-}
-
 /// Whether the view can be followed.
-fn judge(prepared: &Result<Prepared, String>, catalogue: &Catalogue<'_>) -> Result<AnalysedView, String> {
+fn judge(prepared: &Result<Prepared, String>, catalogue: &Catalogue) -> Result<AnalysedView, String> {
     let prepared = prepared.as_ref().map_err(Clone::clone)?;
     let uses = &prepared.uses;
     let mut refusals: BTreeSet<String> = uses.refusals.clone();
@@ -196,7 +198,7 @@ fn judge(prepared: &Result<Prepared, String>, catalogue: &Catalogue<'_>) -> Resu
     }
     for (oid, used) in &uses.relations {
         match catalogue.tables.get(oid) {
-            Some(table) => refusals.extend(refuse_table(table, used, catalogue.tables)),
+            Some(table) => refusals.extend(refuse_table(table, used, &catalogue.tables)),
             None => drop(refusals.insert(format!("it reads table {oid}, which does not exist any more. Try again"))),
         }
     }
@@ -213,9 +215,9 @@ fn judge(prepared: &Result<Prepared, String>, catalogue: &Catalogue<'_>) -> Resu
 }
 
 /// Functions called by name and through operators.
-fn called(uses: &Uses, catalogue: &Catalogue<'_>) -> BTreeSet<u32> {
-    let behind = uses.operators.iter().filter_map(|operator| catalogue.operators.get(operator));
-    uses.functions.iter().chain(behind).copied().collect()
+fn called(uses: &Uses, catalogue: &Catalogue) -> BTreeSet<u32> {
+    let behind = uses.operators.iter().filter_map(|operator| catalogue.operators.get(operator)).map(|operator| operator.function);
+    uses.functions.iter().copied().chain(behind).collect()
 }
 
 fn refuse_function(function: &Function) -> Option<String> {
@@ -274,7 +276,7 @@ fn digest(
     views: &[View<String>],
     prepared: &[Result<Prepared, String>],
     judged: &[Result<AnalysedView, String>],
-    catalogue: &Catalogue<'_>,
+    catalogue: &Catalogue,
     search_path: &str,
 ) -> String {
     let mut hash = Sha256::new();
@@ -298,7 +300,8 @@ fn digest(
             add(format!("{number} {} {}", column.name, column.type_name).as_bytes());
         }
     }
-    for (oid, function) in catalogue.functions.iter().filter(|(_, function)| function.users) {
+    let used: BTreeSet<u32> = prepared.iter().flatten().flat_map(|prepared| called(&prepared.uses, catalogue)).collect();
+    for (oid, function) in catalogue.functions.iter().filter(|(oid, function)| function.users && used.contains(oid)) {
         add(format!("{oid} {} {}", function.title, function.version).as_bytes());
     }
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()

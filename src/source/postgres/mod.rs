@@ -28,7 +28,6 @@ mod setup;
 mod slot;
 mod tail;
 mod tls;
-mod tree;
 mod uses;
 
 pub use analyze::{AnalysedView, TableUse};

@@ -64,6 +64,23 @@ impl<'t> Tree<'t> {
         Reader { text, offset: 0, open: Vec::new(), items: Vec::new(), roots: Vec::new() }.read()
     }
 
+    /// The node that the whole text is, also in a list of its own.
+    pub(crate) fn root(&self) -> Option<Node<'_, 't>> {
+        let [mut root] = self.roots[..] else { return None };
+        if let Item::List(items) = &self.items[root.0] {
+            let [only] = items[..] else { return None };
+            root = only;
+        }
+        self.at(root)
+    }
+
+    fn at(&self, id: ItemId) -> Option<Node<'_, 't>> {
+        match &self.items[id.0] {
+            Item::Node(fields) => Some(Node { tree: self, id, fields }),
+            Item::Atom(_) | Item::List(_) => None,
+        }
+    }
+
     /// Every node, at any depth.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = Node<'_, 't>> {
         self.items.iter().enumerate().filter_map(|(index, item)| match item {
@@ -147,6 +164,64 @@ impl<'a, 't> Node<'a, 't> {
     /// The node under `name`.
     pub(crate) fn child(&self, name: &str) -> Option<ItemId> {
         self.only(name).filter(|id| matches!(self.tree.items[id.0], Item::Node(_)))
+    }
+
+    /// The node under `name`, with its fields.
+    pub(crate) fn node(&self, name: &str) -> Option<Node<'a, 't>> {
+        self.tree.at(self.only(name)?)
+    }
+
+    /// The nodes of the list under `name`; none for `<>` or no such field, `None` if it holds anything but nodes.
+    pub(crate) fn nodes(&self, name: &str) -> Option<Vec<Node<'a, 't>>> {
+        if !self.has(name) {
+            return Some(Vec::new());
+        }
+        let Item::List(items) = &self.tree.items[self.only(name)?.0] else { return None };
+        items.iter().map(|id| self.tree.at(*id)).collect()
+    }
+
+    /// The lists of nodes of the list under `name`, such as the rows of VALUES.
+    pub(crate) fn lists(&self, name: &str) -> Option<Vec<Vec<Node<'a, 't>>>> {
+        let Item::List(lists) = &self.tree.items[self.only(name)?.0] else { return None };
+        let lists = lists.iter().map(|id| match &self.tree.items[id.0] {
+            Item::List(items) => items.iter().map(|id| self.tree.at(*id)).collect(),
+            Item::Atom(_) | Item::Node(_) => None,
+        });
+        lists.collect()
+    }
+
+    /// The single word under `name` as it was before it was escaped.
+    pub(crate) fn text(&self, name: &str) -> Option<String> {
+        let mut text = String::new();
+        let mut chars = self.atom(name)?.chars();
+        while let Some(char) = chars.next() {
+            text.extend(if char == '\\' { chars.next() } else { Some(char) });
+        }
+        Some(text)
+    }
+
+    /// The bytes under `name`, such as `4 [ 1 0 0 -7 ]`.
+    pub(crate) fn bytes(&self, name: &str) -> Option<Vec<u8>> {
+        let [_, list] = self.field(name)? else { return None };
+        let Item::List(items) = &self.tree.items[list.0] else { return None };
+        let bytes = items.iter().map(|id| match self.tree.items[id.0] {
+            Item::Atom(text) => {
+                text.parse::<i16>().ok().and_then(|byte| i8::try_from(byte).map(i8::cast_unsigned).or(u8::try_from(byte)).ok())
+            }
+            Item::List(_) | Item::Node(_) => None,
+        });
+        bytes.collect()
+    }
+
+    /// The words of every field of its own, to see whether one has another value than expected: `None` for what is no single word.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&'t str, Option<&'t str>)> {
+        self.fields.fields.iter().map(|(name, values)| match values[..] {
+            [id] => match self.tree.items[id.0] {
+                Item::Atom(text) => (*name, Some(text)),
+                Item::List(_) | Item::Node(_) => (*name, None),
+            },
+            _ => (*name, None),
+        })
     }
 
     /// Whether there is anything under `name`: it exists and is not `<>`.
