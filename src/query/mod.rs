@@ -16,6 +16,7 @@
 pub(crate) mod catalogue;
 mod eval;
 mod expr;
+pub mod naive;
 mod plan;
 pub mod scalar;
 pub(crate) mod tree;

@@ -23,7 +23,7 @@ use crate::{
 
 /// Bytes of flips of one view that stay in memory: some 40,000 facts. Most transactions flip fewer, and a dozen views with that many at
 /// once still are within the memory a process may take.
-const KEPT_BYTES: usize = 4 << 20;
+pub(super) const KEPT_BYTES: usize = 4 << 20;
 
 /// What a row in memory takes besides its bytes: its entry, the slack of the table and of the allocator.
 const ENTRY_BYTES: usize = 64;
@@ -40,12 +40,8 @@ pub(super) struct Flips {
 }
 
 impl Flips {
-    /// None yet; they spill into unlinked files under `spool`.
-    pub(super) fn new(spool: &Path) -> Self {
-        Self::with_limit(spool, KEPT_BYTES)
-    }
-
-    pub(super) fn with_limit(spool: &Path, kept_bytes: usize) -> Self {
+    /// None yet; beyond `kept_bytes` they spill into unlinked files under `spool`.
+    pub(super) fn new(spool: &Path, kept_bytes: usize) -> Self {
         Self { spool: spool.to_owned(), kept_bytes, bytes: 0, net: HashMap::new(), spilled: None, spills: 0, cleared: false }
     }
 
@@ -62,7 +58,7 @@ impl Flips {
         match flip {
             Flip::Row(op, row) => self.add(op, row),
             Flip::Clear => {
-                *self = Self { cleared: true, ..Self::with_limit(&self.spool, self.kept_bytes) };
+                *self = Self { cleared: true, ..Self::new(&self.spool, self.kept_bytes) };
                 Ok(())
             }
         }
@@ -203,7 +199,7 @@ mod tests {
             flips in prop::collection::vec(("[a-c\u{0}]{0,2}", any::<bool>()), 0..60), kept_bytes in prop::sample::select(vec![0, 150, 1 << 20]),
         ) {
             let spool = tempfile::tempdir().expect("a folder");
-            let mut netted = Flips::with_limit(spool.path(), kept_bytes);
+            let mut netted = Flips::new(spool.path(), kept_bytes);
             let mut model = BTreeMap::<Row, i64>::new();
             for (text, insert) in &flips {
                 let row = Row::from_texts([text.as_str(), "z"]);
@@ -220,7 +216,7 @@ mod tests {
     fn what_was_before_a_clearing_is_forgotten() {
         let spool = tempfile::tempdir().expect("a folder");
         for kept_bytes in [0, 1 << 20] {
-            let mut flips = Flips::with_limit(spool.path(), kept_bytes);
+            let mut flips = Flips::new(spool.path(), kept_bytes);
             let insert = |text: &str| Flip::Row(Op::Insert, Row::from_texts([text]));
             for flip in [insert("a"), Flip::Clear, insert("b")] {
                 flips.push(flip).expect("pushed");

@@ -92,7 +92,7 @@ impl Store {
         guard: Guard,
     ) -> Result<Option<Followed>, StoreError> {
         let (store, spool) = (self.path.clone(), self.spool());
-        let place = Place { store: &store, spool: &spool };
+        let place = Place { store: &store, spool: &spool, kept_bytes: self.kept_flips };
         let followed = self.attempt_commit(|tx, outbox| {
             let mut run = Run::new(tx, source, live, place)?;
             run.advance(now, remote)?;
@@ -122,7 +122,7 @@ impl Store {
         guard: Guard,
     ) -> Result<Followed, StoreError> {
         let (store, spool) = (self.path.clone(), self.spool());
-        let place = Place { store: &store, spool: &spool };
+        let place = Place { store: &store, spool: &spool, kept_bytes: self.kept_flips };
         let followed = self.attempt_commit(|tx, outbox| {
             let mut run = Run::new(tx, source, live, place)?;
             run.advance(to, remote)?;
@@ -217,11 +217,13 @@ struct Run<'t, 'l, 'a> {
     place: Place<'t>,
 }
 
-/// Files.
+/// Where things are kept.
 #[derive(Debug, Clone, Copy)]
 struct Place<'t> {
     store: &'t Path,
     spool: &'t Path,
+    /// See [`Flips::new`].
+    kept_bytes: usize,
 }
 
 /// A view in it.
@@ -242,7 +244,7 @@ impl<'t, 'l, 'a> Run<'t, 'l, 'a> {
             Some(Position::Lsn(here)) => *here,
             Some(Position::Digest(_)) | None => Lsn::default(),
         };
-        let views = live.iter_mut().map(|live| Running::new(tx, live, here, place.spool)).collect::<Result<Vec<_>, Failure>>()?;
+        let views = live.iter_mut().map(|live| Running::new(tx, live, here, place)).collect::<Result<Vec<_>, Failure>>()?;
         Ok(Self { tx, source, stored, views, place })
     }
 
@@ -278,14 +280,21 @@ impl<'t, 'l, 'a> Run<'t, 'l, 'a> {
 }
 
 impl<'l, 'a> Running<'l, 'a> {
-    fn new(tx: &Transaction<'_>, live: &'l mut Live<'a>, here: Lsn, spool: &Path) -> Result<Self, Failure> {
+    fn new(tx: &Transaction<'_>, live: &'l mut Live<'a>, here: Lsn, place: Place<'_>) -> Result<Self, Failure> {
         let sql = "SELECT facts, held, skipped, position, clock FROM view WHERE id = ?1";
         let (facts, held, skipped, position, clock) = tx.prepare_cached(sql)?.query_row([live.record.id.0], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get::<_, String>(2)?, row.get::<_, Option<u64>>(3)?, row.get(4)?))
         })?;
         let skipped = serde_json::from_str(&skipped).map_err(|_| Failure::Malformed("count of skipped rows"))?;
         let position = position.map_or(here, |ahead| here.max(Lsn(ahead)));
-        Ok(Self { live, counts: Counts { facts, held, skipped }, position, clock, flips: Flips::new(spool), failed: None })
+        Ok(Self {
+            live,
+            counts: Counts { facts, held, skipped },
+            position,
+            clock,
+            flips: Flips::new(place.spool, place.kept_bytes),
+            failed: None,
+        })
     }
 
     /// An error of the store stops everything, one of the view only the view.

@@ -54,8 +54,9 @@ pub use maintain::Maintain;
 pub use outbox::{OutboxEntry, OutboxKey, Parked};
 pub use views::{Change, Changes, ViewId, ViewRecord};
 
-/// SQLite's page cache of a connection, in KiB (negative is SQLite's way of saying KiB instead of pages).
-const CACHE_KIB: i64 = -8192;
+/// SQLite's page cache of the writer, in KiB (negative is SQLite's way of saying KiB instead of pages): the inner pages of a state of
+/// ten million rows and a working set, within a process of 64 MB.
+const CACHE_KIB: i64 = -24576;
 
 /// Statements kept prepared, a few kilobytes each: every view has half a dozen for its state.
 const CACHED_STATEMENTS: usize = 512;
@@ -153,6 +154,8 @@ pub struct Store {
     /// Entries in the outbox, counted along: counting ten million rows takes seconds.
     outbox_len: u64,
     poisoned: bool,
+    /// Bytes of a view's flips that stay in memory.
+    kept_flips: usize,
 }
 
 impl Store {
@@ -176,7 +179,7 @@ impl Store {
             None => 0,
         };
         let outbox_len = connection.query_row("SELECT count(*) FROM outbox", [], |row| row.get(0)).map_err(failed)?;
-        Ok(Self { connection, path: path.to_owned(), id, commit_no, outbox_len, poisoned: false })
+        Ok(Self { connection, path: path.to_owned(), id, commit_no, outbox_len, poisoned: false, kept_flips: flips::KEPT_BYTES })
     }
 
     /// The file's own UUID: a store that was deleted and made anew has another one.

@@ -1,6 +1,11 @@
 //! The store against a model: whatever the order of events, the desired facts are the last result and the outbox turns what
 //! the fact store holds into them.
 
+mod following;
+mod layout;
+mod loading;
+mod scripted;
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
@@ -218,38 +223,4 @@ fn a_parked_change_is_kept_with_its_reason() {
     assert_eq!(fixture.store.outbox_len(), 1);
     let parked = fixture.store.parked(9).expect("read");
     assert_eq!((parked.len(), parked[0].reason.as_str(), parked[0].op), (1, "no such predicate", Op::Insert));
-}
-
-#[test]
-fn a_file_of_another_layout_is_refused_by_name() {
-    let fixture = Fixture::new();
-    let path = fixture.folder.path().join("state.db");
-    drop(fixture.store);
-    rusqlite::Connection::open(&path).expect("opened").pragma_update(None, "user_version", 99).expect("changed");
-    let error = Store::open(&path).err().expect("refused").to_string();
-    assert!(error.contains("layout 99") && error.contains("state.db"), "{error}");
-}
-
-#[test]
-fn a_store_of_layout_1_still_opens() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("state.db");
-    let fixture = rusqlite::Connection::open(&path).expect("opened");
-    fixture.execute_batch(include_str!("../../tests/fixtures/state-v1.sql")).expect("the fixture is SQL");
-    drop(fixture);
-
-    let mut store = Store::open(&path).expect("a store");
-    let fact_type: FactType = "has_role(User:_, String:_)".parse().expect("a signature");
-    let view = store.register("app_db", &[&fact_type]).expect("registered").remove(0);
-    assert_eq!((view.known, view.failing, view.facts, view.held), (true, false, 2, 0));
-    assert_eq!(view.skipped.get("an argument is NULL"), Some(&4));
-    let rows = |extent: Extent| extent.map(|row| fact_type.stored_fact(&row.expect("read")).to_string()).collect::<Vec<_>>();
-    let desired = rows(store.desired(view.id).expect("opened"));
-    assert_eq!(desired, ["has_role(User:1, String:admin)", "has_role(User:2, String:member)"]);
-    let record = store.source("app_db").expect("read").expect("known");
-    assert_eq!(record.position, Some("16/B374D848".parse().expect("a position")));
-    assert_eq!((store.commit_no(), store.outbox_len(), store.offset().expect("read")), (7, 2, Some(Offset("41".to_owned()))));
-    let ops: Vec<Op> = store.outbox(9).expect("read").iter().map(|entry| entry.op).collect();
-    assert_eq!(ops, [Op::Delete, Op::Insert]);
-    assert_eq!(store.parked(9).expect("read")[0].reason, "not used in policy");
 }

@@ -146,6 +146,11 @@ impl Store {
         facts::desired(&self.path, view).map_err(|failure| self.failed("read", failure))
     }
 
+    /// The view as it stands now.
+    pub fn reread(&self, view: &ViewRecord) -> Result<ViewRecord, StoreError> {
+        self.view(view.id, &view.fact_type)
+    }
+
     /// The view `id` as it stands.
     pub fn view(&self, id: ViewId, fact_type: &FactType) -> Result<ViewRecord, StoreError> {
         let sql = "SELECT known, failing, facts, skipped, held, fingerprint, demoted, position, clock FROM view WHERE id = ?1";
