@@ -19,7 +19,9 @@ use factsync::{
     error::Disposition,
     source::{
         Event, Follow, Link, SourceError, SourceState, Start,
-        postgres::{Finding, Follower, Severity, apply_reset, apply_setup, explain, judge, plan_reset, preflight, setup_sql, snapshot},
+        postgres::{
+            Finding, Follower, Prepared, Severity, apply_reset, apply_setup, explain, judge, plan_reset, preflight, setup_sql, snapshot,
+        },
     },
 };
 use tokio::{

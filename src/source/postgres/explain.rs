@@ -6,7 +6,7 @@ use crate::{
         SourceError,
         postgres::{
             analyze::{self, AnalysedView},
-            follow::{CLOCK_REASON, REFRESH_REASON},
+            prepare::{CLOCK_REASON, REFRESH_REASON},
             publication::{self, Published},
             session::{Purpose, Server},
         },
