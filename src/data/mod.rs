@@ -19,3 +19,4 @@ pub use change::{Change, ChangeBatch, Commit, Image, ImageWriter};
 pub use extent::{Extent, ExtentBuilder};
 pub use position::{Lsn, Position};
 pub use row::Row;
+pub(crate) use row::push_cell;

@@ -98,7 +98,8 @@ impl fmt::Debug for Row {
     }
 }
 
-fn push_cell(bytes: &mut Vec<u8>, cell: Option<&str>) {
+/// Appends one cell in its encoded form.
+pub(crate) fn push_cell(bytes: &mut Vec<u8>, cell: Option<&str>) {
     let Some(text) = cell else {
         bytes.push(NULL);
         return;

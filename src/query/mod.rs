@@ -14,8 +14,10 @@
 //! of its own. Functions that need more than the text read it ([`Kind`]).
 
 pub(crate) mod catalogue;
+mod eval;
 mod expr;
 mod plan;
+pub mod scalar;
 pub(crate) mod tree;
 
 pub use expr::{Datum, EvalError, Expr, Kind, Native, Now};
