@@ -39,8 +39,18 @@ pub trait Remote {
     fn evaluate(&mut self, expr: &RemoteExpr, rows: &[Vec<Option<String>>]) -> Result<Vec<Option<String>>, ViewError>;
 }
 
-/// Called with each fact row whose membership in the view's result flips. Within one call of the dataflow a row may flip more than once.
-pub type Sink<'a> = &'a mut dyn FnMut(Op, Row) -> io::Result<()>;
+/// What happens to the view's result. Within one call of the dataflow a row may flip more than once, each time for real: only a row that is not
+/// in the result is inserted, only one that is in it is deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Flip {
+    /// This row becomes or ceases to be a fact.
+    Row(Op, Row),
+    /// No row is a fact any more, whichever there were: the view keeps no rows that could tell, and its table was emptied.
+    Clear,
+}
+
+/// Called with each change of the view's result.
+pub type Sink<'a> = &'a mut dyn FnMut(Flip) -> io::Result<()>;
 
 /// A view's operators. Holds no rows: those are in its [`State`].
 pub struct Dataflow {
@@ -79,9 +89,9 @@ impl Dataflow {
         unimplemented!()
     }
 
-    /// When [`Dataflow::advance`] next changes something; `None` if never without a commit.
-    pub fn next_due(&self, state: &dyn State) -> Result<Option<i64>, ViewError> {
-        let _ = state;
+    /// The first moment after `now` at which [`Dataflow::advance`] may change something; `None` if never without a commit.
+    pub fn next_due(&self, now: i64, state: &dyn State) -> Result<Option<i64>, ViewError> {
+        let _ = (now, state);
         unimplemented!()
     }
 
@@ -104,8 +114,8 @@ impl Dataflow {
     }
 
     /// Recomputes the result from the stored rows of the tables and checks every arrangement and count against them: what is stored is
-    /// what a load would store. For tests and audits.
-    pub fn verify(&self, now: i64, spool: &Path, state: &dyn State, remote: &mut dyn Remote) -> Result<Extent, ViewError> {
+    /// what a load would store. For tests and audits. `None` if a table's rows are not stored, so that there is nothing to compare with.
+    pub fn verify(&self, now: i64, spool: &Path, state: &dyn State, remote: &mut dyn Remote) -> Result<Option<Extent>, ViewError> {
         let _ = (now, spool, state, remote);
         unimplemented!()
     }
