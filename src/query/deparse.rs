@@ -62,7 +62,7 @@ fn unreadable(node: Node<'_, '_>) -> String {
     format!("it has an expression that is not understood ({})", node.tag())
 }
 
-impl<'a, 't, F: FnMut(Node<'a, 't>) -> Option<usize>> Writer<'_, F> {
+impl<'a, 't: 'a, F: FnMut(Node<'a, 't>) -> Option<usize>> Writer<'_, F> {
     fn write(&mut self, node: Node<'a, 't>) -> Result<Written, String> {
         if self.depth == MAX_DEPTH {
             return Err("it has an expression that is nested too deeply".to_owned());
@@ -146,7 +146,8 @@ impl<'a, 't, F: FnMut(Node<'a, 't>) -> Option<usize>> Writer<'_, F> {
     /// The text of a constant's datum.
     fn datum(&self, of: u32, bytes: &[u8]) -> Option<String> {
         let base = self.catalogue.base(of);
-        let label = |oid: &str, labels: &[(u32, String)]| labels.iter().find(|(known, _)| known.to_string() == oid).map(|known| known.1.clone());
+        let label =
+            |oid: &str, labels: &[(u32, String)]| labels.iter().find(|(known, _)| known.to_string() == oid).map(|known| known.1.clone());
         let Some(found) = self.catalogue.types.get(&base) else { return scalar::constant(base, bytes) };
         match found.kind {
             TypeKind::Enum => label(&scalar::constant(oids::OID, bytes)?, &found.labels),
@@ -187,14 +188,18 @@ impl<'a, 't, F: FnMut(Node<'a, 't>) -> Option<usize>> Writer<'_, F> {
         let args = self.args_of(node)?;
         let variadic = node.atom("funcvariadic") == Some("true");
         let last = args.len().saturating_sub(1);
-        let texts = args.iter().enumerate().map(|(index, arg)| if variadic && index == last { format!("VARIADIC {}", arg.sql) } else { arg.sql.clone() });
+        let texts = args
+            .iter()
+            .enumerate()
+            .map(|(index, arg)| if variadic && index == last { format!("VARIADIC {}", arg.sql) } else { arg.sql.clone() });
         let sql = format!("{name}({})", texts.collect::<Vec<_>>().join(", "));
         self.result(node, sql, &args)
     }
 
     /// The function, if its result depends on nothing but its arguments.
     fn callable(&self, oid: u32) -> Result<&Function, String> {
-        let found = self.catalogue.functions.get(&oid).ok_or_else(|| format!("it calls a function that is not in the catalogue ({oid})"))?;
+        let found =
+            self.catalogue.functions.get(&oid).ok_or_else(|| format!("it calls a function that is not in the catalogue ({oid})"))?;
         if found.returns_set {
             return Err(format!("it calls {}, which returns several rows, outside of FROM", found.title));
         }
@@ -346,7 +351,9 @@ impl<'a, 't, F: FnMut(Node<'a, 't>) -> Option<usize>> Writer<'_, F> {
     fn args_of(&mut self, node: Node<'a, 't>) -> Result<Vec<Written>, String> {
         let nodes = node.nodes("args").ok_or_else(|| unreadable(node))?;
         // A function or operator declared for a domain would not be found for what the domain is over.
-        if matches!(node.tag(), "FUNCEXPR" | "OPEXPR") && nodes.iter().any(|arg| type_of(*arg).is_none_or(|of| self.catalogue.base(of) != of)) {
+        if matches!(node.tag(), "FUNCEXPR" | "OPEXPR")
+            && nodes.iter().any(|arg| type_of(*arg).is_none_or(|of| self.catalogue.base(of) != of))
+        {
             return Err("it passes a domain to a function".to_owned());
         }
         let args: Vec<Written> = nodes.into_iter().map(|arg| self.write(arg)).collect::<Result<_, _>>()?;

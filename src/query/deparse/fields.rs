@@ -53,9 +53,9 @@ pub(super) fn only_known(node: Node<'_, '_>) -> Result<(), String> {
         // The caller knows it under another name, or refuses it.
         None => return Ok(()),
     };
-    let unknown = node.fields().find(|(name, value)| {
-        !read.contains(name) && !PLACES.contains(name) && !value.is_some_and(|value| NOTHING.contains(&value))
-    });
+    let unknown = node
+        .fields()
+        .find(|(name, value)| !read.contains(name) && !PLACES.contains(name) && !value.is_some_and(|value| NOTHING.contains(&value)));
     match unknown {
         Some((name, _)) => Err(format!("it has an expression whose field {name} is not understood ({})", node.tag())),
         None => Ok(()),

@@ -91,7 +91,8 @@ pub(super) use ordered;
 
 /// Every function, for the test that compares them with PostgreSQL.
 pub fn entries() -> impl Iterator<Item = &'static Entry> {
-    let modules = [boolean::ENTRIES, bytes::ENTRIES, cast::ENTRIES, float::ENTRIES, integer::ENTRIES, json::ENTRIES, numeric::ENTRIES, text::ENTRIES];
+    let modules =
+        [boolean::ENTRIES, bytes::ENTRIES, cast::ENTRIES, float::ENTRIES, integer::ENTRIES, json::ENTRIES, numeric::ENTRIES, text::ENTRIES];
     modules.into_iter().chain([time::ENTRIES]).flat_map(|groups| groups.iter().flat_map(|group| group.iter()))
 }
 
