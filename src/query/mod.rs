@@ -14,6 +14,7 @@
 //! of its own. Functions that need more than the text read it ([`Kind`]).
 
 pub(crate) mod catalogue;
+pub(crate) mod deparse;
 mod eval;
 mod expr;
 pub mod naive;

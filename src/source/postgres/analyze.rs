@@ -130,10 +130,14 @@ async fn catalogue(client: &Client, prepared: &[Result<Prepared, String>]) -> Re
     functions.extend(types.values().flat_map(|found| [found.input, found.output]));
     let functions = catalog::functions(client, &list(functions)).await?;
     let place = client
-        .query_one("SELECT pg_catalog.current_schemas(false)::text, pg_catalog.current_setting('server_version_num')::int", &[])
+        .query_one(
+            "SELECT pg_catalog.current_schemas(false)::text, pg_catalog.current_setting('server_version_num')::int,
+                    pg_catalog.getdatabaseencoding() = 'UTF8'",
+            &[],
+        )
         .await?;
     let server_version = u32::try_from(place.get::<_, i32>(1)).unwrap_or_default();
-    Ok((Catalogue { types, collations, functions, operators, tables, server_version }, place.get(0)))
+    Ok((Catalogue { types, collations, functions, operators, tables, server_version, utf8: place.get(2) }, place.get(0)))
 }
 
 /// Prepares one query: what it uses, or what the server holds against it.
