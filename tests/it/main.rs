@@ -15,6 +15,7 @@ mod delta_rules;
 mod embedded;
 mod invariants;
 mod mongo_source;
+mod oracles;
 mod oso_target;
 mod postgres_source;
 mod readme;

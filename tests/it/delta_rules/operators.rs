@@ -21,6 +21,9 @@ pub(super) type Changes = BTreeMap<Table, Zset>;
 /// A condition with SQL's three values.
 pub(super) type Condition = fn(&[Value]) -> Option<bool>;
 
+/// What becomes of a row, if it stays.
+type Mapping = Box<dyn Fn(&[Value]) -> Option<Row>>;
+
 /// What a partition's output is, from its key and its rows of each input.
 pub(super) type Content = Box<dyn Fn(&[Value], &[Zset]) -> Zset>;
 
@@ -84,7 +87,7 @@ impl Operator for Scan {
 /// *Linear*: filters, projections and maps of the changes are the changes of the output. A condition keeps what is TRUE.
 struct Linear {
     input: Plan,
-    map: Box<dyn Fn(&[Value]) -> Option<Row>>,
+    map: Mapping,
 }
 
 impl Operator for Linear {
