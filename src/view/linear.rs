@@ -3,9 +3,11 @@
 //! The difference of the output is the operator applied to the difference of the input, weights carried along: a condition keeps a row when it
 //! is TRUE, expressions are deterministic, so a row that goes produces exactly what it produced when it came.
 
+use std::borrow::Cow;
+
 use crate::{
     data::{Cells, Part, Row},
-    query::{EvalError, Expr, Srf, scalar},
+    query::{Datum, EvalError, Expr, Srf, scalar},
     view::{
         ViewError,
         delta::Delta,
@@ -90,7 +92,7 @@ impl Map {
         for column in &self.columns {
             parts.push(match column {
                 Expr::Column { index, .. } => Part::Encoded(cells.encoded(*index)),
-                other => Part::Value(other.eval(&cells, now)?.text().map(|text| text.into_owned().into())),
+                other => Part::Value(text(other.eval(&cells, now)?)),
             });
         }
         Ok(Row::from_parts(parts))
@@ -108,6 +110,15 @@ impl Operator for Map {
 
     fn load(&self) -> Load {
         Load::Linear
+    }
+}
+
+/// A value's text; `None` is NULL.
+fn text(value: Datum<'_>) -> Option<Cow<'_, str>> {
+    match value {
+        Datum::Text(text) => Some(text),
+        Datum::Null => None,
+        Datum::Bool(_) | Datum::Int(_) => value.text().map(|text| Cow::Owned(text.into_owned())),
     }
 }
 
@@ -136,8 +147,8 @@ impl Operator for Unnest {
     fn delta(&self, inputs: &[&Delta], context: &mut Context<'_>) -> Result<Delta, ViewError> {
         let mut rows = Vec::new();
         for (row, weight) in inputs[0].iter() {
-            let argument = self.argument.eval(&Cells::of(row.as_bytes()), context.to)?;
-            let Some(argument) = argument.text() else { continue };
+            let cells = Cells::of(row.as_bytes());
+            let Some(argument) = text(self.argument.eval(&cells, context.to)?) else { continue };
             for element in scalar::elements(self.function, &argument)? {
                 let parts = [Part::Encoded(row.as_bytes()), Part::Value(element.map(Into::into))];
                 rows.push((Row::from_parts(parts), weight));

@@ -87,14 +87,12 @@ impl Target<'_> {
 
 /// Compares stored numbers with what they should be.
 fn compare(state: &dyn State, space: Space, next: &mut dyn FnMut() -> Result<Option<(Row, i64)>, ViewError>) -> Result<(), ViewError> {
-    fn differs<T>(space: Space) -> Result<T, ViewError> {
-        broken(format!("space {} is not what its rows make of it", space.0))
-    }
+    let differs = || ViewError::Broken(format!("space {} is not what its rows make of it", space.0));
     crate::view::operator::walk(|each| state.scan(space, &[], each), &mut |key, value| match next()? {
         Some((entry, weight)) if entry.as_bytes() == key && weight == state.weight(value) => Ok(ControlFlow::Continue(())),
-        Some(_) | None => differs(space),
+        Some(_) | None => Err(differs()),
     })?;
-    if next()?.is_none() { Ok(()) } else { differs(space) }
+    if next()?.is_none() { Ok(()) } else { Err(differs()) }
 }
 
 /// A load, or a check, on its way through the nodes.
