@@ -23,6 +23,8 @@ mod memory;
 mod net;
 mod notin;
 mod operator;
+#[cfg(test)]
+mod random_plans;
 mod recursive;
 mod refresh;
 mod remote;

@@ -479,7 +479,7 @@ impl Operator for Derivations {
         let run = Run::new(&self.step, &nothing, context.before, context.to);
         let mut steps = HashMap::<Row, i64>::new();
         let mut open = VecDeque::new();
-        let mut derived = |steps: &mut HashMap<Row, i64>, open: &mut VecDeque<Row>, row: Row, weight: i64| {
+        let derived = |steps: &mut HashMap<Row, i64>, open: &mut VecDeque<Row>, row: Row, weight: i64| {
             if steps.len() == MAX_TOUCHED {
                 return Err(ViewError::Budget(format!("a recursive query derives more than {MAX_TOUCHED} rows")));
             }

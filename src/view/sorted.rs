@@ -49,7 +49,7 @@ pub(super) fn push_sorted(bytes: &mut Vec<u8>, comparison: Comparison, descendin
 /// Appends the sort cell of a moment.
 pub(super) fn push_moment(bytes: &mut Vec<u8>, moment: i64) {
     let mut inside = Vec::new();
-    push_integer(&mut inside, moment);
+    push_integer(&mut inside, i128::from(moment));
     push_cell(bytes, &inside);
 }
 
@@ -83,7 +83,7 @@ fn push_value(bytes: &mut Vec<u8>, comparison: Comparison, descending: bool, tex
     let start = bytes.len();
     match comparison {
         Comparison::Int => push_integer(bytes, text.parse().map_err(|_| malformed())?),
-        Comparison::Time => push_integer(bytes, scalar::time(text).ok_or_else(malformed)?),
+        Comparison::Time => push_integer(bytes, scalar::instant(text).ok_or_else(malformed)?),
         Comparison::Bool | Comparison::Bytes => bytes.extend(Row::from_texts([text]).as_bytes()),
         Comparison::Numeric => push_numeric(bytes, text).ok_or_else(malformed)?,
     }
@@ -93,9 +93,9 @@ fn push_value(bytes: &mut Vec<u8>, comparison: Comparison, descending: bool, tex
     Ok(())
 }
 
-fn push_integer(bytes: &mut Vec<u8>, value: i64) {
+fn push_integer(bytes: &mut Vec<u8>, value: i128) {
     let digits = value.unsigned_abs().to_string();
-    let length = u8::try_from(digits.len()).expect("at most 19 digits");
+    let length = u8::try_from(digits.len()).expect("at most 39 digits");
     let start = bytes.len();
     bytes.push(0x80 + length);
     bytes.extend(digits.as_bytes());
