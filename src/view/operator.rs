@@ -59,7 +59,7 @@ pub(super) enum Load {
 pub(super) const BATCH_ROWS: usize = 4096;
 
 /// One node's operator. Holds no rows.
-pub(super) trait Operator {
+pub(super) trait Operator: Send {
     /// Phase one: what the output gains and loses. `inputs` has the delta of each of the node's inputs; when time passes
     /// ([`Context::from`] < [`Context::to`]) they may be empty or not, like in a chunk.
     fn delta(&self, inputs: &[&Delta], context: &mut Context<'_>) -> Result<Delta, ViewError>;

@@ -107,8 +107,8 @@ fn a_state_that_lacks_commits_which_do_not_come_again_is_not_used() {
 fn progress_moves_the_position_forward_only_and_ends_a_views_own() {
     let mut followers = Followers::new(&[Names::default()]);
     followers.load(0, &[("1", "a")], 30);
-    followers.store.advance("db", &Reached { position: at(50), settled: at(40) }).expect("advanced");
-    followers.store.advance("db", &Reached { position: at(45), settled: at(45) }).expect("advanced");
+    followers.store.advance("db", &Reached { cut: at(50), position: at(50), settled: at(40) }).expect("advanced");
+    followers.store.advance("db", &Reached::from(at(45))).expect("advanced");
     let followers = followers.reopened();
     let source = followers.store.source("db").expect("read").expect("known");
     assert_eq!((source.position, source.settled), (Some(at(50)), Some(at(45))));
