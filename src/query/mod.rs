@@ -15,7 +15,7 @@
 
 mod bind;
 pub(crate) mod catalogue;
-mod deparse;
+pub(crate) mod deparse;
 mod eval;
 mod expr;
 mod plan;

@@ -6,11 +6,20 @@ use crate::query::{
     Datum, EvalError, Kind, Native,
     scalar::{
         Collation, boolean, bytes, integer,
-        list::native,
+        list::{Entry, Needs, native, strict},
         malformed,
-        oids::{BOOL, BPCHAR, INT2, INT4, INT8, TEXT, UUID, VARCHAR},
+        oids::{BOOL, BPCHAR, INT2, INT4, INT8, OID, TEXT, UUID, VARCHAR},
     },
 };
+
+/// Output functions, for whoever calls them by name.
+pub(super) static ENTRIES: &[&[Entry]] = &[&[
+    strict(1243, "boolout", &[BOOL], Needs::Nothing, Kind::Text, |args| Ok(Datum::Text(printed(&args[0])?.into()))),
+    strict(39, "int2out", &[INT2], Needs::Nothing, Kind::Text, |args| Ok(Datum::Text(printed(&args[0])?.into()))),
+    strict(43, "int4out", &[INT4], Needs::Nothing, Kind::Text, |args| Ok(Datum::Text(printed(&args[0])?.into()))),
+    strict(461, "int8out", &[INT8], Needs::Nothing, Kind::Text, |args| Ok(Datum::Text(printed(&args[0])?.into()))),
+    strict(1799, "oidout", &[OID], Needs::Nothing, Kind::Text, |args| Ok(Datum::Text(printed(&args[0])?.into()))),
+]];
 
 /// The server versions on either side of the one whose integers may be written in other bases.
 const DECIMAL_ONLY: u32 = 150_000;

@@ -52,9 +52,9 @@ pub fn constant(type_oid: u32, bytes: &[u8]) -> Option<String> {
     }
 }
 
-/// The elements of the datum of an array constant, whatever its dimensions; `element_type` is what they are read as: the array's element
-/// type, or `oid` for an enum.
-pub fn array_constant(element_type: u32, bytes: &[u8]) -> Option<Vec<Option<String>>> {
+/// The elements of the datum of an array constant, whatever its dimensions. The datum says their type; `read_as` is asked only whether it
+/// is `oid`, as which the elements of an array of enums are read, like those of [`constant`].
+pub fn array_constant(read_as: u32, bytes: &[u8]) -> Option<Vec<Option<String>>> {
     let word = |at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
     let number = |at: usize| usize::try_from(word(at)?).ok();
     // The header is never short: an array of no dimensions has 12 bytes behind it, and constants are not packed.
@@ -62,7 +62,8 @@ pub fn array_constant(element_type: u32, bytes: &[u8]) -> Option<Vec<Option<Stri
         return None;
     }
     let (dimensions, offset) = (number(4)?, number(8)?);
-    if dimensions > MAX_DIMENSIONS || (word(12)? != element_type && element_type != OID) {
+    let element_type = if read_as == OID { OID } else { word(12)? };
+    if dimensions > MAX_DIMENSIONS {
         return None;
     }
     let counts = (0..dimensions).map(|index| number(ARRAY_HEADER + 4 * index));

@@ -6,7 +6,7 @@ use crate::{
         SourceError,
         postgres::{
             analyze::{self, AnalysedView},
-            follow::{CLOCK_REASON, REFRESH_REASON},
+            follow::CLOCK_REASON,
             publication::{self, Published},
             session::{Purpose, Server},
         },
@@ -46,7 +46,7 @@ pub async fn explain(name: &str, config: &PostgresConfig) -> Result<Explanation,
     let publication = publication::needed(&analysis).into_values().collect();
     let views = analysis.views.into_iter().map(|view| {
         view.map(|view| {
-            let how = if view.clock { CLOCK_REASON } else { REFRESH_REASON };
+            let how = if view.clock { CLOCK_REASON } else { "its query runs again when one of its tables changes" };
             match &view.plan {
                 Ok(_) => ExplainedView { mode: "incremental", reason: INCREMENTAL_REASON.to_owned(), view },
                 Err(reason) => ExplainedView { mode: "refresh", reason: format!("{how}, because {reason}"), view },
