@@ -18,6 +18,7 @@ pub(crate) mod catalogue;
 pub(crate) mod deparse;
 mod eval;
 mod expr;
+pub mod naive;
 mod plan;
 pub mod scalar;
 pub(crate) mod tree;

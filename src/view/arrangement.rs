@@ -19,7 +19,8 @@ use crate::{
 pub(super) enum Nulls {
     /// They are kept: NULL is a key like any other, or they must be found by a scan.
     Keep,
-    /// They have no entry: whoever looks up asks with `=`, which NULL never satisfies.
+    /// They need no entry: whoever looks up asks with `=`, which NULL never satisfies, and so asks for no NULL. They may have one all the same,
+    /// if somebody else needs them in the same place.
     Skip,
 }
 
@@ -54,9 +55,14 @@ impl Arrangement {
         Self { space, key, columns, places, nulls }
     }
 
-    /// Whether it holds the same entries as another one of the same node.
-    pub(super) fn is_like(&self, other: &Self) -> bool {
-        self.columns == other.columns && self.key == other.key && self.nulls == other.nulls
+    /// Whether another one of the same node would have the same entries, but for those of rows with a NULL in the key.
+    pub(super) fn serves(&self, other: &Self) -> bool {
+        self.columns == other.columns && self.key == other.key
+    }
+
+    /// Keeps rows with a NULL in the key from now on, if somebody needs them.
+    pub(super) fn keep(&mut self, nulls: Nulls) {
+        self.nulls = self.nulls.min(nulls);
     }
 
     /// Where it is.
@@ -153,6 +159,12 @@ impl Arrangement {
             stopped = each(new.as_bytes(), *weight)?.is_break();
         }
         Ok(())
+    }
+
+    /// How often `row` is there before the chunk.
+    pub(super) fn weight(&self, state: &dyn State, row: &Row) -> Result<i64, ViewError> {
+        let Some(entry) = self.entry(row) else { return Ok(0) };
+        Ok(state.get(self.space, entry.as_bytes())?.map_or(0, |value| state.weight(&value)))
     }
 
     /// Streams everything in it, in batches.

@@ -24,7 +24,10 @@
 
 use std::io;
 
-use crate::view::{Remote, State, ViewError, delta::Delta};
+use crate::{
+    data::Row,
+    view::{Remote, State, ViewError, delta::Delta},
+};
 
 /// What phase one reads besides its inputs.
 pub(super) struct Context<'a> {
@@ -107,6 +110,11 @@ pub(super) trait Operator {
         false
     }
 
+    /// Whether it keeps or drops each row as it is, by the row alone.
+    fn is_filter(&self) -> bool {
+        false
+    }
+
     /// The operator's own spaces, for [`Dataflow::verify`](super::Dataflow::verify).
     fn spaces(&self) -> Vec<super::Space> {
         Vec::new()
@@ -131,4 +139,41 @@ pub(super) fn walk(
         }))
     })?;
     failed.map_or(Ok(()), Err)
+}
+
+/// Collects an output and hands it over in parts.
+pub(super) struct Parts<'a> {
+    rows: Vec<(Row, i64)>,
+    emit: Emit<'a>,
+}
+
+impl<'a> Parts<'a> {
+    /// Nothing yet.
+    pub(super) fn new(emit: Emit<'a>) -> Self {
+        Self { rows: Vec::new(), emit }
+    }
+
+    /// One more row.
+    pub(super) fn push(&mut self, row: Row, weight: i64) -> Result<(), ViewError> {
+        self.rows.push((row, weight));
+        if self.rows.len() < BATCH_ROWS { Ok(()) } else { self.finish() }
+    }
+
+    /// Hands over what is left.
+    pub(super) fn finish(&mut self) -> Result<(), ViewError> {
+        let delta = Delta::consolidate(std::mem::take(&mut self.rows));
+        if delta.is_empty() { Ok(()) } else { (self.emit)(delta) }
+    }
+}
+
+/// An output that is produced in parts, as a whole.
+pub(super) fn whole(produce: impl FnOnce(Emit<'_>) -> Result<(), ViewError>) -> Result<Delta, ViewError> {
+    let mut rows = Vec::new();
+    let mut parts = 0;
+    produce(&mut |part| {
+        parts += 1;
+        rows.append(&mut part.into_rows());
+        Ok(())
+    })?;
+    Ok(if parts > 1 { Delta::consolidate(rows) } else { Delta::from_consolidated(rows) })
 }
