@@ -19,6 +19,7 @@ pub(crate) mod deparse;
 mod eval;
 mod expr;
 pub mod naive;
+mod outline;
 mod plan;
 pub mod scalar;
 pub(crate) mod tree;
