@@ -212,6 +212,10 @@ fn i2_a_damaged_state_is_found() {
             continue;
         }
         for (space, key, _) in entries.into_iter().filter(|(_, _, value)| value.len() == 8) {
+            // One more of a row that may be there more than once is another state, not a damaged one.
+            if driven.flow.bags().contains(&space) {
+                continue;
+            }
             let mut damaged = driven.state.clone();
             damaged.add(space, &key, 1).expect("added");
             let result = driven.flow.verify(0, driven.spool.path(), &damaged, &mut concat()).map(|answer| answer.map(Iterator::count));

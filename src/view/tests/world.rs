@@ -22,7 +22,6 @@ pub(super) const BAG: u32 = 3;
 /// `(a, b)`, identified by both.
 pub(super) const PAIRS: u32 = 4;
 
-pub(super) type Cell = Option<&'static str>;
 type Cells = Vec<Option<String>>;
 
 pub(super) fn tables() -> BTreeMap<u32, Table> {
