@@ -6,6 +6,8 @@
 
 use std::{collections::BTreeMap, io, ops::ControlFlow, path::Path};
 
+#[cfg(test)]
+use crate::view::{layout::Source, net::Store};
 use crate::{
     data::{Change, Extent, Row},
     query::{EvalError, RemoteExpr, Table, ViewPlan},
@@ -156,6 +158,13 @@ impl Dataflow {
             return Ok(None);
         }
         Loader::new(&self.layout, spool, now, Target::Check(state, MemoryState::default())).verify(remote).map(Some)
+    }
+
+    /// Where rows of tables are stored that may be equal.
+    #[cfg(test)]
+    pub(super) fn bags(&self) -> Vec<Space> {
+        let bag = |source: &Source| if let Store::Bag(rows) = &source.store { Some(rows.space()) } else { None };
+        self.layout.sources.values().filter_map(bag).collect()
     }
 
     fn chunk(

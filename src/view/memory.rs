@@ -16,6 +16,14 @@ impl MemoryState {
         self.spaces.values().map(BTreeMap::len).sum()
     }
 
+    /// All of them, with their spaces.
+    pub fn entries(&self) -> Vec<(Space, Vec<u8>, Vec<u8>)> {
+        let of = |(space, entries): (&Space, &BTreeMap<Box<[u8]>, Box<[u8]>>)| {
+            entries.iter().map(|(key, value)| (*space, key.to_vec(), value.to_vec())).collect::<Vec<_>>()
+        };
+        self.spaces.iter().flat_map(of).collect()
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
