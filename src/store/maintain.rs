@@ -16,13 +16,22 @@ pub trait Maintain {
         changes: &mut dyn Iterator<Item = (u32, data::Change<'c>)>,
         columns: &BTreeMap<u32, Vec<usize>>,
         now: i64,
+        spool: &Path,
         state: &mut dyn State,
         remote: &mut dyn Remote,
         sink: Sink<'_>,
     ) -> Result<(), ViewError>;
 
     /// See [`Dataflow::advance`].
-    fn advance(&mut self, from: i64, to: i64, state: &mut dyn State, remote: &mut dyn Remote, sink: Sink<'_>) -> Result<(), ViewError>;
+    fn advance(
+        &mut self,
+        from: i64,
+        to: i64,
+        spool: &Path,
+        state: &mut dyn State,
+        remote: &mut dyn Remote,
+        sink: Sink<'_>,
+    ) -> Result<(), ViewError>;
 
     /// See [`Dataflow::next_due`].
     fn next_due(&self, now: i64, state: &dyn State) -> Result<Option<i64>, ViewError>;
@@ -50,15 +59,24 @@ impl Maintain for Dataflow {
         changes: &mut dyn Iterator<Item = (u32, data::Change<'c>)>,
         columns: &BTreeMap<u32, Vec<usize>>,
         now: i64,
+        spool: &Path,
         state: &mut dyn State,
         remote: &mut dyn Remote,
         sink: Sink<'_>,
     ) -> Result<(), ViewError> {
-        Self::apply(self, changes, columns, now, state, remote, sink)
+        Self::apply(self, changes, columns, now, spool, state, remote, sink)
     }
 
-    fn advance(&mut self, from: i64, to: i64, state: &mut dyn State, remote: &mut dyn Remote, sink: Sink<'_>) -> Result<(), ViewError> {
-        Self::advance(self, from, to, state, remote, sink)
+    fn advance(
+        &mut self,
+        from: i64,
+        to: i64,
+        spool: &Path,
+        state: &mut dyn State,
+        remote: &mut dyn Remote,
+        sink: Sink<'_>,
+    ) -> Result<(), ViewError> {
+        Self::advance(self, from, to, spool, state, remote, sink)
     }
 
     fn next_due(&self, now: i64, state: &dyn State) -> Result<Option<i64>, ViewError> {

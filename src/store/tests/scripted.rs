@@ -95,6 +95,7 @@ impl Maintain for Names {
         changes: &mut dyn Iterator<Item = (u32, data::Change<'c>)>,
         columns: &BTreeMap<u32, Vec<usize>>,
         now: i64,
+        _: &Path,
         state: &mut dyn State,
         _: &mut dyn Remote,
         sink: Sink<'_>,
@@ -119,7 +120,15 @@ impl Maintain for Names {
         Ok(())
     }
 
-    fn advance(&mut self, from: i64, to: i64, state: &mut dyn State, _: &mut dyn Remote, sink: Sink<'_>) -> Result<(), ViewError> {
+    fn advance(
+        &mut self,
+        from: i64,
+        to: i64,
+        _: &Path,
+        state: &mut dyn State,
+        _: &mut dyn Remote,
+        sink: Sink<'_>,
+    ) -> Result<(), ViewError> {
         for (name, _) in all(state, NAMES)? {
             let name = Row::from_bytes(name)?;
             if ends(&name).is_some_and(|end| from < end && end <= to) {
