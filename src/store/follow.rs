@@ -81,6 +81,7 @@ impl Store {
     /// `more(false)` must not wait; `more(true)` is called inside of a source's transaction and must. `None` there means that the rest
     /// does not come: then nothing happened at all, and the result is `None`. `now` is the source's time; it never goes back here.
     /// Commits that a view has already are left out for it.
+    #[expect(clippy::too_many_arguments, reason = "what happened, what it happens to, and the terms of it")]
     pub fn follow(
         &mut self,
         source: &str,
