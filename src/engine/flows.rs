@@ -76,11 +76,6 @@ impl Flows {
         }
     }
 
-    /// Whether there is any.
-    pub(super) fn is_empty(&self) -> bool {
-        self.flows.iter().all(Option::is_none)
-    }
-
     /// Whether one of them depends on the time.
     pub(super) fn has_clock(&self) -> bool {
         self.flows.iter().flatten().any(|flow| flow.dataflow.has_clock())

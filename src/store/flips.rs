@@ -196,7 +196,8 @@ mod tests {
     proptest! {
         #[test]
         fn net_what_is_left_is_the_sum_in_memory_and_spilled(
-            flips in prop::collection::vec(("[a-c\u{0}]{0,2}", any::<bool>()), 0..60), kept_bytes in prop::sample::select(vec![0, 150, 1 << 20]),
+            flips in prop::collection::vec(("[a-c\u{0}]{0,2}", any::<bool>()), 0..60),
+            kept_bytes in prop::sample::select(vec![0, 150, 1 << 20]),
         ) {
             let spool = tempfile::tempdir().expect("a folder");
             let mut netted = Flips::new(spool.path(), kept_bytes);

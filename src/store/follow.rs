@@ -81,6 +81,7 @@ impl Store {
     /// `more(false)` must not wait; `more(true)` is called inside of a source's transaction and must. `None` there means that the rest
     /// does not come: then nothing happened at all, and the result is `None`. `now` is the source's time; it never goes back here.
     /// Commits that a view has already are left out for it.
+    #[expect(clippy::too_many_arguments, reason = "what happened, what it happens to, and the terms of it")]
     pub fn follow(
         &mut self,
         source: &str,
@@ -249,11 +250,11 @@ impl<'t, 'l, 'a> Run<'t, 'l, 'a> {
     }
 
     fn advance(&mut self, to: i64, remote: &mut dyn Remote) -> Result<(), Failure> {
-        self.views.iter_mut().try_for_each(|view| view.advance(self.tx, to, self.place.spool, remote))
+        self.views.iter_mut().try_for_each(|view| view.advance(self.tx, self.place, to, remote))
     }
 
     fn apply(&mut self, batches: &[ChangeBatch], now: i64, remote: &mut dyn Remote) -> Result<(), Failure> {
-        self.views.iter_mut().try_for_each(|view| view.apply(self.tx, batches, now, self.place.spool, remote))
+        self.views.iter_mut().try_for_each(|view| view.apply(self.tx, self.place, batches, now, remote))
     }
 
     /// Writes down what is left of the flips, the time, and that the source stands at `position`.
@@ -309,13 +310,13 @@ impl<'l, 'a> Running<'l, 'a> {
         }
     }
 
-    fn advance(&mut self, tx: &Transaction<'_>, to: i64, spool: &Path, remote: &mut dyn Remote) -> Result<(), Failure> {
+    fn advance(&mut self, tx: &Transaction<'_>, place: Place<'_>, to: i64, remote: &mut dyn Remote) -> Result<(), Failure> {
         let Some(from) = self.clock.filter(|from| *from < to && self.failed.is_none() && self.live.dataflow.has_clock()) else {
             return Ok(());
         };
         let mut state = ViewState::new(tx, self.live.record.id);
         let flips = &mut self.flips;
-        let outcome = self.live.dataflow.advance(from, to, spool, &mut state, remote, &mut |flip| flips.push(flip));
+        let outcome = self.live.dataflow.advance(from, to, place.spool, &mut state, remote, &mut |flip| flips.push(flip));
         self.clock = Some(to);
         self.note(outcome)
     }
@@ -323,9 +324,9 @@ impl<'l, 'a> Running<'l, 'a> {
     fn apply(
         &mut self,
         tx: &Transaction<'_>,
+        place: Place<'_>,
         batches: &[ChangeBatch],
         now: i64,
-        spool: &Path,
         remote: &mut dyn Remote,
     ) -> Result<(), Failure> {
         let Live { record, dataflow, columns } = &mut *self.live;
@@ -337,7 +338,7 @@ impl<'l, 'a> Running<'l, 'a> {
         let mut outcome = Ok(());
         while self.failed.is_none() && outcome.is_ok() && changes.peek().is_some() {
             let mut chunk = changes.by_ref().take(CHUNK_CHANGES);
-            outcome = dataflow.apply(&mut chunk, columns, now, spool, &mut state, remote, &mut |flip| flips.push(flip));
+            outcome = dataflow.apply(&mut chunk, columns, now, place.spool, &mut state, remote, &mut |flip| flips.push(flip));
         }
         drop(changes);
         drop(state);

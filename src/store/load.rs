@@ -1,13 +1,22 @@
 //! A view's state from whole tables, trusted only if it computes what the database itself answers.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+};
 
-use rusqlite::Transaction;
+use rusqlite::{Connection, Transaction};
 
 use crate::{
     data::{Cells, Extent, ExtentBuilder, Row},
     store::{
-        Failure, Fresh, LoadedState, Store, StoreError, ViewRecord, facts::Set, maintain::Maintain, state, state::ViewState,
+        Failure, Fresh, LoadedState, Store, StoreError, ViewRecord,
+        facts::{Rows, Set, reader, rows},
+        failed,
+        maintain::Maintain,
+        state,
+        state::ViewState,
         views::forget_state,
     },
     target::Op,
@@ -32,12 +41,12 @@ pub enum Doubt {
     /// It could not compute a result.
     #[error(transparent)]
     Failed(ViewError),
-    /// Its result is not the database's own.
-    #[error("what was computed is not what the database answers: {missing} rows are missing, {extra} too many ({shapes})")]
+    /// Its result is not the database's own, or what is stored is not its result.
+    #[error("the result is not what it should be: {missing} rows are missing, {extra} too many ({shapes})")]
     Differs {
-        /// Rows of the answer that were not computed.
+        /// Rows that should be there.
         missing: u64,
-        /// Computed rows that are not in the answer.
+        /// Rows that should not.
         extra: u64,
         /// What some of them look like, without their content.
         shapes: String,
@@ -49,6 +58,7 @@ impl Store {
     /// same state, at the time `now`.
     ///
     /// The state is not used before its facts are stored: give [`Loaded::fresh`] to [`Store::replace`] or [`Store::apply`].
+    #[expect(clippy::too_many_arguments, reason = "a view, its dataflow, and what the source read of both")]
     pub fn load(
         &mut self,
         view: ViewRecord,
@@ -95,17 +105,22 @@ fn compare(
     computed: Extent,
     kept: &mut ExtentBuilder,
 ) -> Result<Option<Doubt>, Failure> {
-    let (mut missing, mut extra) = (0, 0);
-    let mut shapes = Vec::new();
     let answer = answer.map(|row| {
         let row = row?;
         if view.fact_type.admits(&row).is_err() {
-            Set::Skipped.insert(tx, view.id, &row).map_err(std::io::Error::other)?;
+            Set::Skipped.insert(tx, view.id, &row).map_err(io::Error::other)?;
         }
         kept.push(row.clone())?;
         Ok(row)
     });
-    for change in diff(answer, computed) {
+    Ok(difference(answer, computed)?)
+}
+
+/// How `other` differs from `right`, if it does.
+fn difference(right: impl Iterator<Item = io::Result<Row>>, other: impl Iterator<Item = io::Result<Row>>) -> io::Result<Option<Doubt>> {
+    let (mut missing, mut extra) = (0, 0);
+    let mut shapes = Vec::new();
+    for change in diff(right, other) {
         let (op, row) = change?;
         if missing + extra < SHOWN_ROWS {
             shapes.push(format!("{}: {}", if op == Op::Insert { "missing" } else { "too many" }, shape(&row)));
@@ -116,6 +131,50 @@ fn compare(
         }
     }
     Ok((missing + extra > 0).then(|| Doubt::Differs { missing, extra, shapes: shapes.join("; ") }))
+}
+
+/// One committed state of a view, to be checked while the store goes on.
+#[derive(Debug)]
+pub struct Audit {
+    view: ViewRecord,
+    path: PathBuf,
+    state: Connection,
+    result: Connection,
+}
+
+impl Store {
+    /// Takes hold of what is stored of `view` now.
+    pub fn audit(&self, view: &ViewRecord) -> Result<Audit, StoreError> {
+        let open = || -> rusqlite::Result<(ViewRecord, Connection, Connection)> {
+            let (state, result) = (reader(&self.path)?, reader(&self.path)?);
+            // A reader's transaction begins with its first read. Nothing is written between the two: that takes this store.
+            let clock = "SELECT clock FROM view WHERE id = ?1";
+            let clock = [&state, &result].map(|connection| connection.query_row(clock, [view.id.0], |row| row.get(0)));
+            let [now, then] = clock;
+            then?;
+            Ok((ViewRecord { clock: now?, ..view.clone() }, state, result))
+        };
+        let (view, state, result) = open().map_err(|error| self.failed("read", error.into()))?;
+        Ok(Audit { view, path: self.path.clone(), state, result })
+    }
+}
+
+impl Audit {
+    /// Whether the stored rows of the tables, everything that was computed from them, and the facts belong together. A view that keeps no
+    /// rows cannot be told from a right one.
+    pub fn run(self, dataflow: &dyn Maintain, spool: &Path, remote: &mut dyn Remote) -> Result<Option<Doubt>, StoreError> {
+        let Self { view, path, state, result } = self;
+        let now = view.clock.unwrap_or_default();
+        let computed = match dataflow.verify(now, spool, &ViewState::new(&state, view.id), remote) {
+            Ok(Some(computed)) => computed,
+            Ok(None) => return Ok(None),
+            Err(ViewError::State(error)) => return Err(failed("read", &path, error.into())),
+            Err(why @ (ViewError::Eval(_) | ViewError::Remote(_) | ViewError::Budget(_) | ViewError::Broken(_))) => {
+                return Ok(Some(Doubt::Failed(why)));
+            }
+        };
+        difference(computed, rows(result, Rows::Result, view.id)).map_err(|error| failed("read", &path, error.into()))
+    }
 }
 
 /// What a row looks like without its content, which is the customer's: the length of each cell.

@@ -11,6 +11,7 @@ use crate::{
 /// Keeps a view up to date; see [`Dataflow`], method by method.
 pub trait Maintain {
     /// See [`Dataflow::apply`].
+    #[expect(clippy::too_many_arguments, reason = "as for the dataflow's own")]
     fn apply<'c>(
         &mut self,
         changes: &mut dyn Iterator<Item = (u32, data::Change<'c>)>,

@@ -4,19 +4,26 @@
 //! `kill -9` between any two instructions leaves either all of it or nothing:
 //!
 //! ```text
-//! begin ─ desired facts ─ outbox ─ counts ─ position ─ commit (fsync) ─ checkpoint (sled) ─ acknowledge upstream
+//! begin ─ views' state ─ desired facts ─ outbox ─ counts ─ position ─ commit (fsync) ─ checkpoint (sled) ─ acknowledge upstream
 //! ```
 //!
 //! | table | key | holds |
 //! |---|---|---|
 //! | `meta` | `key` | `store_id` (a UUID made with the file), `offset` (the fact store's last token), `commit_no` (the last number given out) |
-//! | `source` | `name` | position, fingerprint, identity of the database, and whether the last snapshot was compared with the fact store |
-//! | `view` | `id` | source, signature, whether its desired facts come from a full result, whether its last run failed, their number, rows skipped by reason, removals held back |
+//! | `source` | `name` | position; up to where no view lacks anything (`settled`); fingerprint, identity of the database; whether the last snapshot was compared with the fact store; what its clock showed |
+//! | `view` | `id` | source, signature, whether its desired facts come from a full result, whether its last run failed, their number, rows skipped by reason, removals held back; for its state the plan's fingerprint, its position while that is ahead of the source's, its time, and why the plan is not trusted (`demoted`) |
 //! | `fact` | `view, row` | desired facts as [`Row`](crate::data::Row) bytes: byte order is row order, so a view is read as an [`Extent`](crate::data::Extent) |
+//! | `held` | `view, row` | facts that the query no longer has and whose removal waits for a person; they are in `fact`, too |
+//! | `skipped` | `view, row` | rows of an incremental view's result that make no fact |
+//! | `state_N` | `key` | what view N's dataflow keeps between two commits (`state.rs`) |
 //! | `outbox` | `commit_no, op, seq` | changes not yet acknowledged, in the order they are sent: by commit, its deletes first |
 //! | `parked` | `view, op, row` | changes the fact store refused, with its reason |
 //!
-//! `PRAGMA user_version` is the layout's version ([`LAYOUT`]); a file with another one is refused by name.
+//! `PRAGMA user_version` is the layout's version ([`LAYOUT`]); an older file is brought up to date in one transaction when it is opened,
+//! one of a later version is refused by name.
+//!
+//! A state is used only under the fingerprint of the plan that made it, which is written in the same transaction as the facts that belong
+//! to it. So whatever happens in between, a state without its facts, or of another plan, is as good as none.
 //!
 //! Writers go through [`Store`], of which there is one; readers open connections of their own and see one committed state
 //! for as long as they read. A failed commit or fsync is final ([`StoreError::Poisoned`]): what SQLite's cache holds may then
@@ -49,7 +56,7 @@ pub use cut::{Fresh, LoadedState, Reached};
 pub use directory::{StateDirectory, StateError};
 pub use follow::{Applied, Followed, Live};
 pub use layout::LAYOUT;
-pub use load::{Doubt, Loaded};
+pub use load::{Audit, Doubt, Loaded};
 pub use maintain::Maintain;
 pub use outbox::{OutboxEntry, OutboxKey, Parked};
 pub use views::{Change, Changes, ViewId, ViewRecord};

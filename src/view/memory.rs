@@ -7,7 +7,7 @@ use crate::view::{Each, Space, State};
 type Entries = BTreeMap<Box<[u8]>, Box<[u8]>>;
 
 /// A space, and an entry's key and value.
-pub type Entry = (Space, Vec<u8>, Vec<u8>);
+pub(super) type Entry = (Space, Vec<u8>, Vec<u8>);
 
 /// Ordered maps.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -77,7 +77,7 @@ fn a_load_that_fails_keeps_the_whole_answer() {
     let loaded = load(&mut followers, &[("1", Some(FAILS))], extent(&names("a b fails")));
     assert!(matches!(loaded.doubt, Some(Doubt::Failed(_))), "{loaded:?}");
     assert!(loaded.fresh.loaded.is_none());
-    assert_eq!(loaded.fresh.answer.map(|row| row.expect("read")).count(), 3);
+    assert_eq!(loaded.fresh.answer.filter(Result::is_ok).count(), 3);
 }
 
 #[test]
@@ -130,4 +130,23 @@ fn scoped_a_view_that_is_gone_takes_its_state_along() {
     // Its number may be given out again.
     assert_eq!(followers.store.register("db", &[&super::fact_type()]).expect("registered")[0].id, id);
     assert!(!followers.store.reread(&followers.views[0].0).expect("read").has_state(PLAN));
+}
+
+#[test]
+fn an_audit_sees_one_state_and_what_does_not_belong_to_it() {
+    let mut followers = Followers::new(&[Names::default()]);
+    followers.guard = Guard::Limit(crate::config::MaxRemovals { count: 2, percent: 50 });
+    followers.follow(transaction(20, "1=a 2=b 3=c 4=d 5= 6=99"));
+    followers.follow(transaction(30, "1 2 3 6"));
+    let (view, spool) = (followers.views[0].0.clone(), followers.store.spool());
+    assert_eq!((view.held, view.facts), (4, 5));
+    let audit = followers.store.audit(&view).expect("opened");
+    followers.follow(transaction(40, "9=z"));
+    let doubt = audit.run(&Names::default(), &spool, &mut Silent).expect("read");
+    assert!(doubt.is_none(), "{doubt:?}");
+    // A fact that was lost and one that nobody asked for are both seen.
+    followers.store.connection.execute("DELETE FROM fact WHERE row = ?1", [Row::from_texts(["z"]).as_bytes()]).expect("deleted");
+    followers.store.connection.execute("DELETE FROM held WHERE row = ?1", [Row::from_texts(["a"]).as_bytes()]).expect("deleted");
+    let doubt = followers.store.audit(&view).expect("opened").run(&Names::default(), &spool, &mut Silent).expect("read");
+    assert!(matches!(doubt, Some(Doubt::Differs { missing: 1, extra: 1, .. })), "{doubt:?}");
 }
