@@ -5,7 +5,10 @@
 
 mod administration;
 mod analysis;
+mod evaluation;
 mod following;
+mod incremental;
+mod shadow;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -79,7 +79,7 @@ struct Parts {
 }
 
 impl Parts {
-    fn incremental(&self) -> Vec<usize> {
+    fn incremental(&self) -> BTreeSet<usize> {
         self.resumed.iter().chain(&self.loaded).copied().collect()
     }
 }
@@ -168,7 +168,7 @@ impl Follower {
         if !send(link, Event::State(SourceState::Streaming)).await {
             return Ok(None);
         }
-        let reanalyze = self.reanalyze(&server);
+        let reanalyze = self.reanalyze(&server, parts.incremental());
         Ok(Some(Box::new(Tail::new(server, &self.slot, plan, streaming, refresh, pulse, reanalyze))))
     }
 
@@ -307,8 +307,9 @@ impl Follower {
             }
         }
         if !loaded.is_empty() {
-            let after = Survey::take(server, &self.slot, &self.views, &self.plans, false).await?.fingerprints();
-            let before = survey.fingerprints();
+            let all: BTreeSet<usize> = loaded.iter().copied().collect();
+            let before = survey.essence(&all);
+            let after = Survey::take(server, &self.slot, &self.views, &self.plans, false).await?.essence(&all);
             let changed: Vec<usize> = loaded.iter().copied().filter(|view| before.get(*view) != after.get(*view)).collect();
             if !changed.is_empty() {
                 return Err(self.changed(changed, "their tables, functions or publication changed while they were read"));
@@ -329,11 +330,12 @@ impl Follower {
         SourceError::ViewsChanged { name: self.name.clone(), views, problem: problem.to_owned() }
     }
 
-    fn reanalyze(&self, server: &Server) -> Reanalyze {
+    fn reanalyze(&self, server: &Server, incremental: BTreeSet<usize>) -> Reanalyze {
         let (server, slot, views, plans) = (server.clone(), self.slot.clone(), self.views.clone(), self.plans.clone());
         Arc::new(move || {
             let (server, slot, views, plans) = (server.clone(), slot.clone(), views.clone(), plans.clone());
-            async move { Ok(Survey::take(&server, &slot, &views, &plans, false).await?.fingerprints()) }.boxed()
+            let incremental = incremental.clone();
+            async move { Ok(Survey::take(&server, &slot, &views, &plans, false).await?.essence(&incremental)) }.boxed()
         })
     }
 }
@@ -381,7 +383,7 @@ fn plan(survey: &Survey, parts: &Parts) -> Plan {
         tells_time: parts.incremental().into_iter().any(|view| survey.has_clock(view)),
         stale: parts.stale.clone(),
         failed: BTreeSet::new(),
-        fingerprints: survey.fingerprints(),
+        essence: survey.essence(&parts.incremental()),
         publication: survey.publication.clone(),
         shapes: survey.shapes.clone(),
     }

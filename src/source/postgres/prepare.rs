@@ -60,6 +60,8 @@ impl Prepared {
 #[derive(Debug)]
 pub(crate) struct Survey {
     pub(crate) analysis: Analysis,
+    /// What each view's fingerprint is without the partitions of its tables.
+    definitions: Vec<String>,
     /// How each view is kept up to date, and its fingerprint.
     pub(crate) views: Vec<PreparedView>,
     /// The publication, as [`publication::identity`] has it.
@@ -88,21 +90,26 @@ impl Survey {
         let shapes = pulse::shapes(&session.client, &watched(&analysis)).await.map_err(failed)?;
         let identity = publication::identity(&session.client, slot, analysis.server_version).await.map_err(failed)?;
         let published = Publication::read(&session.client, slot, analysis.server_version).await.map_err(failed)?;
-        let prepared = views.iter().enumerate().map(|(number, view)| {
-            let analysed = analysis.views[number].as_ref();
-            let fingerprint = match analysed {
-                Ok(analysed) => fingerprint(&analysis, analysed, published.as_ref(), &shapes),
-                Err(problem) => digest([&*view.fact_type.to_string(), &view.query, problem]),
-            };
-            PreparedView { fingerprint, mode: mode(&analysis, analysed, plans.get(&number)) }
+        let definition = |(view, analysed): (&View<String>, &Result<AnalysedView, String>)| match analysed {
+            Ok(analysed) => definition(&analysis, analysed, published.as_ref()),
+            Err(problem) => digest([&*view.fact_type.to_string(), &view.query, problem]),
+        };
+        let definitions: Vec<String> = views.iter().zip(&analysis.views).map(definition).collect();
+        let prepared = analysis.views.iter().zip(&definitions).enumerate().map(|(number, (analysed, definition))| PreparedView {
+            fingerprint: analysed.as_ref().map_or(definition.clone(), |view| fingerprint(&analysis, view, definition, &shapes)),
+            mode: mode(&analysis, analysed.as_ref(), plans.get(&number)),
         });
         let views = prepared.collect();
-        Ok(Self { views, publication: identity, shapes, analysis })
+        Ok(Self { definitions, views, publication: identity, shapes, analysis })
     }
 
-    /// Each view's fingerprint.
-    pub(crate) fn fingerprints(&self) -> Vec<String> {
-        self.views.iter().map(|view| view.fingerprint.clone()).collect()
+    /// What must stay the same for each view while it is followed: for the views `incremental` everything. The others are read again when a
+    /// partition comes or goes, which heartbeats notice.
+    pub(crate) fn essence(&self, incremental: &BTreeSet<usize>) -> Vec<String> {
+        let views = self.views.iter().zip(&self.definitions).enumerate();
+        views
+            .map(|(number, (view, definition))| if incremental.contains(&number) { &view.fingerprint } else { definition }.clone())
+            .collect()
     }
 
     /// The plan of an incremental view.
@@ -127,7 +134,7 @@ impl Survey {
     }
 
     /// What is delivered to the views `incremental`.
-    pub(crate) fn kept(&self, incremental: &[usize]) -> BTreeMap<u32, Kept> {
+    pub(crate) fn kept(&self, incremental: &BTreeSet<usize>) -> BTreeMap<u32, Kept> {
         let plans = || incremental.iter().filter_map(|view| Some((*view, self.plan(*view)?)));
         let columns = source::image_columns(plans().map(|(_, plan)| &**plan));
         let kept = columns.into_iter().filter_map(|(oid, numbers)| {
@@ -196,13 +203,23 @@ fn watched(analysis: &Analysis) -> Vec<u32> {
     used.into_iter().filter(moves).collect()
 }
 
-/// Everything a view's stored state depends on besides rows.
-fn fingerprint(analysis: &Analysis, view: &AnalysedView, published: Option<&Publication>, shapes: &Shapes) -> String {
+/// What a view's query means and which changes of its tables are in the change log.
+fn definition(analysis: &Analysis, view: &AnalysedView, published: Option<&Publication>) -> String {
     let mut parts = vec![analysis.digest.clone()];
     let family: BTreeSet<u32> = view.tables.keys().flat_map(|oid| family(analysis, *oid)).collect();
     parts.push(published.map(|published| published.of(&family)).unwrap_or_default());
+    // A partition is published with its root; an inheritance child is not.
+    let parents = view.with_children.iter().filter_map(|oid| analysis.tables.get(oid)).filter(|table| table.kind == Kind::Table);
+    parts.extend(parents.map(|table| format!("{:?}", table.descendants)));
+    digest(parts.iter().map(String::as_str))
+}
+
+/// Everything a view's stored state depends on besides rows.
+fn fingerprint(analysis: &Analysis, view: &AnalysedView, definition: &str, shapes: &Shapes) -> String {
+    let mut parts = vec![definition.to_owned()];
     parts.extend(view.tables.keys().filter_map(|oid| Some(format!("{oid} {}", shapes.get(oid)?))));
     // What old rows tell is decided by the partitions' identities.
+    let family: BTreeSet<u32> = view.tables.keys().flat_map(|oid| family(analysis, *oid)).collect();
     let members = family.iter().filter_map(|oid| Some((oid, analysis.tables.get(oid)?)));
     parts.extend(members.map(|(oid, table)| format!("{oid} {:?}", table.identity)));
     digest(parts.iter().map(String::as_str))

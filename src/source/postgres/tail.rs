@@ -79,7 +79,7 @@ const STOP_POLL: Duration = Duration::from_millis(20);
 /// A started stream and where it starts.
 pub(crate) type Streaming = (ReplicationClient, Lsn);
 
-/// Repeats the analysis and gives each view's fingerprint.
+/// Repeats the analysis and tells what each view depends on, as [`Plan::essence`].
 pub(crate) type Reanalyze = Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<String>, SourceError>> + Send + Sync>;
 
 /// What the loop needs to know about the views.
@@ -97,8 +97,8 @@ pub(crate) struct Plan {
     pub(crate) stale: BTreeSet<usize>,
     /// The refresh views whose last read failed.
     pub(crate) failed: BTreeSet<usize>,
-    /// Each view's fingerprint, under which all of this holds.
-    pub(crate) fingerprints: Vec<String>,
+    /// What each view depends on ([`Survey::essence`](super::prepare::Survey::essence)), under which all of this holds.
+    pub(crate) essence: Vec<String>,
     /// The publication under which it holds.
     pub(crate) publication: String,
     /// The partitions with which it holds.
@@ -203,7 +203,7 @@ impl Tail {
                 Wake::Refresh(turn) => self.turn(turn?),
                 Wake::Beat(beat) => self.beaten(beat?)?,
                 Wake::Time(time) => self.tell_time(time?),
-                Wake::Analysis(fingerprints) => self.compare(&fingerprints?)?,
+                Wake::Analysis(essence) => self.compare(&essence?)?,
                 Wake::Timer => self.check_link()?,
                 Wake::Stream(event) => {
                     self.rhythm.hear(Instant::now());
@@ -229,7 +229,7 @@ impl Tail {
             turn = self.refresh.turn() => Wake::Refresh(turn),
             beat = finish(&mut self.beating) => Wake::Beat(beat),
             time = finish(&mut self.asking) => Wake::Time(time),
-            fingerprints = finish(&mut self.analyzing) => Wake::Analysis(fingerprints),
+            essence = finish(&mut self.analyzing) => Wake::Analysis(essence),
             () = time::sleep_until(timer) => Wake::Timer,
             event = self.client.recv(), if reads => Wake::Stream(event),
         }
@@ -393,6 +393,10 @@ impl Tail {
         let before = std::mem::replace(&mut self.plan.shapes, beat.shapes);
         let changed: Vec<u32> =
             before.into_iter().filter(|(table, shape)| self.plan.shapes.get(table) != Some(shape)).map(|(table, _)| table).collect();
+        if !changed.is_empty() {
+            // An inheritance child has to be published before its changes are seen.
+            self.analyze_soon();
+        }
         for view in changed.iter().flat_map(|table| self.plan.views.get(table).into_iter().flatten()) {
             self.dirty.touch(*view, self.received);
         }
@@ -409,8 +413,8 @@ impl Tail {
     }
 
     /// Tables, functions or the publication have changed: what the stream means for these views is no longer known.
-    fn compare(&self, fingerprints: &[String]) -> Result<(), SourceError> {
-        let pairs = self.plan.fingerprints.iter().zip(fingerprints).enumerate();
+    fn compare(&self, essence: &[String]) -> Result<(), SourceError> {
+        let pairs = self.plan.essence.iter().zip(essence).enumerate();
         let views: Vec<usize> = pairs.filter(|(_, (before, now))| before != now).map(|(view, _)| view).collect();
         if views.is_empty() {
             return Ok(());
