@@ -2,9 +2,21 @@
 //!
 //! **Oracle A**, one writer: after every commit, and once that has arrived, the facts are what the queries return in the same session.
 //!
+//! **Oracle B**, concurrent writers: the change log of a second slot is applied, commit by commit, to a shadow database ([`shadow`]). A
+//! recording fact store ([`recorder`]) remembers every state that a batch left behind: each must be the shadow's at some commit, in the
+//! order of the commits.
+//!
+//! **Oracle C**, under the same load: temporary slots export snapshots ([`audit`]). What the queries return in such a snapshot is what
+//! they return in the shadow at its position, so the two oracles vouch for each other; and what the fact store holds when `/v1/wait`
+//! has answered for that position is at that position or beyond.
+//!
 //! A failure prints its seed (`FACTSYNC_SEED` repeats it) and, shrunk, the application as a script for `psql`.
 
+mod audit;
+mod concurrent;
 mod followed;
+mod recorder;
+mod shadow;
 
 use std::time::{Duration, Instant};
 
@@ -66,4 +78,32 @@ async fn exact_after_every_commit_of_generated_applications() {
         let case = Case::new(&mut random, &Class::ALL, transactions());
         assert_follows(&cluster, case).await;
     }
+}
+
+async fn concurrent_difference(cluster: &Cluster, case: &Case, audits: usize) -> Option<String> {
+    let run = concurrent::run(cluster, case, audits).await;
+    let (commits, steps) = run.steps();
+    eprintln!("{commits} commits arrived in {steps} batches");
+    run.difference()
+}
+
+async fn assert_concurrent(test: &str, major: Major, audits: usize) {
+    let mut random = Random::new(test);
+    let cluster = cluster(major);
+    for _ in 0..cases() {
+        let case = Case::new(&mut random, &Class::ALL, 4 * transactions()).without_truncate();
+        if let Some(difference) = concurrent_difference(&cluster, &case, audits).await {
+            panic!("{difference}\n{case}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exact_every_state_under_concurrent_writers_is_that_of_a_commit() {
+    assert_concurrent("oracle B", Major::V15, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exact_at_the_positions_of_exported_snapshots_under_load() {
+    assert_concurrent("oracle C", Major::V18, 4).await;
 }

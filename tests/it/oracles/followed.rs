@@ -25,8 +25,7 @@ pub(super) type Answer = BTreeSet<Vec<String>>;
 pub(super) type Answers = Vec<Answer>;
 
 /// A running case.
-pub(super) struct Followed<'a> {
-    pub(super) cluster: &'a Cluster,
+pub(super) struct Followed {
     pub(super) database: String,
     /// Has the oracle prepared.
     pub(super) client: Client,
@@ -35,21 +34,16 @@ pub(super) struct Followed<'a> {
     _folder: TempDir,
 }
 
-impl<'a> Followed<'a> {
+impl Followed {
     /// Creates the database and waits until factsync has caught up with it; `more` goes to its command line.
-    pub(super) async fn start(cluster: &'a Cluster, case: &Case, more: &[&str]) -> Self {
+    pub(super) async fn start(cluster: &Cluster, case: &Case, more: &[&str]) -> Self {
         let database = cluster.database();
         let client = cluster.client(&database).await;
         client.batch_execute(&case.schema.ddl()).await.unwrap_or_else(|error| panic!("{error:?}"));
         prepare(&client, &case.queries).await;
-        let folder = tempfile::tempdir().expect("a folder");
-        let config = folder.path().join("case.yaml");
-        std::fs::write(&config, configuration(&case.queries, &database)).expect("the configuration can be written");
-        let mut args = vec!["run", config.to_str().expect("UTF-8"), "--limits", "off"];
-        args.extend(more);
-        let process = Process::spawn(&args, &[("DATABASE_URL", &cluster.url(&database))]);
+        let (process, folder) = follow(cluster, &database, &case.queries, more);
         process.wait_ready().await;
-        Self { cluster, database, client, process, queries: case.queries.len(), _folder: folder }
+        Self { client, process, queries: case.queries.len(), database, _folder: folder }
     }
 
     /// Commits `transaction`, or rolls it back if it violates a constraint.
@@ -65,8 +59,7 @@ impl<'a> Followed<'a> {
             let facts = self.process.facts(&format!("q{number}")).await;
             let stored: Answer = facts.iter().map(arguments).collect();
             if stored != *wanted {
-                let (missing, stale): (Vec<_>, Vec<_>) = (wanted.difference(&stored).collect(), stored.difference(wanted).collect());
-                return Some(format!("q{number} lacks {missing:?} and still has {stale:?}"));
+                return Some(difference(number, &stored, wanted));
             }
         }
         None
@@ -79,10 +72,31 @@ impl<'a> Followed<'a> {
 
     /// Ends it and gives its slot back.
     pub(super) async fn stop(self) {
-        self.process.kill();
-        let sql = format!("SELECT pg_drop_replication_slot('{}')", self.database);
-        eventually_async(SLOT_DEADLINE, "the slot is free", async || self.client.batch_execute(&sql).await.ok()).await;
+        end(self.process, &self.client, &self.database).await;
     }
+}
+
+/// Starts factsync on `queries` over `database`, whose name is also the slot's.
+pub(super) fn follow(cluster: &Cluster, database: &str, queries: &[Query], more: &[&str]) -> (Process, TempDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("case.yaml");
+    std::fs::write(&config, configuration(queries, database)).expect("the configuration can be written");
+    let mut args = vec!["run", config.to_str().expect("UTF-8"), "--limits", "off"];
+    args.extend(more);
+    (Process::spawn(&args, &[("DATABASE_URL", &cluster.url(database))]), folder)
+}
+
+/// Ends `process` and drops its slot.
+pub(super) async fn end(process: Process, client: &Client, slot: &str) {
+    process.kill();
+    let sql = format!("SELECT pg_drop_replication_slot('{slot}')");
+    eventually_async(SLOT_DEADLINE, "the slot is free", async || client.batch_execute(&sql).await.ok()).await;
+}
+
+/// How the facts of one query differ.
+pub(super) fn difference(number: usize, stored: &Answer, wanted: &Answer) -> String {
+    let (missing, stale): (Vec<_>, Vec<_>) = (wanted.difference(stored).collect(), stored.difference(wanted).collect());
+    format!("q{number} lacks {missing:?} and still has {stale:?}")
 }
 
 /// A fact's ids.

@@ -41,6 +41,17 @@ impl Case {
     }
 }
 
+impl Case {
+    /// The same without TRUNCATE, which PostgreSQL shows to older snapshots, too: beside a reader of one, no state but the last is that of a
+    /// commit.
+    pub(crate) fn without_truncate(mut self) -> Self {
+        for transaction in &mut self.transactions {
+            transaction.statements.retain(|statement| !statement.contains("TRUNCATE"));
+        }
+        self
+    }
+}
+
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.schema.ddl())?;
