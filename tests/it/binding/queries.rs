@@ -35,6 +35,10 @@ pub(super) const ROWS: &str = r#"
     INSERT INTO member VALUES (10, 1, 'admin', true), (10, 2, 'read', NULL), (11, 1, 'read', false), (12, 2, NULL, true), (1, 4, 'write', true);
     INSERT INTO folder VALUES (1, NULL, 10), (2, 1, NULL), (3, 2, 11), (4, 2, 12), (5, NULL, 1), (6, 7, 10), (7, 6, NULL);
     INSERT INTO bag VALUES (1, 1, 'x'), (1, 1, 'x'), (1, NULL, 'y'), (NULL, 2, NULL), (2, 2, 'x'), (NULL, NULL, NULL), (3, 1, 'one');
+    INSERT INTO org VALUES (5, 'one', false, NULL);
+    INSERT INTO member VALUES (2, 1, NULL, false);
+    INSERT INTO animal VALUES (1, 'cat');
+    INSERT INTO made VALUES (1), (2);
     INSERT INTO part VALUES (1, 1, 'a'), (2, 2, 'b'), (1, 2, NULL);
     INSERT INTO odd VALUES (1, 'one', '00000000-0000-0000-0000-000000000001', 1), (2, NULL, NULL, 1);
 "#;
@@ -209,6 +213,8 @@ pub(super) const INCREMENTAL: &[(&str, &str)] = &[
         "SELECT x.id, x.user_id FROM (SELECT r.id, m.user_id, row_number() OVER (PARTITION BY r.id ORDER BY m.user_id) rn FROM repo r JOIN member m ON m.org_id = r.org_id) x WHERE 1 >= x.rn",
         "first 1 of each; join",
     ),
+    ("SELECT max(title COLLATE \"C\"), min(role::text COLLATE \"C\") FROM repo", "group by (): max"),
+    ("SELECT DISTINCT ON (org_id) org_id, id FROM repo ORDER BY org_id, title COLLATE \"C\" DESC, id", "first 1 of each; desc nulls first"),
     // Sets of functions.
     ("SELECT r.id, t.tag FROM repo r, unnest(r.tags) AS t (tag)", "unnest"),
     (
