@@ -7,12 +7,14 @@ use std::collections::BTreeSet;
 
 use super::{
     Binder, Bound, RTE_CTE, RTE_FUNCTION, RTE_RELATION, RTE_RESULT, RTE_SUBQUERY, RTE_VALUES,
+    clock::ELSEWHERE,
     group::names,
     relation::{Level, Refs, Relation, Vars, conjuncts, is_small, passing, typed},
     scalar::Scope,
     subquery::Known,
     unknown, unreadable,
 };
+use crate::data::Row;
 use crate::query::{Clock, EqualPair, Expr, KeyClass, OuterKind, Plan, Srf, scalar, tree::Node};
 
 /// `unnest(anyarray)`, `jsonb_array_elements_text`, `json_array_elements_text`.
@@ -147,13 +149,19 @@ impl<'a, 't> Binder<'_> {
     fn values(&mut self, level: &Level<'a, 't>, number: u32, entry: Node<'a, 't>) -> Result<Relation, String> {
         let lists = entry.lists("values_lists").ok_or_else(|| unknown(entry))?;
         let width = lists.first().map_or(0, Vec::len);
-        let mut rows = Vec::new();
+        let (mut constant, mut computed) = (Vec::new(), Vec::new());
         for list in lists {
             let mut row = Relation::unit();
             let columns = self.all(level, &mut row, &list)?;
-            rows.push(Plan::Map { input: Box::new(row.plan), columns });
+            match constants(&columns).filter(|_| row.width == 0) {
+                Some(row) => constant.push(row),
+                None => computed.push(Plan::Map { input: Box::new(row.plan), columns }),
+            }
         }
-        let plan = if rows.len() == 1 { rows.remove(0) } else { Plan::UnionAll(rows) };
+        if !constant.is_empty() || computed.is_empty() {
+            computed.push(Plan::Values { rows: constant, width });
+        }
+        let plan = if computed.len() == 1 { computed.remove(0) } else { Plan::UnionAll(computed) };
         Ok(Relation::entry(plan, width, number))
     }
 
@@ -297,6 +305,7 @@ impl<'a, 't> Binder<'_> {
         }
         let left = (one, self.key(level, &mut atoms[one], left, node)?);
         let right = (other, self.key(level, &mut atoms[other], right, node)?);
+        let (left, right) = if left < right { (left, right) } else { (right, left) };
         Ok(Some(EqualPair { left, right }))
     }
 
@@ -383,7 +392,9 @@ impl<'a, 't> Binder<'_> {
             let mut scope = Scope::new(self.catalogue, level, &vars, &known, Some(relation.width));
             scope.clock = Some(Vec::new());
             scope.keys = &keys;
-            let expr = scope.expr(node)?;
+            let clock = Refs::of(node, level).clock;
+            // Whatever it is, the time's part in the condition is what makes it impossible.
+            let expr = scope.expr(node).map_err(|problem| if clock { ELSEWHERE.to_owned() } else { problem })?;
             (expr, scope.remote, scope.clock.unwrap_or_default())
         };
         relation.remote(remote);
@@ -418,8 +429,7 @@ impl<'a, 't> Binder<'_> {
             let pair = self.pair(level, node, &mut sides)?;
             [left, right] = sides;
             match pair {
-                Some(pair) if pair.left.0 == 0 => on.push((pair.left.1, pair.right.1)),
-                Some(pair) => on.push((pair.right.1, pair.left.1)),
+                Some(pair) => on.push((pair.left.1, pair.right.1)),
                 // A right row that fails it matches nobody, and stays nobody's match.
                 None if on_right && kind == OuterKind::Left => below.push(node),
                 None => residual.push(node),
@@ -452,6 +462,18 @@ impl<'a, 't> Binder<'_> {
         let mut bound = nodes.iter().map(|node| scope.expr(*node)).collect::<Result<Vec<Expr>, String>>()?;
         Ok(if bound.len() > 1 { Some(Expr::And(bound)) } else { bound.pop() })
     }
+}
+
+/// The row of expressions that are all constants.
+fn constants(columns: &[Expr]) -> Option<Row> {
+    let texts: Option<Vec<Option<&str>>> = columns
+        .iter()
+        .map(|column| match column {
+            Expr::Const { text, .. } => Some(text.as_deref()),
+            _ => None,
+        })
+        .collect();
+    texts.map(Row::from_cells)
 }
 
 /// ON of the inner joins within `item`, which is as good as WHERE.

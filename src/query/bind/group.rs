@@ -213,7 +213,7 @@ impl<'a, 't> Binder<'_> {
         scalar::comparison(self.catalogue.base(of.oid), collation(self.catalogue, of.collation)).ok_or_else(|| {
             match self.catalogue.collations.get(&of.collation) {
                 Some(collation) => {
-                    format!("it orders text by collation {} ({}), which only the database can do", collation.sql, collation.locale)
+                    format!("it orders text by collation {} ({}), which only the database can do. Write COLLATE \"C\" if the order of bytes will do", collation.sql, collation.locale)
                 }
                 None => format!("it orders values of type {}, which only the database can do", self.catalogue.type_sql(of.oid)),
             }

@@ -12,6 +12,7 @@
 //! and the replica identity's become the [`Table`](crate::query::Table)'s.
 
 mod clock;
+mod fields;
 mod from;
 mod group;
 mod keys;
@@ -64,6 +65,7 @@ pub(crate) fn bind(tree: &Tree<'_>, catalogue: &Catalogue) -> Result<ViewPlan, S
     if tree.depth() > MAX_DEPTH {
         return Err("it is nested too deeply".to_owned());
     }
+    fields::check(tree)?;
     let query = tree.root().filter(|node| node.tag() == "QUERY").ok_or_else(|| unreadable("the query"))?;
     let mut binder = Binder { catalogue, only_rows_matter: true, unusable: None, groups: BTreeMap::new() };
     let bound = binder.query(&Level { query, parent: None })?;

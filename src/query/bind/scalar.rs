@@ -87,6 +87,8 @@ impl<'x, 'a, 't> Scope<'x, 'a, 't> {
             "BOOLEXPR" if node.atom("boolop") == Some("not") => Ok(Expr::Not(Box::new(self.only_arg(node)?))),
             "BOOLEXPR" | "CASEEXPR" | "COALESCEEXPR" => self.guarded(node),
             "RELABELTYPE" => self.relabel(node),
+            // It says how a function above works, and that function's node says so, too.
+            "COLLATEEXPR" => self.expr(node.node("arg").ok_or_else(|| unknown(node))?),
             "COERCEVIAIO" => self.through_text(node),
             "NULLTEST" => self.null_test(node),
             "BOOLEANTEST" => self.boolean_test(node),
