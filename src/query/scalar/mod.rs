@@ -101,7 +101,7 @@ pub fn compare(comparison: Comparison, a: &str, b: &str) -> Ordering {
     match comparison {
         Comparison::Int => by_value(a, b, |text| text.parse::<i64>().ok()),
         Comparison::Bool | Comparison::Bytes => a.cmp(b),
-        Comparison::Time => by_value(a, b, time),
+        Comparison::Time => by_value(a, b, time::instant),
         Comparison::Numeric => numeric::compare(a, b),
     }
 }
