@@ -74,6 +74,21 @@ impl<'t> Tree<'t> {
         self.at(root)
     }
 
+    /// How many items are around the innermost one.
+    pub(crate) fn depth(&self) -> usize {
+        // An item is added when it ends, so what it holds stands before it.
+        let mut depths: Vec<usize> = Vec::with_capacity(self.items.len());
+        for item in &self.items {
+            let inside = |ids: &mut dyn Iterator<Item = &ItemId>| ids.map(|id| depths[id.0] + 1).max().unwrap_or(0);
+            depths.push(match item {
+                Item::Atom(_) => 0,
+                Item::List(items) => inside(&mut items.iter()),
+                Item::Node(node) => inside(&mut node.fields.iter().flat_map(|(_, values)| values)),
+            });
+        }
+        depths.into_iter().max().unwrap_or(0)
+    }
+
     fn at(&self, id: ItemId) -> Option<Node<'_, 't>> {
         match &self.items[id.0] {
             Item::Node(fields) => Some(Node { tree: self, id, fields }),

@@ -220,7 +220,8 @@ async fn every_function_agrees(major: Major) {
     let mut wrong = Vec::new();
     let mut count = 0;
     for entry in scalar::entries() {
-        let sql = "SELECT proname::text, proisstrict, array(SELECT format_type(t, -1) FROM unnest(proargtypes) WITH ORDINALITY u(t, o) ORDER BY o),
+        let sql = "SELECT proname::text, proisstrict,
+                   array(SELECT format_type(t, -1) FROM unnest(proargtypes) WITH ORDINALITY u(t, o) ORDER BY o),
                    array(SELECT t FROM unnest(proargtypes) WITH ORDINALITY u(t, o) ORDER BY o) FROM pg_proc WHERE oid = $1";
         let row = client.query_one(sql, &[&entry.native.oid]).await.unwrap_or_else(|error| panic!("{entry:?}: {error}"));
         let (name, strict, declared, oids): (String, bool, Vec<String>, Vec<u32>) = (row.get(0), row.get(1), row.get(2), row.get(3));
@@ -340,7 +341,8 @@ async fn orders_and_times_agree() {
         let types = ["timestamp with time zone".to_owned()];
         let calls: Vec<_> = calls(&client, &types, &mut random).await.into_iter().filter(|call| call[0].is_some()).collect();
         let micros = "CASE WHEN isfinite($1) THEN ((($1 AT TIME ZONE 'UTC')::date - DATE '2000-01-01')::numeric * 86400000000
-                          + extract(hour FROM $1) * 3600000000 + extract(minute FROM $1) * 60000000 + extract(microseconds FROM $1))::numeric(30, 0)
+                          + extract(hour FROM $1) * 3600000000 + extract(minute FROM $1) * 60000000
+                          + extract(microseconds FROM $1))::numeric(30, 0)
                       WHEN $1 > now() THEN 9223372036854775807 ELSE -9223372036854775808 END";
         let truth = asked(&client, micros, &types, &calls).await;
         for (call, truth) in calls.iter().zip(truth) {

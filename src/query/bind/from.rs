@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use super::{
     Binder, Bound, RTE_CTE, RTE_FUNCTION, RTE_RELATION, RTE_RESULT, RTE_SUBQUERY, RTE_VALUES,
-    relation::{Level, Refs, Relation, Vars, conjuncts, is_small, passing, typed},
     group::names,
+    relation::{Level, Refs, Relation, Vars, conjuncts, is_small, passing, typed},
     scalar::Scope,
     subquery::Known,
     unknown, unreadable,
@@ -16,8 +16,7 @@ use super::{
 use crate::query::{Clock, EqualPair, Expr, KeyClass, OuterKind, Plan, Srf, scalar, tree::Node};
 
 /// `unnest(anyarray)`, `jsonb_array_elements_text`, `json_array_elements_text`.
-const SET_FUNCTIONS: [(u32, Srf); 3] =
-    [(2331, Srf::Unnest), (3465, Srf::JsonbArrayElementsText), (3969, Srf::JsonArrayElementsText)];
+const SET_FUNCTIONS: [(u32, Srf); 3] = [(2331, Srf::Unnest), (3465, Srf::JsonbArrayElementsText), (3969, Srf::JsonArrayElementsText)];
 /// `JoinType` of `nodes/nodes.h`.
 const INNER: u32 = 0;
 const LEFT: u32 = 1;
@@ -120,7 +119,7 @@ impl<'a, 't> Binder<'_> {
                 let query = entry.node("subquery").ok_or_else(|| unknown(entry))?;
                 let inside = Level { query, parent: Some(level) };
                 if query.atom("hasWindowFuncs") == Some("true") {
-                    return self.windowed(&inside, level, number, conditions);
+                    return self.windowed(&inside, number, conditions);
                 }
                 let Bound { plan, width, .. } = self.query(&inside)?;
                 Ok(Relation::entry(plan, width, number))
@@ -202,8 +201,10 @@ impl<'a, 't> Binder<'_> {
         let function = SET_FUNCTIONS.iter().find(|(known, _)| Some(*known) == oid).map(|(_, function)| *function);
         let (Some(function), [argument]) = (function, &call.nodes("args").ok_or_else(|| unknown(call))?[..]) else {
             let title = oid.and_then(|oid| self.catalogue.functions.get(&oid)).map_or("a function", |function| &function.title);
-            return Err(format!("it reads rows from {title} in FROM, which is not one of unnest, jsonb_array_elements_text and \
-                                json_array_elements_text"));
+            return Err(format!(
+                "it reads rows from {title} in FROM, which is not one of unnest, jsonb_array_elements_text and \
+                                json_array_elements_text"
+            ));
         };
         let argument = self.all(level, relation, &[*argument])?.remove(0);
         relation.wrap(|input| Plan::Unnest { input, function, argument });

@@ -57,9 +57,9 @@ impl<'a, 't> Binder<'_> {
         let distinct = query.has("distinctClause") && !distinct_on;
         let before = self.only_rows_matter;
         self.only_rows_matter = !is_grouped(query) && !distinct_on && (before || distinct);
-        let bound = self.rows(level).and_then(|relation| {
-            if distinct_on { self.distinct_on(level, relation) } else { self.select(level, relation, distinct) }
-        });
+        let bound = self
+            .rows(level)
+            .and_then(|relation| if distinct_on { self.distinct_on(level, relation) } else { self.select(level, relation, distinct) });
         self.only_rows_matter = before;
         bound
     }
@@ -158,8 +158,10 @@ impl<'a, 't> Binder<'_> {
             ("pg_catalog.bool_or", Some(_)) => AggregateKind::BoolOr,
             _ => {
                 let of = base.map(|base| format!(" of {}", self.catalogue.type_sql(base))).unwrap_or_default();
-                return Err(format!("it uses the aggregate {title}{of}. Of the aggregates only count, sum of integers, min, max, bool_and and \
-                                    bool_or can be kept up to date"));
+                return Err(format!(
+                    "it uses the aggregate {title}{of}. Of the aggregates only count, sum of integers, min, max, bool_and and \
+                                    bool_or can be kept up to date"
+                ));
             }
         };
         let distinct = node.has("aggdistinct");
@@ -230,13 +232,7 @@ impl<'a, 't> Binder<'_> {
     }
 
     /// A subquery with `row_number()`, whose number is compared with a constant by one of `conditions`, which is used up.
-    pub(super) fn windowed(
-        &mut self,
-        inside: &Level<'a, 't>,
-        around: &Level<'a, 't>,
-        number: u32,
-        conditions: &mut Vec<Node<'a, 't>>,
-    ) -> Result<Relation, String> {
+    pub(super) fn windowed(&mut self, inside: &Level<'a, 't>, number: u32, conditions: &mut Vec<Node<'_, 't>>) -> Result<Relation, String> {
         let query = inside.query;
         check_query(query)?;
         if ["setOperations", "distinctClause", "limitCount", "limitOffset"].iter().any(|name| query.has(name)) {
@@ -269,7 +265,6 @@ impl<'a, 't> Binder<'_> {
             // Then it is more than a constant, and nobody else may ask for it.
             relation.vars.remove(&(number, attribute));
         }
-        let _ = around;
         let mut columns = super::subquery::whole(targets.len());
         columns[*place] = Expr::Const { text: Some("1".into()), kind: Kind::Int };
         relation.wrap(|input| Plan::Map { input, columns });
@@ -277,7 +272,7 @@ impl<'a, 't> Binder<'_> {
     }
 
     /// The limit that a condition on a row number sets: `= 1`, `<= k`, `< k`.
-    fn row_limit(&self, node: Node<'a, 't>, var: (u32, u32)) -> Option<u64> {
+    fn row_limit(&self, node: Node<'_, 't>, var: (u32, u32)) -> Option<u64> {
         let operator = self.catalogue.operators.get(&node.number("opno").filter(|_| node.tag() == "OPEXPR")?)?;
         let [left, right] = node.nodes("args")?[..] else { return None };
         let is_number = |node: Node<'_, '_>| {
@@ -357,12 +352,15 @@ impl<'a, 't> Binder<'_> {
         let by_key = keys(&plan, self.catalogue).iter().any(|key| key.is_subset(&decided));
         let Plan::Map { columns, .. } = &plan else { return Err(unreadable("an order")) };
         let constant = |index: usize| matches!(columns[index], Expr::Const { .. });
-        let repeated = |index: usize| columns.iter().position(|column| *column == columns[index]).is_some_and(|first| decided.contains(&first));
+        let repeated =
+            |index: usize| columns.iter().position(|column| *column == columns[index]).is_some_and(|first| decided.contains(&first));
         let by_all = (0..columns.len()).all(|index| constant(index) || decided.contains(&index) || repeated(index))
             && decided.iter().all(|column| self.distinct_class(types[*column]) == KeyClass::Exact);
         if !by_key && !by_all {
-            return Err(format!("the order of its {what} is not total, so the database may choose among rows. Add the columns of a unique \
-                                key of NOT NULL columns of every table it reads to the ORDER BY"));
+            return Err(format!(
+                "the order of its {what} is not total, so the database may choose among rows. Add the columns of a unique \
+                                key of NOT NULL columns of every table it reads to the ORDER BY"
+            ));
         }
         Ok(Plan::Top { input: Box::new(plan), partition, order, limit })
     }

@@ -43,7 +43,9 @@ pub(super) fn keys(plan: &Plan, catalogue: &Catalogue) -> Vec<Key> {
         }
         Plan::Recursive { width, .. } => vec![(0..*width).collect()],
         // In a full join an unmatched row of either side may look like one of the other.
-        Plan::Outer { .. } | Plan::Values { .. } | Plan::Set { .. } | Plan::UnionAll(_) | Plan::Unnest { .. } | Plan::Itself { .. } => Vec::new(),
+        Plan::Outer { .. } | Plan::Values { .. } | Plan::Set { .. } | Plan::UnionAll(_) | Plan::Unnest { .. } | Plan::Itself { .. } => {
+            Vec::new()
+        }
     };
     found.truncate(MOST_KEYS);
     found

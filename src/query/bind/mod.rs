@@ -49,10 +49,20 @@ const EXPR_SUBLINK: u32 = 4;
 const WINDOW: &str = "it uses a window function other than row_number() in a subquery whose result is compared with a constant, as in \
                       WHERE row_number = 1";
 
+/// Binding recurses; this is two hundred operators in each other, or sixty subqueries, and a fraction of a thread's stack.
+const MAX_DEPTH: usize = 400;
+
+/// Raised whenever the same query may be bound to another plan, or the same plan laid out otherwise, so that stored state is not what
+/// the new one expects.
+pub(crate) const PLAN_VERSION: u32 = 1;
+
 /// Binds the tree of a whole query.
 pub(crate) fn bind(tree: &Tree<'_>, catalogue: &Catalogue) -> Result<ViewPlan, String> {
     if !catalogue.utf8 {
         return Err("the database's encoding is not UTF-8, so texts compare otherwise than here".to_owned());
+    }
+    if tree.depth() > MAX_DEPTH {
+        return Err("it is nested too deeply".to_owned());
     }
     let query = tree.root().filter(|node| node.tag() == "QUERY").ok_or_else(|| unreadable("the query"))?;
     let mut binder = Binder { catalogue, only_rows_matter: true, unusable: None, groups: BTreeMap::new() };

@@ -87,10 +87,9 @@ impl Pruner<'_> {
                 let operand = on.pop().unwrap_or(operand);
                 (Plan::NotIn { left, right, on, operand }, kept)
             }
-            Plan::UnionAll(inputs) => (
-                Plan::UnionAll(inputs.into_iter().map(|input| self.exactly(input, need)).collect()),
-                need.iter().copied().collect(),
-            ),
+            Plan::UnionAll(inputs) => {
+                (Plan::UnionAll(inputs.into_iter().map(|input| self.exactly(input, need)).collect()), need.iter().copied().collect())
+            }
             Plan::Group { input, keys, aggregates } => self.group(*input, keys, aggregates, need),
             Plan::Top { input, partition, order, limit } => self.top(*input, partition, order, limit, need),
             whole @ (Plan::Values { .. } | Plan::Distinct(_) | Plan::Set { .. } | Plan::Recursive { .. } | Plan::Itself { .. }) => {
@@ -270,7 +269,8 @@ fn is_plain(expr: &Expr) -> bool {
 }
 
 fn is_identity(columns: &[Expr], width: usize) -> bool {
-    columns.len() == width && columns.iter().enumerate().all(|(place, column)| matches!(column, Expr::Column { index, .. } if *index == place))
+    columns.len() == width
+        && columns.iter().enumerate().all(|(place, column)| matches!(column, Expr::Column { index, .. } if *index == place))
 }
 
 fn substitute(expr: &mut Expr, below: &[Expr]) {
@@ -309,6 +309,7 @@ fn parts(expr: &mut Expr) -> Vec<&mut Expr> {
         Expr::Case { whens, otherwise } => {
             whens.iter_mut().flat_map(|(condition, result)| [condition, result]).chain([&mut **otherwise]).collect()
         }
+        Expr::AnyElement { operand, array, .. } => vec![&mut **operand, &mut **array],
         Expr::AnyOf { operand, items, .. } => items.iter_mut().chain([&mut **operand]).collect(),
     }
 }

@@ -19,7 +19,8 @@ use crate::query::{
 };
 
 /// Fields that say where something stood in the text or how it was written.
-pub(super) const PLACES: [&str; 7] = ["location", "varnosyn", "varattnosyn", "list_start", "list_end", "varnullingrels", "varreturningtype"];
+pub(super) const PLACES: [&str; 7] =
+    ["location", "varnosyn", "varattnosyn", "list_start", "list_end", "varnullingrels", "varreturningtype"];
 
 /// `text || anynonarray` and the other way round: a user's cast from an enum to text would be called.
 const CONCATENATES_ANY: [u32; 2] = [2003, 2004];
@@ -126,9 +127,11 @@ impl<'x, 'a, 't> Scope<'x, 'a, 't> {
             (Some(0), _) => (self.level, self.vars),
             (Some(1), Some(outer)) => outer,
             _ => {
-                return Err("a subquery refers to the query around it from a place where it cannot be turned into a join, such as two levels \
+                return Err(
+                    "a subquery refers to the query around it from a place where it cannot be turned into a join, such as two levels \
                             down, in its SELECT list or below an aggregate"
-                    .to_owned());
+                        .to_owned(),
+                );
             }
         };
         if attribute == 0 {
@@ -304,22 +307,26 @@ impl<'x, 'a, 't> Scope<'x, 'a, 't> {
         let from = self.catalogue.base(typed(arg)?.oid);
         // Of a domain the input function also checks the constraints.
         let to = typed(node)?.oid;
-        if !matches!(to, scalar::oids::TEXT | scalar::oids::VARCHAR) {
-            return self.remote(node);
-        }
-        let plain = |oid: u32| scalar::kind(oid) == Kind::Text;
-        match self.expr(arg)? {
+        let bound = self.expr(arg)?;
+        let text = match bound {
             // A cell is the output already.
-            Expr::Column { index, .. } => Ok(Expr::Column { index, kind: Kind::Text }),
-            Expr::Const { text, .. } => Ok(Expr::Const { text, kind: Kind::Text }),
-            bound if plain(from) => Ok(bound),
+            Expr::Column { index, .. } => Expr::Column { index, kind: Kind::Text },
+            Expr::Const { text, .. } => Expr::Const { text, kind: Kind::Text },
+            bound if scalar::kind(from) == Kind::Text => bound,
             bound => {
                 let output = self.catalogue.types.get(&from).map_or(0, |found| found.output);
                 match scalar::native(output, &[from], scalar::Collation::None) {
-                    Some(function) => Ok(Expr::Call { function, args: vec![bound] }),
-                    None => self.remote(node),
+                    Some(function) => Expr::Call { function, args: vec![bound] },
+                    None => return self.remote(node),
                 }
             }
+        };
+        if matches!(to, scalar::oids::TEXT | scalar::oids::VARCHAR) {
+            return Ok(text);
+        }
+        match scalar::cast(from, to, self.catalogue.server_version) {
+            Some(function) => Ok(Expr::Call { function, args: vec![text] }),
+            None => self.remote(node),
         }
     }
 
@@ -363,19 +370,29 @@ impl<'x, 'a, 't> Scope<'x, 'a, 't> {
 
     /// `x op ANY (array)`, the array being constant or written out.
     fn any_of(&mut self, node: Node<'a, 't>) -> Result<Expr, String> {
-        let Some([operand, array]) = node.nodes("args").and_then(|args| <[Node; 2]>::try_from(args).ok()) else { return Err(unknown(node)) };
+        let Some([operand, array]) = node.nodes("args").and_then(|args| <[Node; 2]>::try_from(args).ok()) else {
+            return Err(unknown(node));
+        };
         let number = node.number("opno").ok_or_else(|| unknown(node))?;
         let function = self.catalogue.operators.get(&number).ok_or_else(|| unknown(node))?.function;
         let element = self.catalogue.types.get(&self.catalogue.base(typed(array)?.oid)).map_or(0, |found| found.element);
         let types = [self.argument_type(function, typed(operand)?.oid), self.argument_type(function, element)];
         let native = scalar::native(function, &types, collation(self.catalogue, node.number("inputcollid").unwrap_or(0)));
-        let (Some(function), Some(items)) = (native, self.items(array, element)?) else { return self.remote(node) };
+        let Some(function) = native else { return self.remote(node) };
         let all = match node.atom("useOr") {
             Some("true") => false,
             Some("false") => true,
             _ => return Err(unknown(node)),
         };
-        Ok(Expr::AnyOf { function, operand: Box::new(self.expr(operand)?), items, all })
+        let items = self.items(array, element)?;
+        let operand = Box::new(self.expr(operand)?);
+        match items {
+            Some(items) => Ok(Expr::AnyOf { function, operand, items, all }),
+            None => {
+                let array = Box::new(self.expr(array)?);
+                Ok(Expr::AnyElement { function, operand, array, element: kind_of(self.catalogue, element), all })
+            }
+        }
     }
 
     fn items(&mut self, array: Node<'a, 't>, element: u32) -> Result<Option<Vec<Expr>>, String> {
@@ -396,20 +413,31 @@ impl<'x, 'a, 't> Scope<'x, 'a, 't> {
             },
             "CONST" if array.atom("constisnull") == Some("false") => {
                 let bytes = array.bytes("constvalue").ok_or_else(|| unknown(array))?;
-                let kind = kind_of(self.catalogue, element);
-                let texts = scalar::array_constant(self.catalogue.base(typed(array)?.oid), &bytes);
-                let constant = |text: Option<String>| Expr::Const { text: text.map(Into::into), kind };
-                Ok(texts.map(|texts| texts.into_iter().map(constant).collect()))
+                Ok(self.array_items(element, &bytes))
             }
             _ => Ok(None),
         }
     }
 
+    fn array_items(&self, element: u32, bytes: &[u8]) -> Option<Vec<Expr>> {
+        let base = self.catalogue.base(element);
+        let labels = self.catalogue.types.get(&base).filter(|found| found.kind == TypeKind::Enum).map(|found| &found.labels);
+        let texts = scalar::array_constant(if labels.is_some() { scalar::oids::OID } else { base }, bytes)?;
+        let kind = kind_of(self.catalogue, base);
+        let item = |text: Option<String>| {
+            let text = match (text, labels) {
+                (Some(oid), Some(labels)) => Some(labels.iter().find(|(label, _)| oid == label.to_string())?.1.clone()),
+                (text, _) => text,
+            };
+            Some(Expr::Const { text: text.map(Into::into), kind })
+        };
+        texts.into_iter().map(item).collect()
+    }
+
     /// Leaves it to the source.
     fn remote(&mut self, node: Node<'a, 't>) -> Result<Expr, String> {
         let of = typed(node)?;
-        let mut columns = |leaf: Node<'_, '_>| self.argument(leaf);
-        let expr = deparse(node, self.catalogue, &mut columns)?;
+        let expr = deparse(node, self.catalogue, &mut |leaf| self.argument(leaf))?;
         let Some(from) = self.remote_from else {
             return Err("a condition between two sides of an outer join or of a subquery has an expression that only the database can \
                         compute"

@@ -161,9 +161,10 @@ fn references(plan: &Plan) -> usize {
         Plan::Filter { input, .. } | Plan::Map { input, .. } | Plan::Remote { input, .. } | Plan::Unnest { input, .. } => references(input),
         Plan::Group { input, .. } | Plan::Top { input, .. } | Plan::Clock { input, .. } | Plan::Distinct(input) => references(input),
         Plan::Join { inputs, .. } | Plan::UnionAll(inputs) => inputs.iter().map(references).sum(),
-        Plan::Outer { left, right, .. } | Plan::Semi { left, right, .. } | Plan::NotIn { left, right, .. } | Plan::Set { left, right, .. } => {
-            references(left) + references(right)
-        }
+        Plan::Outer { left, right, .. }
+        | Plan::Semi { left, right, .. }
+        | Plan::NotIn { left, right, .. }
+        | Plan::Set { left, right, .. } => references(left) + references(right),
     }
 }
 

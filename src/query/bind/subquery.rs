@@ -80,9 +80,11 @@ impl<'a, 't> Binder<'_> {
                     Some(EXISTS_SUBLINK) => self.mark(level, relation, node)?,
                     Some(ANY_SUBLINK) if condition => self.mark(level, relation, node)?,
                     Some(ANY_SUBLINK) => {
-                        return Err("it uses IN with a subquery where NULL and FALSE differ, such as under NOT within OR, or in the SELECT \
+                        return Err(
+                            "it uses IN with a subquery where NULL and FALSE differ, such as under NOT within OR, or in the SELECT \
                                     list. Write EXISTS"
-                            .to_owned());
+                                .to_owned(),
+                        );
                     }
                     Some(EXPR_SUBLINK) => self.scalar(level, relation, node)?,
                     Some(1) => return Err("it compares with ALL of a subquery. Write NOT EXISTS".to_owned()),

@@ -89,7 +89,8 @@ fn sql(tree: &str) -> String {
 
 fn operator(tag: &str, opno: u32, collation: u32, args: &str) -> String {
     format!(
-        "{{{tag} :opno {opno} :opfuncid 0 :opresulttype 16 :opretset false :opcollid 0 :inputcollid {collation} :args ({args}) :location 9}}"
+        "{{{tag} :opno {opno} :opfuncid 0 :opresulttype 16 :opretset false :opcollid 0 :inputcollid {collation} \
+         :args ({args}) :location 9}}"
     )
 }
 
@@ -111,7 +112,8 @@ fn parameters_are_places_of_the_row_once_each() {
 fn literals_are_the_same_under_every_setting_and_hold_no_parameter() {
     assert_eq!(sql(X), r"(E'\x24'''::text)");
     assert_eq!(sql(&operator("OPEXPR", 98, 100, &format!("{B} {X}"))), r"($1 OPERATOR(pg_catalog.=) (E'\x24'''::text))");
-    let label = "{CONST :consttype 16389 :consttypmod -1 :constcollid 0 :constlen 4 :constbyval true :constisnull false :constvalue 4 [ 6 64 0 0 0 0 0 0 ]}";
+    let label = "{CONST :consttype 16389 :consttypmod -1 :constcollid 0 :constlen 4 :constbyval true :constisnull false \
+                 :constvalue 4 [ 6 64 0 0 0 0 0 0 ]}";
     assert_eq!(sql(label), "('it''s'::app.status)");
     assert_eq!(sql(&label.replace("16389", "1042").replace("isnull false", "isnull true")), "(NULL::pg_catalog.bpchar)");
     let unknown =

@@ -26,6 +26,7 @@ pub use cast::{bool_to_text, cast};
 pub use constant::{array_constant, constant};
 pub use interval::{Interval, interval_constant};
 pub use list::{Entry, Needs, canonical, entries, native, reviewed_stable};
+pub(crate) use time::instant;
 pub use time::time;
 
 use crate::query::{Comparison, Datum, EvalError, Kind, Srf};
@@ -101,7 +102,7 @@ pub fn compare(comparison: Comparison, a: &str, b: &str) -> Ordering {
     match comparison {
         Comparison::Int => by_value(a, b, |text| text.parse::<i64>().ok()),
         Comparison::Bool | Comparison::Bytes => a.cmp(b),
-        Comparison::Time => by_value(a, b, time::instant),
+        Comparison::Time => by_value(a, b, instant),
         Comparison::Numeric => numeric::compare(a, b),
     }
 }

@@ -117,10 +117,10 @@ pub(super) static ENTRIES: &[&[Entry]] = &[
             };
             Ok(Datum::Text(text[byte_of(text, skipped)..].to_owned().into()))
         }),
-        strict(883, "substr", &[TEXT, INT4], Needs::Nothing, Kind::Text, |args| substring(args)),
-        strict(937, "substring", &[TEXT, INT4], Needs::Nothing, Kind::Text, |args| substring(args)),
-        strict(877, "substr", &[TEXT, INT4, INT4], Needs::Nothing, Kind::Text, |args| substring(args)),
-        strict(936, "substring", &[TEXT, INT4, INT4], Needs::Nothing, Kind::Text, |args| substring(args)),
+        strict(883, "substr", &[TEXT, INT4], Needs::Nothing, Kind::Text, substring),
+        strict(937, "substring", &[TEXT, INT4], Needs::Nothing, Kind::Text, substring),
+        strict(877, "substr", &[TEXT, INT4, INT4], Needs::Nothing, Kind::Text, substring),
+        strict(936, "substring", &[TEXT, INT4, INT4], Needs::Nothing, Kind::Text, substring),
         strict(2087, "replace", &[TEXT, TEXT, TEXT], Needs::Deterministic, Kind::Text, |args| {
             let [text, from, to] = [str_of(&args[0])?, str_of(&args[1])?, str_of(&args[2])?];
             Ok(Datum::Text(if from.is_empty() { text.to_owned() } else { text.replace(from, to) }.into()))

@@ -66,7 +66,7 @@ pub fn time(text: &str) -> Option<i64> {
 }
 
 /// Microseconds since 2000-01-01 00:00 UTC.
-pub(super) fn instant(text: &str) -> Option<i128> {
+pub(crate) fn instant(text: &str) -> Option<i128> {
     match text {
         "infinity" => return Some(i128::MAX),
         "-infinity" => return Some(i128::MIN),

@@ -98,7 +98,11 @@ async fn constants_are_read_as_the_server_prints_them() {
 
 proptest! {
     #[test]
-    fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..80), small in prop::collection::vec(0..4_u8, 16..60), index in 0..TYPES.len()) {
+    fn no_bytes_panic(
+        bytes in prop::collection::vec(any::<u8>(), 0..80),
+        small in prop::collection::vec(0..4_u8, 16..60),
+        index in 0..TYPES.len(),
+    ) {
         let whole = |bytes: &[u8]| {
             let length = u32::try_from(bytes.len() + 4).expect("it is short") << 2;
             [&length.to_le_bytes(), bytes].concat()
