@@ -431,3 +431,6 @@ fn array_text(items: &[Option<String>]) -> String {
     };
     format!("{{{}}}", items.iter().map(quoted).collect::<Vec<_>>().join(","))
 }
+
+#[cfg(test)]
+mod tests;
