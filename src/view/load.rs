@@ -15,6 +15,7 @@ use crate::{
         delta::Delta,
         layout::Layout,
         lower::NodeId,
+        net::Store,
         operator::{BATCH_ROWS, Context, Load, broken},
         sort::{Sorted, Sorter},
     },
@@ -162,6 +163,18 @@ impl Pools<'_> {
     }
 }
 
+/// Under each key there is one row; `last` is the key before.
+fn one_each(rows: &Arrangement, batch: &Delta, last: &mut Row) -> Result<(), ViewError> {
+    for (entry, weight) in rows.arrange(batch).entries() {
+        let key = rows.prefix(&rows.row(entry.as_bytes()));
+        if *weight != 1 || key == *last {
+            return broken("two rows of a table are stored under one key");
+        }
+        *last = key;
+    }
+    Ok(())
+}
+
 fn collect(sorter: &mut Sorter, order: &Arrangement, part: &Delta) -> Result<(), ViewError> {
     for (row, weight) in part.iter() {
         sorter.push(&order.entry(row).expect("an order has an entry for each row"), weight)?;
@@ -208,7 +221,13 @@ impl<'a> Loader<'a> {
         let Target::Check(state, _) = self.target else { return broken("only a check verifies") };
         for source in self.layout.sources.values() {
             let Some(rows) = source.store.rows() else { return broken("the rows of a table are not stored") };
-            rows.scan(state, &mut |batch| self.pools.push(source.node, &batch))?;
+            let mut last = Row::from_encoded([]);
+            rows.scan(state, &mut |batch| {
+                if matches!(source.store, Store::Key { .. }) {
+                    one_each(rows, &batch, &mut last)?;
+                }
+                self.pools.push(source.node, &batch)
+            })?;
         }
         self.nodes(remote)?;
         self.root()

@@ -34,6 +34,9 @@ mod sorted;
 mod state;
 mod top;
 
+#[cfg(test)]
+mod tests;
+
 pub use dataflow::{Dataflow, Flip, Remote, Sink, ViewError};
 pub use diff::diff;
 pub use guard::{Guard, Verdict};
