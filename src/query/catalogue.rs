@@ -31,6 +31,8 @@ pub(crate) struct Catalogue {
     pub(crate) tables: BTreeMap<u32, Table>,
     /// `server_version_num`.
     pub(crate) server_version: u32,
+    /// Whether the database's encoding is UTF-8; in others texts count and compare otherwise than here.
+    pub(crate) utf8: bool,
 }
 
 /// What kind of type it is.
@@ -84,8 +86,8 @@ pub(crate) struct Type {
     pub(crate) input: u32,
     /// To text.
     pub(crate) output: u32,
-    /// An enum's labels in order.
-    pub(crate) labels: Vec<String>,
+    /// An enum's labels in order, each with the OID its datums have.
+    pub(crate) labels: Vec<(u32, String)>,
 }
 
 /// A collation.
@@ -97,7 +99,7 @@ pub(crate) struct Collation {
     pub(crate) locale: String,
     /// Whether only equal bytes are equal.
     pub(crate) deterministic: bool,
-    /// Whether it is "C" or "POSIX": ordered byte by byte.
+    /// Whether it is "C" or "POSIX": ordered byte by byte, and only ASCII has letters.
     pub(crate) c: bool,
     /// The version of what defines it, now.
     pub(crate) version: String,

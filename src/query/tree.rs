@@ -74,6 +74,21 @@ impl<'t> Tree<'t> {
         self.at(root)
     }
 
+    /// How many items are around the innermost one.
+    pub(crate) fn depth(&self) -> usize {
+        // An item is added when it ends, so what it holds stands before it.
+        let mut depths: Vec<usize> = Vec::with_capacity(self.items.len());
+        for item in &self.items {
+            let inside = |ids: &mut dyn Iterator<Item = &ItemId>| ids.map(|id| depths[id.0] + 1).max().unwrap_or(0);
+            depths.push(match item {
+                Item::Atom(_) => 0,
+                Item::List(items) => inside(&mut items.iter()),
+                Item::Node(node) => inside(&mut node.fields.iter().flat_map(|(_, values)| values)),
+            });
+        }
+        depths.into_iter().max().unwrap_or(0)
+    }
+
     fn at(&self, id: ItemId) -> Option<Node<'_, 't>> {
         match &self.items[id.0] {
             Item::Node(fields) => Some(Node { tree: self, id, fields }),
@@ -92,12 +107,16 @@ impl<'t> Tree<'t> {
 
 impl<'t> Tree<'t> {
     /// Calls `each` with every word, bracket and field name in order, but for the fields named in `left_out`.
-    pub(crate) fn words_without(&self, left_out: &[&str], mut each: impl FnMut(&'t str)) {
+    pub(crate) fn words_without(&self, left_out: &[&str], each: impl FnMut(&'t str)) {
+        self.words_of(&self.roots, left_out, each);
+    }
+
+    fn words_of(&self, roots: &[ItemId], left_out: &[&str], mut each: impl FnMut(&'t str)) {
         enum Step<'t> {
             Item(ItemId),
             Word(&'t str),
         }
-        let mut steps: Vec<Step<'t>> = self.roots.iter().rev().map(|id| Step::Item(*id)).collect();
+        let mut steps: Vec<Step<'t>> = roots.iter().rev().map(|id| Step::Item(*id)).collect();
         while let Some(step) = steps.pop() {
             let id = match step {
                 Step::Word(word) => {
@@ -178,6 +197,30 @@ impl<'a, 't> Node<'a, 't> {
         }
         let Item::List(items) = &self.tree.items[self.only(name)?.0] else { return None };
         items.iter().map(|id| self.tree.at(*id)).collect()
+    }
+
+    /// Every node in its fields, those in lists too, in order.
+    pub(crate) fn children(&self) -> Vec<Node<'a, 't>> {
+        let mut found = Vec::new();
+        let mut steps: Vec<ItemId> = self.fields.fields.iter().rev().flat_map(|(_, values)| values.iter().rev().copied()).collect();
+        while let Some(id) = steps.pop() {
+            match &self.tree.items[id.0] {
+                Item::Node(fields) => found.push(Node { tree: self.tree, id, fields }),
+                Item::List(items) => steps.extend(items.iter().rev()),
+                Item::Atom(_) => {}
+            }
+        }
+        found
+    }
+
+    /// Its words as [`Tree::words_without`] gives those of the whole: equal for expressions that mean the same.
+    pub(crate) fn signature(&self, left_out: &[&str]) -> String {
+        let mut text = String::new();
+        self.tree.words_of(&[self.id], left_out, |word| {
+            text.push_str(word);
+            text.push(' ');
+        });
+        text
     }
 
     /// The lists of nodes of the list under `name`, such as the rows of VALUES.

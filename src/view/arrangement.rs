@@ -19,9 +19,13 @@ use crate::{
 pub(super) enum Nulls {
     /// They are kept: NULL is a key like any other, or they must be found by a scan.
     Keep,
-    /// They have no entry: whoever looks up asks with `=`, which NULL never satisfies.
+    /// They need no entry: whoever looks up asks with `=`, which NULL never satisfies, and so asks for no NULL. They may have one all
+    /// the same, if somebody else needs them in the same place.
     Skip,
 }
+
+/// Takes an entry's key and weight.
+pub(super) type EachEntry<'a> = &'a mut dyn FnMut(&[u8], i64) -> Result<ControlFlow<()>, ViewError>;
 
 /// Where a node's rows are, and how they are found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,9 +58,14 @@ impl Arrangement {
         Self { space, key, columns, places, nulls }
     }
 
-    /// Whether it holds the same entries as another one of the same node.
-    pub(super) fn is_like(&self, other: &Self) -> bool {
-        self.columns == other.columns && self.key == other.key && self.nulls == other.nulls
+    /// Whether another one of the same node would have the same entries, but for those of rows with a NULL in the key.
+    pub(super) fn serves(&self, other: &Self) -> bool {
+        self.columns == other.columns && self.key == other.key
+    }
+
+    /// Keeps rows with a NULL in the key from now on, if somebody needs them.
+    pub(super) fn keep(&mut self, nulls: Nulls) {
+        self.nulls = self.nulls.min(nulls);
     }
 
     /// Where it is.
@@ -117,23 +126,12 @@ impl Arrangement {
     }
 
     /// Calls `each` with the entries under `prefix` before the chunk.
-    pub(super) fn entries(
-        &self,
-        state: &dyn State,
-        prefix: &[u8],
-        each: &mut dyn FnMut(&[u8], i64) -> Result<ControlFlow<()>, ViewError>,
-    ) -> Result<(), ViewError> {
+    pub(super) fn entries(&self, state: &dyn State, prefix: &[u8], each: EachEntry<'_>) -> Result<(), ViewError> {
         walk(|callback| state.scan(self.space, prefix, callback), &mut |key, value| each(key, state.weight(value)))
     }
 
     /// Calls `each` with the entries under `prefix` after the chunk, netted, in entry order.
-    pub(super) fn entries_after(
-        &self,
-        state: &dyn State,
-        change: &Arranged,
-        prefix: &[u8],
-        each: &mut dyn FnMut(&[u8], i64) -> Result<ControlFlow<()>, ViewError>,
-    ) -> Result<(), ViewError> {
+    pub(super) fn entries_after(&self, state: &dyn State, change: &Arranged, prefix: &[u8], each: EachEntry<'_>) -> Result<(), ViewError> {
         let mut changes = change.under(prefix).iter().peekable();
         let mut stopped = false;
         walk(|callback| state.scan(self.space, prefix, callback), &mut |key, value| {
@@ -153,6 +151,12 @@ impl Arrangement {
             stopped = each(new.as_bytes(), *weight)?.is_break();
         }
         Ok(())
+    }
+
+    /// How often `row` is there before the chunk.
+    pub(super) fn weight(&self, state: &dyn State, row: &Row) -> Result<i64, ViewError> {
+        let Some(entry) = self.entry(row) else { return Ok(0) };
+        Ok(state.get(self.space, entry.as_bytes())?.map_or(0, |value| state.weight(&value)))
     }
 
     /// Streams everything in it, in batches.
@@ -203,10 +207,5 @@ impl Arranged {
     /// All of it, in the order of the arrangement.
     pub(super) fn entries(&self) -> &[(Row, i64)] {
         &self.entries
-    }
-
-    /// Whether nothing differs.
-    pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
     }
 }

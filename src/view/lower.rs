@@ -6,11 +6,15 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    query::{Plan, Table},
+    query::{EqualPair, Expr, Kind, OuterKind, Plan, SemiKind, Table},
     view::{
         Space,
         arrangement::{Arrangement, Nulls},
+        clock, distinct, group, join,
+        linear::{Filter, Map, Scan, UnionAll, Unnest, Values},
+        notin,
         operator::Operator,
+        recursive, remote, semi, set, top,
     },
 };
 
@@ -27,7 +31,7 @@ pub(super) struct Node {
     /// Columns of its output.
     pub(super) width: usize,
     /// Where its output is kept, brought up to date by the dataflow.
-    pub(super) arrangements: Vec<(Arrangement, Nulls)>,
+    pub(super) arrangements: Vec<Arrangement>,
 }
 
 /// What the function returns that lowers one kind of operator.
@@ -57,22 +61,22 @@ impl<'a> Lowering<'a> {
         Self { tables, nodes: Vec::new(), known: Vec::new(), spaces: 0 }
     }
 
-    /// The tables the view reads.
-    pub(super) fn tables(&self) -> &'a BTreeMap<u32, Table> {
-        self.tables
-    }
-
     /// The node that computes `plan`.
     pub(super) fn node(&mut self, plan: &Plan) -> Result<NodeId, String> {
-        if let Some((_, node)) = self.known.iter().find(|(known, _)| known == plan) {
-            return Ok(*node);
+        if let Some(node) = self.known(plan) {
+            return Ok(node);
         }
         let width = plan.width(self.tables);
         let built = self.build(plan)?;
-        let node = NodeId(self.nodes.len());
-        self.nodes.push(Node { operator: built.operator, inputs: built.inputs, width, arrangements: Vec::new() });
+        let node = self.push(built, width);
         self.known.push((plan.clone(), node));
         Ok(node)
+    }
+
+    /// One more node, whose output is `width` columns wide: for an operator that is more than one node.
+    pub(super) fn push(&mut self, built: Built, width: usize) -> NodeId {
+        self.nodes.push(Node { operator: built.operator, inputs: built.inputs, width, arrangements: Vec::new() });
+        NodeId(self.nodes.len() - 1)
     }
 
     /// How many columns a node's output has.
@@ -84,11 +88,12 @@ impl<'a> Lowering<'a> {
     pub(super) fn arrange(&mut self, node: NodeId, key: &[usize], nulls: Nulls) -> Arrangement {
         let width = self.width(node);
         let wanted = Arrangement::new(Space(0), width, key, nulls);
-        if let Some((known, _)) = self.nodes[node.0].arrangements.iter().find(|(known, _)| known.is_like(&wanted)) {
+        if let Some(known) = self.nodes[node.0].arrangements.iter_mut().find(|known| known.serves(&wanted)) {
+            known.keep(nulls);
             return known.clone();
         }
         let arrangement = Arrangement::new(self.space(), width, key, nulls);
-        self.nodes[node.0].arrangements.push((arrangement.clone(), nulls));
+        self.nodes[node.0].arrangements.push(arrangement.clone());
         arrangement
     }
 
@@ -99,12 +104,80 @@ impl<'a> Lowering<'a> {
     }
 
     /// All nodes, inputs first.
-    pub(super) fn finish(self) -> Vec<Node> {
-        self.nodes
+    pub(super) fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The node that computes `plan`, if there is one.
+    pub(super) fn known(&self, plan: &Plan) -> Option<NodeId> {
+        self.known.iter().find(|(known, _)| known == plan).map(|(_, node)| *node)
+    }
+
+    /// All nodes, and how many spaces there are, numbered from 1.
+    pub(super) fn finish(self) -> (Vec<Node>, u16) {
+        (self.nodes, self.spaces)
     }
 
     fn build(&mut self, plan: &Plan) -> Result<Built, String> {
-        let _ = &mut *self;
-        Err(format!("no operator for {plan:?}"))
+        match plan {
+            Plan::Scan { .. } => Ok(linear(Scan, vec![])),
+            Plan::Values { rows, .. } => {
+                let rows = rows.iter().map(|row| (row.clone(), 1)).collect();
+                Ok(linear(Values { rows }, vec![]))
+            }
+            Plan::Filter { input, condition } => Ok(linear(Filter { condition: condition.clone() }, vec![self.node(input)?])),
+            Plan::Map { input, columns } => Ok(linear(Map::new(columns.clone()), vec![self.node(input)?])),
+            Plan::Remote { input, columns } => remote::lower(self, input, columns),
+            Plan::Unnest { input, function, argument } => {
+                Ok(linear(Unnest { function: *function, argument: argument.clone() }, vec![self.node(input)?]))
+            }
+            Plan::Join { inputs, on, filter } => match &inputs[..] {
+                [] | [_] => Err("a join of fewer than two inputs".into()),
+                _ => join::lower(self, inputs, on, filter.as_ref()),
+            },
+            Plan::Outer { kind, left, right, on, filter } => self.outer(*kind, [left, right], on, filter.as_ref()),
+            Plan::Semi { kind, left, right, on, filter } => semi::lower(self, *kind, [left, right], on, filter.as_ref()),
+            Plan::UnionAll(inputs) => {
+                let inputs = inputs.iter().map(|input| self.node(input)).collect::<Result<_, _>>()?;
+                Ok(linear(UnionAll, inputs))
+            }
+            Plan::Distinct(input) => distinct::lower(self, input),
+            Plan::NotIn { left, right, on, operand } => notin::lower(self, left, right, on, *operand),
+            Plan::Set { kind, left, right } => set::lower(self, *kind, left, right),
+            Plan::Group { input, keys, aggregates } => group::lower(self, input, keys, aggregates),
+            Plan::Top { input, partition, order, limit } => top::lower(self, input, partition, order, *limit),
+            Plan::Recursive { base, step, width } => recursive::lower(self, base, step, *width),
+            Plan::Itself { .. } => Err(recursive::REFERENCE.into()),
+            Plan::Clock { input, clock } => clock::lower(self, input, clock),
+        }
     }
+
+    /// An outer join is the inner join and, with NULLs on the other side, the rows of a kept side without a match. What ON asks belongs to
+    /// both parts.
+    fn outer(&mut self, kind: OuterKind, [left, right]: [&Plan; 2], on: &[(usize, usize)], filter: Option<&Expr>) -> Result<Built, String> {
+        let widths = [left.width(self.tables), right.width(self.tables)];
+        let pair = |(left, right): &(usize, usize)| EqualPair { left: (0, *left), right: (1, *right) };
+        let inner = Plan::Join { inputs: vec![left.clone(), right.clone()], on: on.iter().map(pair).collect(), filter: filter.cloned() };
+        let anti = |sides: [&Plan; 2], on, filter| {
+            let [left, right] = sides.map(|side| Box::new(side.clone()));
+            Box::new(Plan::Semi { kind: SemiKind::Anti, left, right, on, filter })
+        };
+        let column = |index| Expr::Column { index, kind: Kind::Text };
+        let null = || Expr::Const { text: None, kind: Kind::Text };
+        let kept = (0..widths[0]).map(column).chain((0..widths[1]).map(|_| null())).collect();
+        let mut parts = vec![inner, Plan::Map { input: anti([left, right], on.to_vec(), filter.cloned()), columns: kept }];
+        if kind == OuterKind::Full {
+            let kept = (0..widths[0]).map(|_| null()).chain((0..widths[1]).map(column)).collect();
+            let swapped = |index: usize| if index < widths[0] { index + widths[1] } else { index - widths[0] };
+            let filter = filter.map(|filter| filter.clone().remapped(swapped));
+            let on = on.iter().map(|(left, right)| (*right, *left)).collect();
+            parts.push(Plan::Map { input: anti([right, left], on, filter), columns: kept });
+        }
+        let inputs = parts.iter().map(|part| self.node(part)).collect::<Result<_, _>>()?;
+        Ok(linear(UnionAll, inputs))
+    }
+}
+
+fn linear(operator: impl Operator + 'static, inputs: Vec<NodeId>) -> Built {
+    Built { operator: Box::new(operator), inputs }
 }

@@ -4,16 +4,29 @@ use std::{collections::BTreeMap, io, ops::Bound};
 
 use crate::view::{Each, Space, State};
 
+type Entries = BTreeMap<Box<[u8]>, Box<[u8]>>;
+
+/// A space, and an entry's key and value.
+pub(super) type Entry = (Space, Vec<u8>, Vec<u8>);
+
 /// Ordered maps.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MemoryState {
-    spaces: BTreeMap<Space, BTreeMap<Box<[u8]>, Box<[u8]>>>,
+    spaces: BTreeMap<Space, Entries>,
 }
 
 impl MemoryState {
     /// How many entries there are, in all spaces.
     pub fn len(&self) -> usize {
         self.spaces.values().map(BTreeMap::len).sum()
+    }
+
+    /// All of them, with their spaces.
+    pub fn entries(&self) -> Vec<Entry> {
+        let of = |(space, entries): (&Space, &Entries)| {
+            entries.iter().map(|(key, value)| (*space, key.to_vec(), value.to_vec())).collect::<Vec<_>>()
+        };
+        self.spaces.iter().flat_map(of).collect()
     }
 
     /// Whether there is none.

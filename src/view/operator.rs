@@ -22,9 +22,12 @@
 //! for by [`Operator::folds_output`], `fold` is called with that output in sorted batches and empty inputs. So `fold` must be additive:
 //! folding rows in any split and order of batches gives the same state.
 
-use std::io;
+use std::{io, ops::ControlFlow};
 
-use crate::view::{Remote, State, ViewError, delta::Delta};
+use crate::{
+    data::Row,
+    view::{Remote, State, ViewError, delta::Delta},
+};
 
 /// What phase one reads besides its inputs.
 pub(super) struct Context<'a> {
@@ -56,7 +59,7 @@ pub(super) enum Load {
 pub(super) const BATCH_ROWS: usize = 4096;
 
 /// One node's operator. Holds no rows.
-pub(super) trait Operator {
+pub(super) trait Operator: Send {
     /// Phase one: what the output gains and loses. `inputs` has the delta of each of the node's inputs; when time passes
     /// ([`Context::from`] < [`Context::to`]) they may be empty or not, like in a chunk.
     fn delta(&self, inputs: &[&Delta], context: &mut Context<'_>) -> Result<Delta, ViewError>;
@@ -107,6 +110,11 @@ pub(super) trait Operator {
         false
     }
 
+    /// Whether it keeps or drops each row as it is, by the row alone.
+    fn is_filter(&self) -> bool {
+        false
+    }
+
     /// The operator's own spaces, for [`Dataflow::verify`](super::Dataflow::verify).
     fn spaces(&self) -> Vec<super::Space> {
         Vec::new()
@@ -118,17 +126,54 @@ pub(super) fn broken<T>(what: impl Into<String>) -> Result<T, ViewError> {
     Err(ViewError::Broken(what.into()))
 }
 
+/// Takes an entry's key and value, or says what is wrong.
+pub(super) type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, ViewError>;
+
 /// Walks entries with a callback that may fail in more ways than I/O does.
-pub(super) fn walk(
-    scan: impl FnOnce(super::Each<'_>) -> io::Result<()>,
-    each: &mut dyn FnMut(&[u8], &[u8]) -> Result<std::ops::ControlFlow<()>, ViewError>,
-) -> Result<(), ViewError> {
+pub(super) fn walk(scan: impl FnOnce(super::Each<'_>) -> io::Result<()>, each: Visit<'_>) -> Result<(), ViewError> {
     let mut failed = None;
     scan(&mut |key, value| {
         Ok(each(key, value).unwrap_or_else(|error| {
             failed = Some(error);
-            std::ops::ControlFlow::Break(())
+            ControlFlow::Break(())
         }))
     })?;
     failed.map_or(Ok(()), Err)
+}
+
+/// Collects an output and hands it over in parts.
+pub(super) struct Parts<'a> {
+    rows: Vec<(Row, i64)>,
+    emit: Emit<'a>,
+}
+
+impl<'a> Parts<'a> {
+    /// Nothing yet.
+    pub(super) fn new(emit: Emit<'a>) -> Self {
+        Self { rows: Vec::new(), emit }
+    }
+
+    /// One more row.
+    pub(super) fn push(&mut self, row: Row, weight: i64) -> Result<(), ViewError> {
+        self.rows.push((row, weight));
+        if self.rows.len() < BATCH_ROWS { Ok(()) } else { self.finish() }
+    }
+
+    /// Hands over what is left.
+    pub(super) fn finish(&mut self) -> Result<(), ViewError> {
+        let delta = Delta::consolidate(std::mem::take(&mut self.rows));
+        if delta.is_empty() { Ok(()) } else { (self.emit)(delta) }
+    }
+}
+
+/// An output that is produced in parts, as a whole.
+pub(super) fn whole(produce: impl FnOnce(Emit<'_>) -> Result<(), ViewError>) -> Result<Delta, ViewError> {
+    let mut rows = Vec::new();
+    let mut parts = 0;
+    produce(&mut |part| {
+        parts += 1;
+        rows.append(&mut part.into_rows());
+        Ok(())
+    })?;
+    Ok(if parts > 1 { Delta::consolidate(rows) } else { Delta::from_consolidated(rows) })
 }

@@ -5,15 +5,18 @@
 
 mod support;
 
+mod binding;
 mod check;
 mod cli;
 mod config;
 mod crash;
 mod csv_source;
 mod delivery;
+mod delta_rules;
 mod embedded;
 mod invariants;
 mod mongo_source;
+mod oracles;
 mod oso_target;
 mod postgres_source;
 mod readme;

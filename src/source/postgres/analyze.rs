@@ -8,14 +8,17 @@
 //! such commits are not in the change log, or when publishing its tables would break the application.
 //! The clock is the exception: a query that asks for the time is also re-run on a timer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use sha2::{Digest, Sha256};
 use tokio_postgres::{Client, types::Type};
 
 use crate::{
     config::View,
-    query::{catalogue::Catalogue, tree::Tree},
+    query::{PLAN_VERSION, ViewPlan, bind, catalogue::Catalogue, tree::Tree},
     source::{
         SourceError,
         postgres::{
@@ -66,7 +69,7 @@ pub struct TableUse {
 }
 
 /// A query that can be kept up to date.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AnalysedView {
     /// The tables it reads, by OID.
     pub tables: BTreeMap<u32, TableUse>,
@@ -74,6 +77,10 @@ pub struct AnalysedView {
     pub columns: Vec<(String, String)>,
     /// Whether it depends on the time and is re-run on a timer too.
     pub clock: bool,
+    /// How it is kept up to date change by change, or why its query is run again instead: "because …".
+    pub plan: Result<Arc<ViewPlan>, String>,
+    /// Changes when anything that this view's result or plan depends on changes.
+    pub fingerprint: String,
     /// The tables whose inheritance children it reads.
     pub(crate) with_children: BTreeSet<u32>,
 }
@@ -95,6 +102,8 @@ pub(crate) struct Analysis {
 struct Prepared {
     uses: Uses,
     columns: Vec<(String, Type)>,
+    /// The tree as the server printed it, and the digest of what it means.
+    tree: String,
     tree_digest: Vec<u8>,
 }
 
@@ -106,7 +115,11 @@ pub(crate) async fn analyze(server: &Server, session: &mut Session, views: &[Vie
         prepared.push(prepare(server, session, view).await?);
     }
     let (catalogue, search_path) = catalogue(&session.client, &prepared).await.map_err(failed)?;
-    let judged: Vec<_> = prepared.iter().map(|prepared| judge(prepared, &catalogue)).collect();
+    let judge = |(view, prepared): (&View<String>, &Result<Prepared, String>)| {
+        let prepared = prepared.as_ref().map_err(Clone::clone)?;
+        judge(view, prepared, &catalogue, &search_path)
+    };
+    let judged: Vec<_> = views.iter().zip(&prepared).map(judge).collect();
     let digest = digest(views, &prepared, &judged, &catalogue, &search_path);
     Ok(Analysis { views: judged, server_version: catalogue.server_version, tables: catalogue.tables, digest })
 }
@@ -130,10 +143,14 @@ async fn catalogue(client: &Client, prepared: &[Result<Prepared, String>]) -> Re
     functions.extend(types.values().flat_map(|found| [found.input, found.output]));
     let functions = catalog::functions(client, &list(functions)).await?;
     let place = client
-        .query_one("SELECT pg_catalog.current_schemas(false)::text, pg_catalog.current_setting('server_version_num')::int", &[])
+        .query_one(
+            "SELECT pg_catalog.current_schemas(false)::text, pg_catalog.current_setting('server_version_num')::int,
+                    pg_catalog.getdatabaseencoding() = 'UTF8'",
+            &[],
+        )
         .await?;
     let server_version = u32::try_from(place.get::<_, i32>(1)).unwrap_or_default();
-    Ok((Catalogue { types, collations, functions, operators, tables, server_version }, place.get(0)))
+    Ok((Catalogue { types, collations, functions, operators, tables, server_version, utf8: place.get(2) }, place.get(0)))
 }
 
 /// Prepares one query: what it uses, or what the server holds against it.
@@ -166,6 +183,7 @@ async fn prepare(server: &Server, session: &mut Session, view: &View<String>) ->
         uses: Uses::of(&tree),
         columns,
         tree_digest: tree_digest(&tree),
+        tree: text.to_owned(),
     }))
 }
 
@@ -184,8 +202,7 @@ fn counted(count: usize, noun: &str) -> String {
 }
 
 /// Whether the view can be followed.
-fn judge(prepared: &Result<Prepared, String>, catalogue: &Catalogue) -> Result<AnalysedView, String> {
-    let prepared = prepared.as_ref().map_err(Clone::clone)?;
+fn judge(view: &View<String>, prepared: &Prepared, catalogue: &Catalogue, search_path: &str) -> Result<AnalysedView, String> {
     let uses = &prepared.uses;
     let mut refusals: BTreeSet<String> = uses.refusals.clone();
     let mut clock = uses.clock;
@@ -206,8 +223,12 @@ fn judge(prepared: &Result<Prepared, String>, catalogue: &Catalogue) -> Result<A
         return Err(refusals.into_iter().collect::<Vec<_>>().join("; "));
     }
     let tables = uses.relations.iter().filter_map(|(oid, used)| Some((*oid, table_use(catalogue.tables.get(oid)?, used))));
+    let tables: BTreeMap<u32, TableUse> = tables.collect();
+    let tree = Tree::read(&prepared.tree).map_err(|error| error.to_string())?;
     Ok(AnalysedView {
-        tables: tables.collect(),
+        plan: bind(&tree, catalogue).map(Arc::new),
+        fingerprint: fingerprint(view, prepared, &tables, catalogue, search_path),
+        tables,
         columns: prepared.columns.iter().map(|(name, column_type)| (name.clone(), column_type.name().to_owned())).collect(),
         clock,
         with_children: uses.relations.iter().filter(|(_, used)| used.with_children).map(|(oid, _)| *oid).collect(),
@@ -266,6 +287,47 @@ fn refuse_table(table: &Table, used: &ColumnsUsed, tables: &BTreeMap<u32, Table>
 fn table_use(table: &Table, used: &ColumnsUsed) -> TableUse {
     let columns = table.columns.iter().filter(|(number, _)| used.whole_row || used.attributes.contains(number));
     TableUse { schema: table.schema.clone(), name: table.name.clone(), columns: columns.map(|(_, column)| column.name.clone()).collect() }
+}
+
+/// SHA-256 over everything that one view's result, its plan and the layout of its state depend on.
+fn fingerprint(
+    view: &View<String>,
+    prepared: &Prepared,
+    tables: &BTreeMap<u32, TableUse>,
+    catalogue: &Catalogue,
+    search_path: &str,
+) -> String {
+    let mut hash = Sha256::new();
+    let mut add = |part: &[u8]| {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    };
+    add(format!("{PLAN_VERSION} {} {search_path}", catalogue.server_version / 10_000).as_bytes());
+    add(view.fact_type.to_string().as_bytes());
+    add(view.query.as_bytes());
+    add(&prepared.tree_digest);
+    let (mut types, mut collations) = (prepared.uses.types.clone(), prepared.uses.collations.clone());
+    for (oid, used) in tables {
+        let Some(table) = catalogue.tables.get(oid) else { continue };
+        add(format!("{oid} {} {:?} {:?} {:?}", table.title(), table.kind, table.identity, table.unique).as_bytes());
+        let identity = |name: &String| matches!(&table.identity, Identity::Columns(key) if key.contains(name));
+        for (number, column) in table.columns.iter().filter(|(_, column)| used.columns.contains(&column.name) || identity(&column.name)) {
+            add(format!("{number} {column:?}").as_bytes());
+            types.insert(column.type_oid);
+            collations.insert(column.collation);
+        }
+    }
+    for (oid, found) in catalogue.types.iter().filter(|(oid, found)| types.contains(oid) || types.contains(&found.base)) {
+        add(format!("{oid} {found:?}").as_bytes());
+    }
+    for (oid, found) in catalogue.collations.iter().filter(|(oid, _)| collations.contains(oid)) {
+        add(format!("{oid} {found:?}").as_bytes());
+    }
+    let called = called(&prepared.uses, catalogue);
+    for (oid, function) in catalogue.functions.iter().filter(|(oid, _)| called.contains(oid)) {
+        add(format!("{oid} {function:?}").as_bytes());
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// SHA-256 over everything that decides what the results are and which changes are seen.

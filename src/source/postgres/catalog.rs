@@ -240,6 +240,8 @@ pub(crate) async fn types(client: &Client, oids: &[u32]) -> Result<BTreeMap<u32,
              SELECT t.oid, pg_catalog.format_type(t.oid, NULL), t.typtype::text, t.typcategory::text, t.typbasetype, t.typelem,
                     t.typlen, t.typbyval, t.typinput::oid, t.typoutput::oid, image.proname::text, coalesce(equal.amopopr, 0::oid),
                     coalesce((SELECT array_agg(e.enumlabel::text ORDER BY e.enumsortorder) FROM pg_catalog.pg_enum e
+                      WHERE e.enumtypid = t.oid), '{}'),
+                    coalesce((SELECT array_agg(e.oid ORDER BY e.enumsortorder) FROM pg_catalog.pg_enum e
                       WHERE e.enumtypid = t.oid), '{}')
              FROM wanted w JOIN pg_catalog.pg_type t ON t.oid = w.oid
              -- Enums and varchar have the operator class of another type.
@@ -296,7 +298,7 @@ fn plain_type(oid: u32, row: &tokio_postgres::Row) -> Type {
         equality: row.get(11),
         input: row.get(8),
         output: row.get(9),
-        labels: row.get(12),
+        labels: row.get::<_, Vec<u32>>(13).into_iter().zip(row.get::<_, Vec<String>>(12)).collect(),
     }
 }
 
@@ -326,7 +328,8 @@ pub(crate) async fn collations(client: &Client, oids: &[u32]) -> Result<BTreeMap
                     CASE WHEN c.collprovider <> 'd' THEN coalesce(c.def->>'colllocale', c.def->>'colliculocale', c.collcollate::text)
                          WHEN d.def->>'datlocprovider' IN ('i', 'b') THEN coalesce(d.def->>'datlocale', d.def->>'daticulocale')
                          ELSE d.def->>'datcollate' END,
-                    coalesce(pg_catalog.pg_collation_actual_version(c.oid), '')
+                    coalesce(pg_catalog.pg_collation_actual_version(c.oid), ''),
+                    CASE WHEN c.collprovider = 'd' THEN d.def->>'datctype' ELSE c.collctype::text END
              FROM (SELECT c.*, pg_catalog.to_jsonb(c) AS def FROM pg_catalog.pg_collation c) c
              JOIN pg_catalog.pg_namespace n ON n.oid = c.collnamespace
              CROSS JOIN (SELECT pg_catalog.to_jsonb(d) AS def FROM pg_catalog.pg_database d
@@ -338,7 +341,12 @@ pub(crate) async fn collations(client: &Client, oids: &[u32]) -> Result<BTreeMap
     let collations = rows.iter().map(|row| {
         let (provider, locale): (&str, Option<String>) = (row.get(3), row.get(4));
         let locale = locale.unwrap_or_default();
-        let c = matches!((provider, locale.as_str()), ("c" | "b", "C" | "POSIX"));
+        let plain = |locale: Option<&str>| matches!(locale, Some("C" | "POSIX"));
+        let c = match provider {
+            "c" => plain(Some(&locale)) && plain(row.get(6)),
+            "b" => plain(Some(&locale)),
+            _ => false,
+        };
         let collation = Collation {
             sql: row.get(1),
             deterministic: row.get(2),

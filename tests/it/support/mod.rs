@@ -7,6 +7,7 @@
 pub(crate) mod app;
 pub(crate) mod daemon;
 pub(crate) mod factsync;
+pub(crate) mod generate;
 pub(crate) mod github;
 pub(crate) mod load;
 pub(crate) mod mongod;
