@@ -297,6 +297,7 @@ impl<'a, 't> Binder<'_> {
         }
         let left = (one, self.key(level, &mut atoms[one], left, node)?);
         let right = (other, self.key(level, &mut atoms[other], right, node)?);
+        let (left, right) = if left < right { (left, right) } else { (right, left) };
         Ok(Some(EqualPair { left, right }))
     }
 
@@ -418,8 +419,7 @@ impl<'a, 't> Binder<'_> {
             let pair = self.pair(level, node, &mut sides)?;
             [left, right] = sides;
             match pair {
-                Some(pair) if pair.left.0 == 0 => on.push((pair.left.1, pair.right.1)),
-                Some(pair) => on.push((pair.right.1, pair.left.1)),
+                Some(pair) => on.push((pair.left.1, pair.right.1)),
                 // A right row that fails it matches nobody, and stays nobody's match.
                 None if on_right && kind == OuterKind::Left => below.push(node),
                 None => residual.push(node),
