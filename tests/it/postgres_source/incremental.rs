@@ -85,8 +85,8 @@ async fn every_kind_of_change(major: Major) {
         // The value stored out of line is not in the message, also when the key changes.
         "UPDATE doc SET note = 'changed' WHERE id = 1; UPDATE doc SET flag = NOT flag",
         "UPDATE doc SET id = id + 10",
-        "UPDATE doc SET id = 13, body = repeat('w', 9001) WHERE id = 11",
-        "BEGIN; UPDATE doc SET id = -id; UPDATE doc SET id = id - 1, flag = true; DELETE FROM doc WHERE id = -13; COMMIT",
+        "UPDATE doc SET id = 20, body = repeat('w', 9001) WHERE id = 11",
+        "BEGIN; UPDATE doc SET id = -id; UPDATE doc SET id = id - 100, flag = true; DELETE FROM doc WHERE id = -113; COMMIT",
         "UPDATE grants SET role = NULL; UPDATE grants SET b = b || '!' WHERE a = 1; DELETE FROM grants WHERE a = 2",
         "INSERT INTO grants SELECT n, 'x', 'r' FROM generate_series(10, 20) n; UPDATE grants SET a = a + 100",
         "UPDATE bag SET unused = 7; UPDATE bag SET body = 'z' WHERE unused = 7 AND body IS NULL",
@@ -241,7 +241,7 @@ const DDL: [(&str, &str); 7] = [
     ("ALTER TABLE doc ALTER COLUMN body TYPE varchar(9001)", "INSERT INTO doc VALUES (50)"),
     ("ALTER TABLE doc REPLICA IDENTITY FULL", "UPDATE doc SET flag = NULL"),
     (
-        "CREATE UNIQUE INDEX other ON doc (id, body); ALTER TABLE doc ALTER body SET NOT NULL; ALTER TABLE doc REPLICA IDENTITY USING INDEX other",
+        "UPDATE doc SET flag = true; CREATE UNIQUE INDEX other ON doc (id, flag); ALTER TABLE doc ALTER flag SET NOT NULL; ALTER TABLE doc REPLICA IDENTITY USING INDEX other",
         "DELETE FROM doc WHERE id = 2",
     ),
     (
@@ -254,17 +254,10 @@ const DDL: [(&str, &str); 7] = [
 async fn a_view_ends_before_a_row_of_another_shape() {
     for (ddl, dml) in DDL {
         let (cluster, database, config, plans) = prepared(Major::V15);
+        // A publication without column lists: those would forbid some of this, and end the stream of others.
+        let tables = "ONLY doc, ONLY grants, ONLY bag, ONLY one, ONLY computed (id, y), ONLY tree";
+        cluster.psql(&database, &format!("CREATE PUBLICATION factsync FOR TABLE {tables} WITH (publish_via_partition_root = true)"));
         let mut followed = begin(&config, &plans);
-        // With column lists, which forbid most of this DDL and name columns that do not exist any more, only the row change would fail.
-        followed.until("the snapshot", |followed| !followed.cuts.is_empty()).await;
-        cluster.psql(
-            &database,
-            "ALTER PUBLICATION factsync SET TABLE ONLY doc, ONLY grants, ONLY bag, ONLY one, ONLY computed (id, y), ONLY tree",
-        );
-        let (error, position, shadows) = followed.error().await;
-        assert!(matches!(error, SourceError::ViewsChanged { .. }), "{error}: a publication was replaced");
-        drop(shadows);
-        let mut followed = Incremental::start(&config, &plans, position, vec![Role::Load; plans.len()], BTreeMap::new());
         followed.catch_up(&cluster, &database).await;
         let rows = followed.shadows[&0].len();
         cluster.psql(&database, "INSERT INTO one VALUES (33); ALTER TABLE doc ADD COLUMN harmless int; INSERT INTO doc VALUES (49)");
