@@ -68,6 +68,7 @@ enum Knows {
 const DIRECTIONS: &[(&str, Knows)] = &[
     ("data", Knows::Only(&[])),
     ("error", Knows::Only(&[])),
+    ("query", Knows::Only(&["data"])),
     ("fact", Knows::Only(&["data"])),
     ("config", Knows::Only(&["data", "fact"])),
     ("source", Knows::AnyBut(&["engine", "server", "cli", "store", "reconcile", "target"])),

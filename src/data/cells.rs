@@ -102,6 +102,15 @@ fn text_of(encoded: &[u8]) -> Option<Cow<'_, str>> {
     Some(Cow::Owned(String::from_utf8(bytes).expect(utf8)))
 }
 
+/// Appends to `ends` where each cell of a row's bytes ends.
+pub fn cell_ends(bytes: &[u8], ends: &mut Vec<usize>) {
+    let mut at = 0;
+    while at < bytes.len() {
+        at += cell_length(&bytes[at..]);
+        ends.push(at);
+    }
+}
+
 /// The bytes of the first cell of `bytes`.
 fn cell_length(bytes: &[u8]) -> usize {
     if bytes[0] == NULL[0] {

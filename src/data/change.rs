@@ -121,6 +121,7 @@ pub struct ChangeBatch {
     bytes: Vec<u8>,
     entries: Vec<Entry>,
     commits: Vec<Commit>,
+    open: Option<Lsn>,
 }
 
 impl ChangeBatch {
@@ -137,6 +138,13 @@ impl ChangeBatch {
     /// Bytes of memory its content takes.
     pub fn size(&self) -> usize {
         self.bytes.len() + self.entries.len() * size_of::<Entry>() + self.commits.len() * size_of::<Commit>()
+    }
+
+    /// Where the commit record of the transaction starts that its last changes belong to, if that one does not end in it.
+    ///
+    /// The beginning of a transaction is applied before its end is here, so whether a view has it already must be known from the start.
+    pub fn open(&self) -> Option<Lsn> {
+        self.open
     }
 
     /// The transactions that end in it, in commit order.
@@ -159,6 +167,12 @@ impl ChangeBatch {
             Op::Delete => Change::Delete { old },
             Op::Truncate => Change::Truncate,
         }
+    }
+
+    /// Begins a transaction, or goes on in a new batch with one that did not end in the batch before: `start` is where its commit record
+    /// starts.
+    pub fn begin(&mut self, start: Lsn) {
+        self.open = Some(start);
     }
 
     /// Adds an insert; `write` writes the new image's cells.
@@ -196,6 +210,7 @@ impl ChangeBatch {
 
     /// Ends the transaction whose changes were added last.
     pub fn commit(&mut self, start: Lsn, end: Lsn) {
+        self.open = None;
         self.commits.push(Commit { start, end, changes: self.entries.len() });
     }
 

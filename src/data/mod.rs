@@ -14,8 +14,9 @@ mod extent;
 mod position;
 mod row;
 
-pub use cells::Cells;
+pub use cells::{Cells, cell_ends};
 pub use change::{Change, ChangeBatch, Commit, Image, ImageWriter};
 pub use extent::{Extent, ExtentBuilder};
 pub use position::{Lsn, Position};
-pub use row::Row;
+pub(crate) use row::push_cell;
+pub use row::{Part, Row};

@@ -27,6 +27,15 @@ thread_local! {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Row(Box<[u8]>);
 
+/// A cell for [`Row::from_parts`].
+#[derive(Debug, Clone)]
+pub enum Part<'a> {
+    /// As it is encoded in another row.
+    Encoded(&'a [u8]),
+    /// A value; `None` is SQL NULL.
+    Value(Option<Cow<'a, str>>),
+}
+
 impl Row {
     /// Encodes `cells`; `None` is SQL NULL.
     pub fn from_cells<'a>(cells: impl IntoIterator<Item = Option<&'a str>>) -> Self {
@@ -52,6 +61,23 @@ impl Row {
         let mut bytes = SCRATCH.take();
         bytes.clear();
         cells.into_iter().for_each(|cell| bytes.extend_from_slice(cell));
+        let row = Self(bytes.as_slice().into());
+        if bytes.capacity() <= MAX_SCRATCH {
+            SCRATCH.set(bytes);
+        }
+        row
+    }
+
+    /// Puts a row together from encoded cells and new ones.
+    pub fn from_parts<'a>(parts: impl IntoIterator<Item = Part<'a>>) -> Self {
+        let mut bytes = SCRATCH.take();
+        bytes.clear();
+        for part in parts {
+            match part {
+                Part::Encoded(cell) => bytes.extend_from_slice(cell),
+                Part::Value(text) => push_cell(&mut bytes, text.as_deref()),
+            }
+        }
         let row = Self(bytes.as_slice().into());
         if bytes.capacity() <= MAX_SCRATCH {
             SCRATCH.set(bytes);
@@ -98,7 +124,8 @@ impl fmt::Debug for Row {
     }
 }
 
-fn push_cell(bytes: &mut Vec<u8>, cell: Option<&str>) {
+/// Appends one cell in its encoded form.
+pub(crate) fn push_cell(bytes: &mut Vec<u8>, cell: Option<&str>) {
     let Some(text) = cell else {
         bytes.push(NULL);
         return;

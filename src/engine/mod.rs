@@ -15,9 +15,14 @@
 
 mod backoff;
 mod board;
+mod clock;
+mod compare;
 mod deliver;
 mod error;
+mod flows;
+mod inbox;
 mod ingest;
+mod start;
 mod status;
 mod writer;
 
@@ -81,6 +86,7 @@ pub async fn run(config: &Config, parts: Parts, stop: watch::Receiver<bool>) -> 
         board.registered(index, &views);
         fact_types.extend(views.iter().map(|view| (view.id, view.fact_type.clone())));
         let ingest = Ingest {
+            reloads: vec![0; views.len()],
             index,
             name: source.name.clone(),
             views,
@@ -101,7 +107,7 @@ pub async fn run(config: &Config, parts: Parts, stop: watch::Receiver<bool>) -> 
 }
 
 /// A stop signal that turns with `stop` and can be turned here.
-fn halt(mut stop: watch::Receiver<bool>) -> (watch::Sender<bool>, watch::Receiver<bool>) {
+pub(in crate::engine) fn halt(mut stop: watch::Receiver<bool>) -> (watch::Sender<bool>, watch::Receiver<bool>) {
     let (halt, halted) = watch::channel(false);
     let forward = halt.clone();
     tokio::spawn(async move {

@@ -5,6 +5,7 @@
 //! each finds the other's work complete.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -13,9 +14,13 @@ use tokio::sync::watch;
 
 use crate::{
     config::SourceConfig,
-    data::{Extent, Position},
-    engine::{board::Board, error::EngineError},
-    store::{Changes, OutboxEntry, OutboxKey, SourceRecord, Store, StoreError, ViewId, ViewRecord},
+    data::{ChangeBatch, Extent},
+    engine::{
+        board::Board,
+        error::EngineError,
+        flows::{Flows, Task},
+    },
+    store::{Changes, Followed, Fresh, Loaded, OutboxEntry, OutboxKey, Reached, SourceRecord, Store, StoreError, ViewId, ViewRecord},
     target::Offset,
     view::Guard,
 };
@@ -90,34 +95,93 @@ impl Writer {
         self.run(move |store| store.forget_position(&name)).await
     }
 
-    pub(super) async fn advance(&self, name: &str, position: &Position) -> Result<(), EngineError> {
-        let (name, position) = (name.to_owned(), position.clone());
-        self.run(move |store| store.advance(&name, &position)).await
+    pub(super) async fn advance(&self, name: &str, reached: Reached) -> Result<(), EngineError> {
+        let name = name.to_owned();
+        self.run(move |store| store.advance(&name, &reached)).await
     }
 
     pub(super) async fn mark_failing(&self, view: ViewId) -> Result<(), EngineError> {
         self.run(move |store| store.mark_failing(view)).await
     }
 
-    pub(super) async fn replace(&self, name: &str, position: &Position, views: Vec<(ViewRecord, Extent)>) -> Result<Changes, EngineError> {
-        let (name, position) = (name.to_owned(), position.clone());
-        self.run(move |store| store.replace(&name, &position, views)).await
+    pub(super) async fn replace(&self, name: &str, reached: Reached, views: Vec<Fresh>) -> Result<Changes, EngineError> {
+        let name = name.to_owned();
+        self.run(move |store| store.replace(&name, &reached, views)).await
     }
 
-    pub(super) async fn apply(
-        &self,
-        name: &str,
-        position: &Position,
-        views: Vec<(ViewRecord, Extent)>,
-        guard: Guard,
-    ) -> Result<Changes, EngineError> {
-        let (name, position) = (name.to_owned(), position.clone());
-        self.run(move |store| store.apply(&name, &position, views, guard)).await
+    pub(super) async fn apply(&self, name: &str, reached: Reached, views: Vec<Fresh>, guard: Guard) -> Result<Changes, EngineError> {
+        let name = name.to_owned();
+        self.run(move |store| store.apply(&name, &reached, views, guard)).await
     }
 
     pub(super) async fn correct(&self, name: &str, views: Vec<(ViewRecord, Extent)>, guard: Guard) -> Result<Changes, EngineError> {
         let name = name.to_owned();
         self.run(move |store| store.correct(&name, views, guard)).await
+    }
+
+    /// Applies `first` and what `task.inbox` has, in one transaction; `None` if the rest of a source's transaction did not come.
+    pub(super) async fn follow(&self, mut task: Task, first: ChangeBatch, now: i64) -> Result<(Task, Option<Followed>), EngineError> {
+        let mut remote = task.flows.remote();
+        let body = move |store: &mut Store| {
+            let Task { source, records, flows, inbox, guard } = &mut task;
+            let followed =
+                store.follow(source, first, &mut |wait| inbox.batch(wait), now, &mut flows.live(records), &mut remote, *guard)?;
+            Ok((task, followed))
+        };
+        self.run(body).await
+    }
+
+    /// Lets time pass for the flows of `task`.
+    pub(super) async fn advance_clock(&self, mut task: Task, now: i64) -> Result<(Task, Followed), EngineError> {
+        let mut remote = task.flows.remote();
+        let body = move |store: &mut Store| {
+            let Task { source, records, flows, guard, .. } = &mut task;
+            let followed = store.advance_clock(source, now, &mut flows.live(records), &mut remote, *guard)?;
+            Ok((task, followed))
+        };
+        self.run(body).await
+    }
+
+    /// Builds the state of one of `flows` from whole tables.
+    pub(super) async fn load(
+        &self,
+        mut flows: Flows,
+        view: usize,
+        record: ViewRecord,
+        tables: BTreeMap<u32, Extent>,
+        answer: Extent,
+        now: i64,
+    ) -> Result<(Flows, Loaded), EngineError> {
+        let mut remote = flows.remote();
+        let body = move |store: &mut Store| {
+            let flow = flows.get_mut(view).expect("only incremental views are loaded");
+            let loaded = store.load(record, &mut flow.dataflow, &flow.fingerprint, tables, answer, now, &mut remote)?;
+            Ok((flows, loaded))
+        };
+        self.run(body).await
+    }
+
+    /// Lets go of a view's state.
+    pub(super) async fn drop_state(&self, view: ViewId) -> Result<(), EngineError> {
+        self.run(move |store| store.drop_state(view)).await
+    }
+
+    /// Remembers why a plan is not trusted with a view.
+    pub(super) async fn demote(&self, view: ViewId, fingerprint: &str, why: &str) -> Result<(), EngineError> {
+        let (fingerprint, why) = (fingerprint.to_owned(), why.to_owned());
+        self.run(move |store| store.demote(view, &fingerprint, &why)).await
+    }
+
+    /// Remembers what the results of refresh views depend on.
+    pub(super) async fn set_fingerprint(&self, name: &str, fingerprint: &str) -> Result<(), EngineError> {
+        let (name, fingerprint) = (name.to_owned(), fingerprint.to_owned());
+        self.run(move |store| store.set_fingerprint(&name, &fingerprint)).await
+    }
+
+    /// The views as they stand.
+    pub(super) async fn views(&self, views: &[ViewRecord]) -> Result<Vec<ViewRecord>, EngineError> {
+        let views = views.to_vec();
+        self.run(move |store| views.iter().map(|view| store.view(view.id, &view.fact_type)).collect()).await
     }
 
     pub(super) async fn outbox(&self, limit: usize) -> Result<Vec<OutboxEntry>, EngineError> {
@@ -144,7 +208,8 @@ impl Writer {
         self.run(|store| store.offset()).await
     }
 
-    async fn run<T: Send + 'static>(
+    /// Runs `body` with the store on the blocking pool: what it does to the store in one call is one transaction.
+    pub(super) async fn run<T: Send + 'static>(
         &self,
         body: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, EngineError> {

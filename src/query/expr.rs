@@ -13,14 +13,15 @@ pub enum Kind {
     Text,
 }
 
-/// A value while an expression is evaluated.
+/// A value while an expression is evaluated. The functions read `Int` and `Bool` from their texts too, so that a value whose kind the
+/// caller did not know is still right.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Datum<'a> {
     /// SQL NULL, of whatever type.
     Null,
     /// A boolean.
     Bool(bool),
-    /// An integer of any width; the function that made it has checked its range.
+    /// An integer of any width; the function that made it has checked its range. For [`Expr::Now`]: microseconds since 2000.
     Int(i64),
     /// The canonical text of any other type.
     Text(Cow<'a, str>),
@@ -33,7 +34,7 @@ pub struct EvalError(pub Cow<'static, str>);
 
 /// A function of PostgreSQL that is computed here, with exactly its meaning.
 pub struct Native {
-    /// Its OID in `pg_proc`, the same in every PostgreSQL since it exists.
+    /// Its OID in `pg_proc`, the same in every PostgreSQL since it exists; 0 for what is no function there, such as a canonical form.
     pub oid: u32,
     /// Its name, for plans and errors.
     pub name: &'static str,
@@ -53,7 +54,7 @@ impl fmt::Debug for Native {
 
 impl PartialEq for Native {
     fn eq(&self, other: &Self) -> bool {
-        self.oid == other.oid
+        (self.oid, self.name) == (other.oid, other.name)
     }
 }
 
@@ -129,6 +130,19 @@ pub enum Expr {
         operand: Box<Expr>,
         /// The array's elements.
         items: Vec<Expr>,
+        /// ALL instead of ANY.
+        all: bool,
+    },
+    /// `a op ANY (array)` and, with `all`, `a op ALL (array)`, over an array that the row holds.
+    AnyElement {
+        /// The operator's function.
+        function: &'static Native,
+        /// `a`.
+        operand: Box<Expr>,
+        /// The array, as its text.
+        array: Box<Expr>,
+        /// How its elements are read.
+        element: Kind,
         /// ALL instead of ANY.
         all: bool,
     },

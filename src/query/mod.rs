@@ -13,9 +13,18 @@
 //! equality and the other way round ([`KeyClass`]). So equality of rows is equality of bytes, and no type has an encoding
 //! of its own. Functions that need more than the text read it ([`Kind`]).
 
+mod bind;
+pub(crate) mod catalogue;
+pub(crate) mod deparse;
+mod eval;
 mod expr;
+pub mod naive;
+mod outline;
 mod plan;
+pub mod scalar;
+pub(crate) mod tree;
 
+pub(crate) use bind::{PLAN_VERSION, bind};
 pub use expr::{Datum, EvalError, Expr, Kind, Native, Now};
 pub use plan::{
     Aggregate, AggregateKind, Clock, Comparison, EqualPair, Identity, KeyClass, Order, OuterKind, Plan, RemoteExpr, SemiKind, SetKind, Srf,

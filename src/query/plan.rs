@@ -329,3 +329,23 @@ pub struct ViewPlan {
     /// The tables it reads, by OID.
     pub tables: BTreeMap<u32, Table>,
 }
+
+impl Plan {
+    /// How many columns its rows have, where it reads `tables`.
+    pub fn width(&self, tables: &BTreeMap<u32, Table>) -> usize {
+        match self {
+            Self::Scan { table } => tables.get(table).map_or(0, |table| table.columns.len()),
+            Self::Values { width, .. } | Self::Recursive { width, .. } | Self::Itself { width } => *width,
+            Self::Filter { input, .. } | Self::Top { input, .. } | Self::Clock { input, .. } | Self::Distinct(input) => input.width(tables),
+            Self::Map { columns, .. } => columns.len(),
+            Self::Remote { input, columns } => input.width(tables) + columns.len(),
+            Self::Unnest { input, .. } => input.width(tables) + 1,
+            Self::Join { inputs, .. } => inputs.iter().map(|input| input.width(tables)).sum(),
+            Self::Outer { left, right, .. } => left.width(tables) + right.width(tables),
+            Self::Semi { kind, left, .. } => left.width(tables) + usize::from(*kind == SemiKind::Mark),
+            Self::NotIn { left, .. } | Self::Set { left, .. } => left.width(tables),
+            Self::UnionAll(inputs) => inputs.first().map_or(0, |input| input.width(tables)),
+            Self::Group { keys, aggregates, .. } => keys.len() + aggregates.len(),
+        }
+    }
+}

@@ -8,7 +8,13 @@ pub mod csv;
 pub mod mongo;
 pub mod postgres;
 
-use std::{collections::BTreeMap, io, path::Path, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::Path,
+    sync::Arc,
+    time::Instant,
+};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
@@ -87,6 +93,14 @@ pub enum SourceError {
         /// What changed.
         problem: String,
     },
+    /// The source cannot compute an expression over these values, as it could not in the query.
+    #[error("source \"{name}\" could not compute an expression of a query: {problem}")]
+    Expression {
+        /// The source.
+        name: String,
+        /// What the server says, without the values.
+        problem: String,
+    },
     /// The configuration asks for what this source cannot do.
     #[error("source \"{name}\" cannot be followed: {problem}")]
     Unsupported {
@@ -111,9 +125,12 @@ impl SourceError {
     pub fn disposition(&self) -> Disposition {
         match self {
             Self::Unreachable { .. } | Self::PositionLost { .. } | Self::ViewsChanged { .. } => Disposition::Retry,
-            Self::Refused { .. } | Self::View { .. } | Self::Malformed { .. } | Self::Unsupported { .. } | Self::Spool { .. } => {
-                Disposition::Operator
-            }
+            Self::Refused { .. }
+            | Self::View { .. }
+            | Self::Malformed { .. }
+            | Self::Expression { .. }
+            | Self::Unsupported { .. }
+            | Self::Spool { .. } => Disposition::Operator,
         }
     }
 }
@@ -182,16 +199,23 @@ pub enum Event {
     /// The state changed.
     State(SourceState),
     /// Row changes of the tables of the incremental views, in commit order: whole transactions, and perhaps the beginning of one that
-    /// goes on in the next batch.
+    /// goes on in the next batch. Between such pieces comes nothing but `Changes`. The images of a table have the cells of
+    /// [`image_columns`] over the views whose role is [`Role::Incremental`] or [`Role::Load`].
+    ///
+    /// A value that is stored out of line and did not change is absent, unless the old row is told as a whole. For commits before the
+    /// point at which a view was loaded, which that view skips, any of its own cells may be absent.
     Changes {
         /// The changes.
         batch: ChangeBatch,
-        /// As in [`Event::Progress`].
+        /// As in [`Event::Progress`]; not beyond the end of the last commit in the batch or in those before.
         settled: Position,
     },
     /// Complete results of some views, all exactly as of `position`; refresh views that are not listed did not change since
     /// the position before. Every commit before `position` was reported before, commits after it may have been, too: they are in the
     /// incremental views and not in these results.
+    ///
+    /// The exception is the first cut after a start from a position with views that are loaded ([`Role::Load`]): it comes before any change,
+    /// and its views, which it has all of, skip the commits that start before `position`.
     Cut {
         /// The state they belong to.
         position: Position,
@@ -309,6 +333,16 @@ pub trait Evaluate: Send + Sync {
         expr: &'a RemoteExpr,
         rows: Vec<Vec<Option<String>>>,
     ) -> BoxFuture<'a, Result<Vec<Option<String>>, SourceError>>;
+}
+
+/// The cells of each table's images when the changes for all of `plans` are delivered together: attribute numbers, ascending. The
+/// columns that the plans need, put together; each plan finds its own by their numbers.
+pub fn image_columns<'a>(plans: impl IntoIterator<Item = &'a ViewPlan>) -> BTreeMap<u32, Vec<i16>> {
+    let mut columns: BTreeMap<u32, BTreeSet<i16>> = BTreeMap::new();
+    for (oid, table) in plans.into_iter().flat_map(|plan| &plan.tables) {
+        columns.entry(*oid).or_default().extend(&table.columns);
+    }
+    columns.into_iter().map(|(oid, columns)| (oid, columns.into_iter().collect())).collect()
 }
 
 /// A source that can be followed.

@@ -4,67 +4,69 @@
 //! `kill -9` between any two instructions leaves either all of it or nothing:
 //!
 //! ```text
-//! begin ─ desired facts ─ outbox ─ counts ─ position ─ commit (fsync) ─ checkpoint (sled) ─ acknowledge upstream
+//! begin ─ views' state ─ desired facts ─ outbox ─ counts ─ position ─ commit (fsync) ─ checkpoint (sled) ─ acknowledge upstream
 //! ```
 //!
 //! | table | key | holds |
 //! |---|---|---|
 //! | `meta` | `key` | `store_id` (a UUID made with the file), `offset` (the fact store's last token), `commit_no` (the last number given out) |
-//! | `source` | `name` | position, fingerprint, identity of the database, and whether the last snapshot was compared with the fact store |
-//! | `view` | `id` | source, signature, whether its desired facts come from a full result, whether its last run failed, their number, rows skipped by reason, removals held back |
+//! | `source` | `name` | position; up to where no view lacks anything (`settled`); fingerprint, identity of the database; whether the last snapshot was compared with the fact store; what its clock showed |
+//! | `view` | `id` | source, signature, whether its desired facts come from a full result, whether its last run failed, their number, rows skipped by reason, removals held back; for its state the plan's fingerprint, its position while that is ahead of the source's, its time, and why the plan is not trusted (`demoted`) |
 //! | `fact` | `view, row` | desired facts as [`Row`](crate::data::Row) bytes: byte order is row order, so a view is read as an [`Extent`](crate::data::Extent) |
+//! | `held` | `view, row` | facts that the query no longer has and whose removal waits for a person; they are in `fact`, too |
+//! | `skipped` | `view, row` | rows of an incremental view's result that make no fact |
+//! | `state_N` | `key` | what view N's dataflow keeps between two commits (`state.rs`) |
 //! | `outbox` | `commit_no, op, seq` | changes not yet acknowledged, in the order they are sent: by commit, its deletes first |
 //! | `parked` | `view, op, row` | changes the fact store refused, with its reason |
 //!
-//! `PRAGMA user_version` is the layout's version ([`LAYOUT`]); a file with another one is refused by name.
+//! `PRAGMA user_version` is the layout's version ([`LAYOUT`]); an older file is brought up to date in one transaction when it is opened,
+//! one of a later version is refused by name.
+//!
+//! A state is used only under the fingerprint of the plan that made it, which is written in the same transaction as the facts that belong
+//! to it. So whatever happens in between, a state without its facts, or of another plan, is as good as none.
 //!
 //! Writers go through [`Store`], of which there is one; readers open connections of their own and see one committed state
 //! for as long as they read. A failed commit or fsync is final ([`StoreError::Poisoned`]): what SQLite's cache holds may then
 //! differ from the disk, so the store refuses everything until it is opened again.
 
 mod checkpoint;
+mod cut;
 mod directory;
+mod facts;
+mod flips;
+mod follow;
+mod layout;
+mod load;
+mod maintain;
 mod outbox;
+mod settle;
+mod state;
 #[cfg(test)]
 mod tests;
 mod views;
 
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
 use crate::{data::Position, error::Disposition, target::Offset};
 
 pub use checkpoint::Checkpoint;
+pub use cut::{Fresh, LoadedState, Reached};
 pub use directory::{StateDirectory, StateError};
+pub use follow::{Applied, Followed, Live};
+pub use layout::LAYOUT;
+pub use load::{Audit, Doubt, Loaded};
+pub use maintain::Maintain;
 pub use outbox::{OutboxEntry, OutboxKey, Parked};
 pub use views::{Change, Changes, ViewId, ViewRecord};
 
-/// The layout's version, `PRAGMA user_version`.
-pub const LAYOUT: i32 = 1;
+/// SQLite's page cache of the writer, in KiB (negative is SQLite's way of saying KiB instead of pages): the inner pages of a state of
+/// ten million rows and a working set, within a process of 64 MB.
+const CACHE_KIB: i64 = -24576;
 
-/// SQLite's page cache of a connection, in KiB (negative is SQLite's way of saying KiB instead of pages).
-const CACHE_KIB: i64 = -8192;
-
-const SCHEMA: &str = "
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE source (
-    name TEXT PRIMARY KEY, position TEXT, fingerprint TEXT NOT NULL, identity TEXT NOT NULL, compared INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE TABLE view (
-    id INTEGER PRIMARY KEY, source TEXT NOT NULL, signature TEXT NOT NULL UNIQUE,
-    known INTEGER NOT NULL DEFAULT 0, failing INTEGER NOT NULL DEFAULT 0,
-    facts INTEGER NOT NULL DEFAULT 0, skipped TEXT NOT NULL DEFAULT '{}', held INTEGER NOT NULL DEFAULT 0
-) STRICT;
-CREATE TABLE fact (view INTEGER NOT NULL, row BLOB NOT NULL, PRIMARY KEY (view, row)) STRICT, WITHOUT ROWID;
-CREATE TABLE outbox (
-    commit_no INTEGER NOT NULL, op INTEGER NOT NULL, seq INTEGER NOT NULL, view INTEGER NOT NULL, row BLOB NOT NULL,
-    PRIMARY KEY (commit_no, op, seq)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE parked (
-    view INTEGER NOT NULL, op INTEGER NOT NULL, row BLOB NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (view, op, row)
-) STRICT, WITHOUT ROWID;
-";
+/// Statements kept prepared, a few kilobytes each: every view has half a dozen for its state.
+const CACHED_STATEMENTS: usize = 512;
 
 /// Why the local store cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -144,6 +146,10 @@ pub struct SourceRecord {
     pub identity: String,
     /// Whether the fact store was compared with the desired facts since the last snapshot.
     pub compared: bool,
+    /// Up to here no view lacks anything: a refresh view is to be run again if something of it changed after that.
+    pub settled: Option<Position>,
+    /// What its clock showed when its views last heard of it, in microseconds since 2000-01-01 UTC.
+    pub clock: Option<i64>,
 }
 
 /// The writer of `state.db`.
@@ -155,6 +161,8 @@ pub struct Store {
     /// Entries in the outbox, counted along: counting ten million rows takes seconds.
     outbox_len: u64,
     poisoned: bool,
+    /// Bytes of a view's flips that stay in memory.
+    kept_flips: usize,
 }
 
 impl Store {
@@ -167,10 +175,9 @@ impl Store {
             connection.pragma_update(None, pragma, value).map_err(failed)?;
         }
         connection.pragma_update(None, "cache_size", CACHE_KIB).map_err(failed)?;
-        match connection.pragma_query_value(None, "user_version", |row| row.get::<_, i32>(0)).map_err(failed)? {
-            0 => create(&mut connection).map_err(failed)?,
-            LAYOUT => {}
-            found => return Err(StoreError::Layout { path: path.to_owned(), found }),
+        connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+        if let Err(found) = layout::prepare(&mut connection).map_err(failed)? {
+            return Err(StoreError::Layout { path: path.to_owned(), found });
         }
         let malformed = |what| StoreError::Malformed { path: path.to_owned(), what };
         let id = meta(&connection, "store_id").map_err(failed)?.ok_or_else(|| malformed("store_id"))?;
@@ -179,7 +186,7 @@ impl Store {
             None => 0,
         };
         let outbox_len = connection.query_row("SELECT count(*) FROM outbox", [], |row| row.get(0)).map_err(failed)?;
-        Ok(Self { connection, path: path.to_owned(), id, commit_no, outbox_len, poisoned: false })
+        Ok(Self { connection, path: path.to_owned(), id, commit_no, outbox_len, poisoned: false, kept_flips: flips::KEPT_BYTES })
     }
 
     /// The file's own UUID: a store that was deleted and made anew has another one.
@@ -201,20 +208,27 @@ impl Store {
     pub fn source(&self, name: &str) -> Result<Option<SourceRecord>, StoreError> {
         let row = self.read(|connection| {
             connection
-                .query_row("SELECT position, fingerprint, identity, compared FROM source WHERE name = ?1", [name], |row| {
-                    Ok((row.get::<_, Option<String>>(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+                .query_row("SELECT position, settled, fingerprint, identity, compared, clock FROM source WHERE name = ?1", [name], |row| {
+                    Ok((
+                        row.get::<_, Option<String>>(0)?,
+                        row.get::<_, Option<String>>(1)?,
+                        row.get(2)?,
+                        row.get(3)?,
+                        row.get(4)?,
+                        row.get(5)?,
+                    ))
                 })
                 .optional()
         })?;
-        let Some((position, fingerprint, identity, compared)) = row else { return Ok(None) };
-        let position = position.map(|text| text.parse()).transpose().map_err(|_| self.malformed("position"))?;
-        Ok(Some(SourceRecord { position, fingerprint, identity, compared }))
+        let Some((position, settled, fingerprint, identity, compared, clock)) = row else { return Ok(None) };
+        let parsed = |text: Option<String>| text.map(|text| text.parse()).transpose().map_err(|_| self.malformed("position"));
+        Ok(Some(SourceRecord { position: parsed(position)?, settled: parsed(settled)?, fingerprint, identity, compared, clock }))
     }
 
-    /// Records that nothing changed up to `position`.
-    pub fn advance(&mut self, name: &str, position: &Position) -> Result<(), StoreError> {
+    /// Remembers what the results of the refresh views of `name` depend on.
+    pub fn set_fingerprint(&mut self, name: &str, fingerprint: &str) -> Result<(), StoreError> {
         self.write(|tx| {
-            tx.execute("UPDATE source SET position = ?2 WHERE name = ?1", params![name, position.to_string()])?;
+            tx.execute("UPDATE source SET fingerprint = ?2 WHERE name = ?1", [name, fingerprint])?;
             Ok(())
         })
     }
@@ -228,24 +242,63 @@ impl Store {
     }
 
     /// Runs `body` in one transaction.
-    fn write<T>(&mut self, body: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<T, Failure>) -> Result<T, StoreError> {
+    fn write<T>(&mut self, body: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>) -> Result<T, StoreError> {
+        Ok(self.attempt(|tx| body(tx).map(Some))?.expect("this body never gives up"))
+    }
+
+    /// Runs `body` in one transaction, which is rolled back if it gives up with `None`.
+    fn attempt<T>(&mut self, body: impl FnOnce(&Transaction<'_>) -> Result<Option<T>, Failure>) -> Result<Option<T>, StoreError> {
         if self.poisoned {
             return Err(StoreError::Poisoned { path: self.path.clone() });
         }
         let path = self.path.clone();
-        let failed = |source| StoreError::Sqlite { action: "write", path: path.clone(), source };
-        let tx = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(failed)?;
-        let value = match body(&tx) {
-            Ok(value) => value,
-            Err(Failure::Sqlite(source)) => return Err(failed(source)),
-            Err(Failure::Store(error)) => return Err(error),
-        };
+        let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate);
+        let tx = tx.map_err(|error| failed("write", &path, error.into()))?;
+        let Some(value) = body(&tx).map_err(|failure| failed("write", &path, failure))? else { return Ok(None) };
         if let Err(error) = tx.commit() {
             // After a failed fsync the cache and the disk may differ; nobody may write on top of that.
             self.poisoned = true;
-            return Err(failed(error));
+            return Err(failed("write", &path, error.into()));
         }
-        Ok(value)
+        Ok(Some(value))
+    }
+
+    /// Runs `body` as the next commit, which takes a number only if something is to be sent.
+    fn commit(
+        &mut self,
+        body: impl FnOnce(&Transaction<'_>, &mut outbox::Writer) -> Result<Vec<Change>, Failure>,
+    ) -> Result<Changes, StoreError> {
+        let views = self.attempt_commit(|tx, outbox| body(tx, outbox).map(Some))?.expect("this body never gives up");
+        Ok(Changes { views, commit_no: self.commit_no })
+    }
+
+    /// [`Store::commit`], which a body that gives up leaves as if nothing had happened.
+    fn attempt_commit<T>(
+        &mut self,
+        body: impl FnOnce(&Transaction<'_>, &mut outbox::Writer) -> Result<Option<T>, Failure>,
+    ) -> Result<Option<T>, StoreError> {
+        let before = self.commit_no;
+        let done = self.attempt(|tx| {
+            let mut writer = outbox::Writer::new(before + 1);
+            let Some(value) = body(tx, &mut writer)? else { return Ok(None) };
+            let commit_no = if writer.len() == 0 { before } else { before + 1 };
+            if commit_no != before {
+                set_meta(tx, "commit_no", &commit_no.to_string())?;
+            }
+            Ok(Some((value, commit_no, writer.len())))
+        })?;
+        let Some((value, commit_no, pushed)) = done else { return Ok(None) };
+        self.commit_no = commit_no;
+        self.outbox_len += pushed;
+        Ok(Some(value))
+    }
+
+    fn spool(&self) -> PathBuf {
+        self.path.parent().map_or_else(|| ".".into(), |folder| folder.join("spool"))
+    }
+
+    fn failed(&self, action: &'static str, failure: Failure) -> StoreError {
+        failed(action, &self.path, failure)
     }
 
     fn read<T>(&self, body: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
@@ -257,10 +310,19 @@ impl Store {
     }
 }
 
-/// How the body of a transaction fails: SQLite's errors get the file's name in [`Store::write`].
+/// How the body of a transaction fails, before the file's name is added.
 enum Failure {
     Sqlite(rusqlite::Error),
-    Store(StoreError),
+    Rows(std::io::Error),
+    Malformed(&'static str),
+}
+
+fn failed(action: &'static str, path: &Path, failure: Failure) -> StoreError {
+    match failure {
+        Failure::Sqlite(source) => StoreError::Sqlite { action, path: path.to_owned(), source },
+        Failure::Rows(source) => StoreError::Rows(source),
+        Failure::Malformed(what) => StoreError::Malformed { path: path.to_owned(), what },
+    }
 }
 
 impl From<rusqlite::Error> for Failure {
@@ -269,24 +331,14 @@ impl From<rusqlite::Error> for Failure {
     }
 }
 
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
+/// An error of SQLite that came through a stream of rows or a view's state is one of SQLite again.
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
-        Self::Store(StoreError::Rows(error))
+        match error.downcast() {
+            Ok(error) => Self::Sqlite(error),
+            Err(error) => Self::Rows(error),
+        }
     }
-}
-
-fn create(connection: &mut Connection) -> rusqlite::Result<()> {
-    let tx = connection.transaction()?;
-    tx.execute_batch(SCHEMA)?;
-    tx.execute("INSERT INTO meta VALUES ('store_id', ?1)", [uuid::Uuid::new_v4().to_string()])?;
-    tx.pragma_update(None, "user_version", LAYOUT)?;
-    tx.commit()
 }
 
 fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {

@@ -8,7 +8,7 @@ use rusqlite::{Transaction, params};
 
 use crate::{
     data::Row,
-    store::{Failure, Store, StoreError, ViewId, set_meta},
+    store::{Store, StoreError, ViewId, set_meta},
     target::{Offset, Op},
 };
 
@@ -63,7 +63,12 @@ impl Writer {
         self.seq
     }
 
-    pub(super) fn push(&mut self, tx: &Transaction<'_>, view: ViewId, op: Op, row: &Row) -> Result<(), Failure> {
+    /// Goes on after the first `len` entries; those beyond were rolled back.
+    pub(super) fn take_back(&mut self, len: u64) {
+        self.seq = len;
+    }
+
+    pub(super) fn push(&mut self, tx: &Transaction<'_>, view: ViewId, op: Op, row: &Row) -> rusqlite::Result<()> {
         tx.prepare_cached("INSERT INTO outbox VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
             self.commit_no,
             code(op),

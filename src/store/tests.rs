@@ -1,6 +1,11 @@
 //! The store against a model: whatever the order of events, the desired facts are the last result and the outbox turns what
 //! the fact store holds into them.
 
+mod following;
+mod layout;
+mod loading;
+mod scripted;
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
@@ -56,7 +61,7 @@ impl Fixture {
     }
 
     fn apply(&mut self, lsn: u64, wanted: &BTreeSet<String>, guard: Guard) -> super::Change {
-        let changes = self.store.apply("db", &at(lsn), vec![(self.view.clone(), extent(wanted))], guard).expect("applied");
+        let changes = self.store.apply("db", &at(lsn).into(), vec![(self.view.clone(), extent(wanted)).into()], guard).expect("applied");
         let change = changes.views[0].clone();
         (self.view.facts, self.view.held) = (change.facts, change.held);
         change
@@ -92,7 +97,7 @@ proptest! {
     ) {
         let mut fixture = Fixture::new();
         let mut target = listed.clone();
-        fixture.store.replace("db", &at(1), vec![(fixture.view.clone(), extent(&first))]).expect("replaced");
+        fixture.store.replace("db", &at(1).into(), vec![(fixture.view.clone(), extent(&first)).into()]).expect("replaced");
         fixture = fixture.reopened();
         fixture.store.correct("db", vec![(fixture.view.clone(), extent(&listed))], Guard::Off).expect("corrected");
         for (index, result) in results.iter().enumerate() {
@@ -118,7 +123,7 @@ fn atomic_a_result_that_breaks_off_changes_nothing() {
     fixture.apply(2, &names("a b"), Guard::Off);
     let waiting = fixture.store.outbox_len();
     let broken = Extent::from_sorted([Ok(Row::from_texts(["c"])), Err(std::io::Error::other("cut off"))].into_iter());
-    let error = fixture.store.apply("db", &at(3), vec![(fixture.view.clone(), broken)], Guard::Off).expect_err("cut off");
+    let error = fixture.store.apply("db", &at(3).into(), vec![(fixture.view.clone(), broken).into()], Guard::Off).expect_err("cut off");
     assert!(matches!(error, StoreError::Rows(_)), "{error}");
     let fixture = fixture.reopened();
     assert_eq!(fixture.desired(), names("a b"));
@@ -172,7 +177,7 @@ fn rows_that_make_no_fact_are_counted_by_reason() {
     let mut fixture = Fixture::new();
     let rows = [Row::from_cells([None]), Row::from_texts([""]), Row::from_texts(["*"]), Row::from_texts(["a"])];
     let wanted = Extent::from_sorted(rows.into_iter().map(Ok));
-    let changes = fixture.store.apply("db", &at(2), vec![(fixture.view.clone(), wanted)], Guard::Off).expect("applied");
+    let changes = fixture.store.apply("db", &at(2).into(), vec![(fixture.view.clone(), wanted).into()], Guard::Off).expect("applied");
     assert_eq!(changes.views[0].skipped.values().sum::<u64>(), 3, "{changes:?}");
     assert_eq!(changes.views[0].skipped.get("an argument is NULL"), Some(&1));
     assert_eq!(fixture.desired(), names("a"));
@@ -218,38 +223,4 @@ fn a_parked_change_is_kept_with_its_reason() {
     assert_eq!(fixture.store.outbox_len(), 1);
     let parked = fixture.store.parked(9).expect("read");
     assert_eq!((parked.len(), parked[0].reason.as_str(), parked[0].op), (1, "no such predicate", Op::Insert));
-}
-
-#[test]
-fn a_file_of_another_layout_is_refused_by_name() {
-    let fixture = Fixture::new();
-    let path = fixture.folder.path().join("state.db");
-    drop(fixture.store);
-    rusqlite::Connection::open(&path).expect("opened").pragma_update(None, "user_version", 99).expect("changed");
-    let error = Store::open(&path).err().expect("refused").to_string();
-    assert!(error.contains("layout 99") && error.contains("state.db"), "{error}");
-}
-
-#[test]
-fn a_store_of_layout_1_still_opens() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("state.db");
-    let fixture = rusqlite::Connection::open(&path).expect("opened");
-    fixture.execute_batch(include_str!("../../tests/fixtures/state-v1.sql")).expect("the fixture is SQL");
-    drop(fixture);
-
-    let mut store = Store::open(&path).expect("a store");
-    let fact_type: FactType = "has_role(User:_, String:_)".parse().expect("a signature");
-    let view = store.register("app_db", &[&fact_type]).expect("registered").remove(0);
-    assert_eq!((view.known, view.failing, view.facts, view.held), (true, false, 2, 0));
-    assert_eq!(view.skipped.get("an argument is NULL"), Some(&4));
-    let rows = |extent: Extent| extent.map(|row| fact_type.stored_fact(&row.expect("read")).to_string()).collect::<Vec<_>>();
-    let desired = rows(store.desired(view.id).expect("opened"));
-    assert_eq!(desired, ["has_role(User:1, String:admin)", "has_role(User:2, String:member)"]);
-    let record = store.source("app_db").expect("read").expect("known");
-    assert_eq!(record.position, Some("16/B374D848".parse().expect("a position")));
-    assert_eq!((store.commit_no(), store.outbox_len(), store.offset().expect("read")), (7, 2, Some(Offset("41".to_owned()))));
-    let ops: Vec<Op> = store.outbox(9).expect("read").iter().map(|entry| entry.op).collect();
-    assert_eq!(ops, [Op::Delete, Op::Insert]);
-    assert_eq!(store.parked(9).expect("read")[0].reason, "not used in policy");
 }

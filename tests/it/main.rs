@@ -5,6 +5,7 @@
 
 mod support;
 
+mod binding;
 mod check;
 mod cli;
 mod config;

@@ -5,7 +5,10 @@
 
 mod administration;
 mod analysis;
+mod evaluation;
 mod following;
+mod incremental;
+mod shadow;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +22,9 @@ use factsync::{
     error::Disposition,
     source::{
         Event, Follow, Link, SourceError, SourceState, Start,
-        postgres::{Finding, Follower, Severity, apply_reset, apply_setup, explain, judge, plan_reset, preflight, setup_sql, snapshot},
+        postgres::{
+            Finding, Follower, Prepared, Severity, apply_reset, apply_setup, explain, judge, plan_reset, preflight, setup_sql, snapshot,
+        },
     },
 };
 use tokio::{

@@ -8,20 +8,23 @@
 //! such commits are not in the change log, or when publishing its tables would break the application.
 //! The clock is the exception: a query that asks for the time is also re-run on a timer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use sha2::{Digest, Sha256};
-use tokio_postgres::types::Type;
+use tokio_postgres::{Client, types::Type};
 
 use crate::{
     config::View,
+    query::{PLAN_VERSION, ViewPlan, bind, catalogue::Catalogue, tree::Tree},
     source::{
         SourceError,
         postgres::{
             catalog::{self, Function, Identity, Kind, Table},
             fault,
             session::{Server, Session},
-            tree::Tree,
             uses::{ColumnsUsed, Uses},
         },
     },
@@ -66,7 +69,7 @@ pub struct TableUse {
 }
 
 /// A query that can be kept up to date.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AnalysedView {
     /// The tables it reads, by OID.
     pub tables: BTreeMap<u32, TableUse>,
@@ -74,6 +77,10 @@ pub struct AnalysedView {
     pub columns: Vec<(String, String)>,
     /// Whether it depends on the time and is re-run on a timer too.
     pub clock: bool,
+    /// How it is kept up to date change by change, or why its query is run again instead: "because …".
+    pub plan: Result<Arc<ViewPlan>, String>,
+    /// Changes when anything that this view's result or plan depends on changes.
+    pub fingerprint: String,
     /// The tables whose inheritance children it reads.
     pub(crate) with_children: BTreeSet<u32>,
 }
@@ -95,6 +102,8 @@ pub(crate) struct Analysis {
 struct Prepared {
     uses: Uses,
     columns: Vec<(String, Type)>,
+    /// The tree as the server printed it, and the digest of what it means.
+    tree: String,
     tree_digest: Vec<u8>,
 }
 
@@ -105,26 +114,43 @@ pub(crate) async fn analyze(server: &Server, session: &mut Session, views: &[Vie
     for view in views {
         prepared.push(prepare(server, session, view).await?);
     }
-    let all = |pick: fn(&Uses) -> Vec<u32>| -> Vec<u32> {
-        let oids: BTreeSet<u32> = prepared.iter().flatten().flat_map(|prepared| pick(&prepared.uses)).collect();
-        oids.into_iter().collect()
+    let (catalogue, search_path) = catalogue(&session.client, &prepared).await.map_err(failed)?;
+    let judge = |(view, prepared): (&View<String>, &Result<Prepared, String>)| {
+        let prepared = prepared.as_ref().map_err(Clone::clone)?;
+        judge(view, prepared, &catalogue, &search_path)
     };
-    let relations = all(|uses| uses.relations.keys().copied().collect());
-    let functions = all(|uses| uses.functions.iter().copied().collect());
-    let operators = all(|uses| uses.operators.iter().copied().collect());
-    let tables = catalog::tables(&session.client, &relations).await.map_err(failed)?;
-    let called = catalog::functions(&session.client, &functions, &operators).await.map_err(failed)?;
-    let operators = catalog::operators(&session.client, &operators).await.map_err(failed)?;
-    let place = session
-        .client
-        .query_one("SELECT pg_catalog.current_schemas(false)::text, pg_catalog.current_setting('server_version_num')::int", &[])
-        .await
-        .map_err(failed)?;
-    let catalogue = Catalogue { tables: &tables, functions: &called, operators: &operators };
-    let judged: Vec<_> = prepared.iter().map(|prepared| judge(prepared, &catalogue)).collect();
-    let digest = digest(views, &prepared, &judged, &catalogue, place.get(0));
+    let judged: Vec<_> = views.iter().zip(&prepared).map(judge).collect();
+    let digest = digest(views, &prepared, &judged, &catalogue, &search_path);
+    Ok(Analysis { views: judged, server_version: catalogue.server_version, tables: catalogue.tables, digest })
+}
+
+/// Everything that the queries name, and the `search_path` by which they were understood.
+async fn catalogue(client: &Client, prepared: &[Result<Prepared, String>]) -> Result<(Catalogue, String), tokio_postgres::Error> {
+    let all =
+        |pick: fn(&Uses) -> Vec<u32>| -> BTreeSet<u32> { prepared.iter().flatten().flat_map(|prepared| pick(&prepared.uses)).collect() };
+    let list = |oids: BTreeSet<u32>| oids.into_iter().collect::<Vec<u32>>();
+    let tables = catalog::tables(client, &list(all(|uses| uses.relations.keys().copied().collect()))).await?;
+    let columns = || tables.values().flat_map(|table| table.columns.values());
+    let mut types = all(|uses| uses.types.iter().copied().collect());
+    types.extend(columns().map(|column| column.type_oid));
+    let mut collations = all(|uses| uses.collations.iter().copied().collect());
+    collations.extend(columns().map(|column| column.collation));
+    let types = catalog::types(client, &list(types)).await?;
+    let collations = catalog::collations(client, &list(collations)).await?;
+    let operators = catalog::operators(client, &list(all(|uses| uses.operators.iter().copied().collect()))).await?;
+    let mut functions = all(|uses| uses.functions.iter().copied().collect());
+    functions.extend(operators.values().map(|operator| operator.function));
+    functions.extend(types.values().flat_map(|found| [found.input, found.output]));
+    let functions = catalog::functions(client, &list(functions)).await?;
+    let place = client
+        .query_one(
+            "SELECT pg_catalog.current_schemas(false)::text, pg_catalog.current_setting('server_version_num')::int,
+                    pg_catalog.getdatabaseencoding() = 'UTF8'",
+            &[],
+        )
+        .await?;
     let server_version = u32::try_from(place.get::<_, i32>(1)).unwrap_or_default();
-    Ok(Analysis { views: judged, server_version, tables, digest })
+    Ok((Catalogue { types, collations, functions, operators, tables, server_version, utf8: place.get(2) }, place.get(0)))
 }
 
 /// Prepares one query: what it uses, or what the server holds against it.
@@ -157,6 +183,7 @@ async fn prepare(server: &Server, session: &mut Session, view: &View<String>) ->
         uses: Uses::of(&tree),
         columns,
         tree_digest: tree_digest(&tree),
+        tree: text.to_owned(),
     }))
 }
 
@@ -174,16 +201,8 @@ fn counted(count: usize, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
-struct Catalogue<'a> {
-    tables: &'a BTreeMap<u32, Table>,
-    functions: &'a BTreeMap<u32, Function>,
-    /// The function behind each operator.
-    operators: &'a BTreeMap<u32, u32>,
-}
-
 /// Whether the view can be followed.
-fn judge(prepared: &Result<Prepared, String>, catalogue: &Catalogue<'_>) -> Result<AnalysedView, String> {
-    let prepared = prepared.as_ref().map_err(Clone::clone)?;
+fn judge(view: &View<String>, prepared: &Prepared, catalogue: &Catalogue, search_path: &str) -> Result<AnalysedView, String> {
     let uses = &prepared.uses;
     let mut refusals: BTreeSet<String> = uses.refusals.clone();
     let mut clock = uses.clock;
@@ -196,7 +215,7 @@ fn judge(prepared: &Result<Prepared, String>, catalogue: &Catalogue<'_>) -> Resu
     }
     for (oid, used) in &uses.relations {
         match catalogue.tables.get(oid) {
-            Some(table) => refusals.extend(refuse_table(table, used, catalogue.tables)),
+            Some(table) => refusals.extend(refuse_table(table, used, &catalogue.tables)),
             None => drop(refusals.insert(format!("it reads table {oid}, which does not exist any more. Try again"))),
         }
     }
@@ -204,8 +223,12 @@ fn judge(prepared: &Result<Prepared, String>, catalogue: &Catalogue<'_>) -> Resu
         return Err(refusals.into_iter().collect::<Vec<_>>().join("; "));
     }
     let tables = uses.relations.iter().filter_map(|(oid, used)| Some((*oid, table_use(catalogue.tables.get(oid)?, used))));
+    let tables: BTreeMap<u32, TableUse> = tables.collect();
+    let tree = Tree::read(&prepared.tree).map_err(|error| error.to_string())?;
     Ok(AnalysedView {
-        tables: tables.collect(),
+        plan: bind(&tree, catalogue).map(Arc::new),
+        fingerprint: fingerprint(view, prepared, &tables, catalogue, search_path),
+        tables,
         columns: prepared.columns.iter().map(|(name, column_type)| (name.clone(), column_type.name().to_owned())).collect(),
         clock,
         with_children: uses.relations.iter().filter(|(_, used)| used.with_children).map(|(oid, _)| *oid).collect(),
@@ -213,9 +236,9 @@ fn judge(prepared: &Result<Prepared, String>, catalogue: &Catalogue<'_>) -> Resu
 }
 
 /// Functions called by name and through operators.
-fn called(uses: &Uses, catalogue: &Catalogue<'_>) -> BTreeSet<u32> {
-    let behind = uses.operators.iter().filter_map(|operator| catalogue.operators.get(operator));
-    uses.functions.iter().chain(behind).copied().collect()
+fn called(uses: &Uses, catalogue: &Catalogue) -> BTreeSet<u32> {
+    let behind = uses.operators.iter().filter_map(|operator| catalogue.operators.get(operator)).map(|operator| operator.function);
+    uses.functions.iter().copied().chain(behind).collect()
 }
 
 fn refuse_function(function: &Function) -> Option<String> {
@@ -266,6 +289,47 @@ fn table_use(table: &Table, used: &ColumnsUsed) -> TableUse {
     TableUse { schema: table.schema.clone(), name: table.name.clone(), columns: columns.map(|(_, column)| column.name.clone()).collect() }
 }
 
+/// SHA-256 over everything that one view's result, its plan and the layout of its state depend on.
+fn fingerprint(
+    view: &View<String>,
+    prepared: &Prepared,
+    tables: &BTreeMap<u32, TableUse>,
+    catalogue: &Catalogue,
+    search_path: &str,
+) -> String {
+    let mut hash = Sha256::new();
+    let mut add = |part: &[u8]| {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    };
+    add(format!("{PLAN_VERSION} {} {search_path}", catalogue.server_version / 10_000).as_bytes());
+    add(view.fact_type.to_string().as_bytes());
+    add(view.query.as_bytes());
+    add(&prepared.tree_digest);
+    let (mut types, mut collations) = (prepared.uses.types.clone(), prepared.uses.collations.clone());
+    for (oid, used) in tables {
+        let Some(table) = catalogue.tables.get(oid) else { continue };
+        add(format!("{oid} {} {:?} {:?} {:?}", table.title(), table.kind, table.identity, table.unique).as_bytes());
+        let identity = |name: &String| matches!(&table.identity, Identity::Columns(key) if key.contains(name));
+        for (number, column) in table.columns.iter().filter(|(_, column)| used.columns.contains(&column.name) || identity(&column.name)) {
+            add(format!("{number} {column:?}").as_bytes());
+            types.insert(column.type_oid);
+            collations.insert(column.collation);
+        }
+    }
+    for (oid, found) in catalogue.types.iter().filter(|(oid, found)| types.contains(oid) || types.contains(&found.base)) {
+        add(format!("{oid} {found:?}").as_bytes());
+    }
+    for (oid, found) in catalogue.collations.iter().filter(|(oid, _)| collations.contains(oid)) {
+        add(format!("{oid} {found:?}").as_bytes());
+    }
+    let called = called(&prepared.uses, catalogue);
+    for (oid, function) in catalogue.functions.iter().filter(|(oid, _)| called.contains(oid)) {
+        add(format!("{oid} {function:?}").as_bytes());
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// SHA-256 over everything that decides what the results are and which changes are seen.
 ///
 /// Columns that no query uses are left out, and partitions: they come and go in normal operation, and changes are published under
@@ -274,7 +338,7 @@ fn digest(
     views: &[View<String>],
     prepared: &[Result<Prepared, String>],
     judged: &[Result<AnalysedView, String>],
-    catalogue: &Catalogue<'_>,
+    catalogue: &Catalogue,
     search_path: &str,
 ) -> String {
     let mut hash = Sha256::new();
@@ -298,7 +362,8 @@ fn digest(
             add(format!("{number} {} {}", column.name, column.type_name).as_bytes());
         }
     }
-    for (oid, function) in catalogue.functions.iter().filter(|(_, function)| function.users) {
+    let used: BTreeSet<u32> = prepared.iter().flatten().flat_map(|prepared| called(&prepared.uses, catalogue)).collect();
+    for (oid, function) in catalogue.functions.iter().filter(|(oid, function)| function.users && used.contains(oid)) {
         add(format!("{oid} {} {}", function.title, function.version).as_bytes());
     }
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()

@@ -6,12 +6,15 @@ use crate::{
         SourceError,
         postgres::{
             analyze::{self, AnalysedView},
-            follow::{CLOCK_REASON, REFRESH_REASON},
+            prepare::CLOCK_REASON,
             publication::{self, Published},
             session::{Purpose, Server},
         },
     },
 };
+
+/// What sets off an incremental view.
+const INCREMENTAL_REASON: &str = "every commit brings exactly the facts it changes";
 
 /// How a source will be followed.
 #[derive(Debug)]
@@ -27,7 +30,7 @@ pub struct Explanation {
 /// How a view will be kept up to date.
 #[derive(Debug)]
 pub struct ExplainedView {
-    /// `refresh`.
+    /// `incremental` or `refresh`.
     pub mode: &'static str,
     /// Why this mode, and what sets it off.
     pub reason: String,
@@ -43,8 +46,11 @@ pub async fn explain(name: &str, config: &PostgresConfig) -> Result<Explanation,
     let publication = publication::needed(&analysis).into_values().collect();
     let views = analysis.views.into_iter().map(|view| {
         view.map(|view| {
-            let reason = if view.clock { CLOCK_REASON } else { REFRESH_REASON }.to_owned();
-            ExplainedView { mode: "refresh", reason, view }
+            let how = if view.clock { CLOCK_REASON } else { "its query runs again when one of its tables changes" };
+            match &view.plan {
+                Ok(_) => ExplainedView { mode: "incremental", reason: INCREMENTAL_REASON.to_owned(), view },
+                Err(reason) => ExplainedView { mode: "refresh", reason: format!("{how}, because {reason}"), view },
+            }
         })
     });
     Ok(Explanation { views: views.collect(), slot: config.slot.clone(), publication })

@@ -2,31 +2,47 @@
 //!
 //! Why nothing falls between snapshot and stream. The slot's creation yields a snapshot and a consistent point C
 //! ([`slot`]). Commits whose record starts before C are in the snapshot. All others are decoded by the slot, because the
-//! publication exists before the slot does and START_REPLICATION begins at C. A view's first result is of C; a commit at or
-//! after C that touches one of its tables makes it dirty and it is read again. A commit is on one side of C only, so none is lost; and
-//! since results replace each other as a whole, seeing one twice would change nothing.
+//! publication exists before the slot does and START_REPLICATION begins at C. A view's first result is of C, and so are the tables of an
+//! incremental view. Its row changes at or after C are delivered; for a refresh view a commit at or after C that touches one of its tables
+//! makes it dirty and it is read again. A commit is on one side of C only, so none is lost and none is applied twice.
+//!
+//! A view that is loaded while others resume from P < C is read in the same kind of snapshot, from a temporary slot. The stream starts
+//! at P for the sake of the others; the engine has the view skip what starts before C.
 //!
 //! Why nothing is lost over a restart from P. P was reported when every commit that starts before P was received and in the results
 //! ([`tail`](super::tail)), and made durable with them. Only durable positions are acknowledged, so the slot still has
 //! everything from P on, and says so: its confirmed position is not beyond P. Commits between that position and P are skipped by
-//! the server. A slot that is missing, lost or beyond P, a publication that was changed, and a fingerprint that differs all mean
-//! the same: read everything again.
+//! the server. A slot that is missing, lost or beyond P means that everything is read again; a view's fingerprint that differs means that for
+//! the one view.
+//!
+//! Between the survey of the catalogues and the snapshot there may be DDL. So after views were loaded the survey is repeated, and a view whose
+//! fingerprint differs then is not begun.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::time;
 
 use crate::{
     config::{PostgresConfig, View},
-    data::Position,
+    data::{Lsn, Position},
+    query::{Identity, ViewPlan},
     source::{
-        self, Event, Follow, Link, PreparedView, SourceError, SourceState, Start, ViewMode,
+        self, Evaluate, Event, Follow, Link, Reading, Role, SourceError, SourceState, Start,
         postgres::{
-            analyze::{self, Analysis},
-            fault, publication,
+            catalog::Kind,
+            evaluate::Evaluator,
+            fault,
+            images::Images,
+            prepare::{Plans, Prepared, Survey},
+            publication::quoted,
             pulse::Pulse,
-            read::Reader,
+            read::{Load, Reader},
             refresh::Refresh,
             session::{Purpose, Server},
             slot::{self, Anchor, Lifetime, SlotState},
@@ -38,26 +54,6 @@ use crate::{
 /// How often a standby looks whether the slot is free. A failover takes at least that long, and the server answers from memory.
 const STANDBY_POLL: Duration = Duration::from_secs(2);
 
-/// Why a view is not incremental.
-pub(crate) const REFRESH_REASON: &str = "this release runs every query again when one of its tables changes";
-/// The same for a view that also depends on the time.
-pub(crate) const CLOCK_REASON: &str =
-    "it depends on the time, so its query runs again every few seconds, and when one of its tables changes";
-
-/// What is known before following begins.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Prepared {
-    /// Hash of everything the stored results depend on: queries, tables, functions, publication. A stored position is
-    /// worthless under another fingerprint.
-    pub fingerprint: String,
-    /// The cluster's identity.
-    pub system_identifier: String,
-    /// Its timeline, which a failover changes.
-    pub timeline: u32,
-    /// For each view why it cannot be followed, if so.
-    pub refused: Vec<Option<String>>,
-}
-
 /// Follows one database.
 pub struct Follower {
     name: String,
@@ -65,7 +61,33 @@ pub struct Follower {
     slot: String,
     views: Arc<[View<String>]>,
     spool: PathBuf,
-    prepared: Option<(Prepared, Analysis)>,
+    plans: Plans,
+    survey: Option<Survey>,
+}
+
+/// What a start makes of the views.
+#[derive(Debug, Default)]
+struct Parts {
+    /// What is stored belongs to the position.
+    resumed: Vec<usize>,
+    /// Read first, with their tables.
+    loaded: Vec<usize>,
+    /// Read again whenever something changes.
+    refreshed: Vec<usize>,
+    /// Of those the ones that lack changes before the position.
+    stale: BTreeSet<usize>,
+}
+
+impl Parts {
+    fn incremental(&self) -> BTreeSet<usize> {
+        self.resumed.iter().chain(&self.loaded).copied().collect()
+    }
+}
+
+/// What a snapshot brought.
+struct Snapshot {
+    readings: Vec<(usize, Reading)>,
+    failures: Vec<(usize, SourceError)>,
 }
 
 impl Follower {
@@ -75,24 +97,27 @@ impl Follower {
             SourceError::Unsupported { problem, .. } => problem,
             other => other.to_string(),
         });
-        Self { name: name.to_owned(), server, slot: config.slot.clone(), views: config.views.clone().into(), spool, prepared: None }
+        let (views, plans) = (config.views.clone().into(), Plans::new());
+        Self { name: name.to_owned(), server, slot: config.slot.clone(), views, spool, plans, survey: None }
+    }
+
+    /// The same with plans made by hand, by view number.
+    #[doc(hidden)]
+    pub fn with_plans(mut self, plans: BTreeMap<usize, Arc<ViewPlan>>) -> Self {
+        self.plans = plans;
+        self
     }
 
     /// Analyses the queries, makes the publication right and says what stored positions depend on. To be called before each
-    /// [`Follow::follow`], which does it itself otherwise; if the fingerprint or the identity differs from those stored with a
-    /// position, the position must not be used.
+    /// [`Follow::follow`], which does it itself otherwise. If the identity differs from that stored with a position, the position must not
+    /// be used; if a view's fingerprint does, what is stored of the view.
     pub async fn prepare(&mut self) -> Result<Prepared, SourceError> {
         let server = self.server()?;
-        let (analysis, fingerprint) = analyze(&server, &self.slot, &self.views).await?;
-        let mut replication = server.replicate(&self.slot, analysis.server_version, 0).await?;
+        let survey = Survey::take(&server, &self.slot, &self.views, &self.plans, true).await?;
+        let mut replication = server.replicate(&self.slot, survey.analysis.server_version, 0).await?;
         let system = replication.identify_system().await.map_err(|error| fault::replication(&self.name, "identify the server", error))?;
-        let prepared = Prepared {
-            fingerprint,
-            system_identifier: system.system_id,
-            timeline: system.timeline,
-            refused: analysis.views.iter().map(|view| view.as_ref().err().cloned()).collect(),
-        };
-        self.prepared = Some((prepared.clone(), analysis));
+        let prepared = Prepared { views: survey.views.clone(), system_identifier: system.system_id, timeline: system.timeline };
+        self.survey = Some(survey);
         Ok(prepared)
     }
 
@@ -100,32 +125,12 @@ impl Follower {
         self.server.clone().map_err(|problem| SourceError::Unsupported { name: self.name.clone(), problem })
     }
 
-    /// What the engine asks of every source.
-    fn describe(&self, prepared: &Prepared) -> source::Prepared {
-        let database = self.server.as_ref().map_or("", Server::database);
-        let clock = |view: usize| {
-            let (_, analysis) = self.prepared.as_ref()?;
-            analysis.views[view].as_ref().ok().map(|view| view.clock)
-        };
-        let mode = |(view, refused): (usize, &Option<String>)| match refused {
-            Some(problem) => ViewMode::Refused(problem.clone()),
-            None if clock(view) == Some(true) => ViewMode::Refresh(CLOCK_REASON.to_owned()),
-            None => ViewMode::Refresh(REFRESH_REASON.to_owned()),
-        };
-        let view = |view| PreparedView { fingerprint: prepared.fingerprint.clone(), mode: mode(view) };
-        source::Prepared {
-            // Not the timeline: after a failover it is still the same database.
-            identity: format!("database \"{database}\" of cluster {}", prepared.system_identifier),
-            views: prepared.refused.iter().enumerate().map(view).collect(),
-        }
-    }
-
-    async fn run(&mut self, from: Option<Position>, link: &mut Link) -> Result<(), SourceError> {
+    async fn run(&mut self, start: Start, link: &mut Link) -> Result<(), SourceError> {
         let mut stop = link.stop.clone();
         let opened = tokio::select! {
             biased;
             () = stopped(&mut stop) => return Ok(()),
-            opened = self.open(from, link) => opened?,
+            opened = self.open(start, link) => opened?,
         };
         match opened {
             Some(tail) => tail.run(link).await,
@@ -134,38 +139,62 @@ impl Follower {
     }
 
     /// Everything up to the stream; `None` if the receiver is gone.
-    async fn open(&mut self, from: Option<Position>, link: &Link) -> Result<Option<Box<Tail>>, SourceError> {
+    async fn open(&mut self, start: Start, link: &Link) -> Result<Option<Box<Tail>>, SourceError> {
         let server = self.server()?;
         if !send(link, Event::State(SourceState::Connecting)).await {
             return Ok(None);
         }
-        if self.prepared.is_none() {
+        if self.survey.is_none() {
             self.prepare().await?;
         }
-        let Some((prepared, analysis)) = self.prepared.take() else { return Ok(None) };
-        let reader = Reader::new(server.clone(), &self.views, &self.spool);
-        let mut plan = plan(&analysis, prepared.fingerprint);
-        for (view, problem) in prepared.refused.into_iter().enumerate() {
-            let Some(problem) = problem else { continue };
+        let Some(survey) = self.survey.take() else { return Ok(None) };
+        for view in 0..self.views.len() {
+            let Some(problem) = survey.refusal(view).map(str::to_owned) else { continue };
             if !send(link, Event::ViewFailed { view, problem: self.view_error(view, problem) }).await {
                 return Ok(None);
             }
         }
+        let parts = self.parts(&survey, &start)?;
+        let mut plan = plan(&survey, &parts);
         let state = self.free_slot(&server, link).await?;
-        let streaming = match from {
-            Some(from) => self.resume(&server, &analysis, state, from).await?,
-            None => match self.begin(&server, &analysis, state, &reader, &mut plan, link).await? {
-                Some(begun) => begun,
-                None => return Ok(None),
-            },
+        let begun = match start.from {
+            Some(from) => self.resume(&server, &survey, state, from, &parts, &mut plan, link).await?,
+            None => self.begin(&server, &survey, state, &parts, &mut plan, link).await?,
         };
-        let pulse = Pulse::new(server.clone(), watched(&analysis)).await?;
-        let refresh = Refresh::new(server.clone(), self.slot.clone(), analysis.server_version, reader);
+        let Some(streaming) = begun else { return Ok(None) };
+        let version = survey.analysis.server_version;
+        let pulse = Pulse::new(server.clone(), survey.watched(), &self.slot, version).await?;
+        let refresh = Refresh::new(server.clone(), self.slot.clone(), version, self.reader(&server));
         if !send(link, Event::State(SourceState::Streaming)).await {
             return Ok(None);
         }
-        let reanalyze = self.reanalyze(&server);
+        let reanalyze = self.reanalyze(&server, parts.incremental());
         Ok(Some(Box::new(Tail::new(server, &self.slot, plan, streaming, refresh, pulse, reanalyze))))
+    }
+
+    /// What the roles come down to. A role that a view cannot have any more, since it was given, is a changed view.
+    fn parts(&self, survey: &Survey, start: &Start) -> Result<Parts, SourceError> {
+        let mut parts = Parts::default();
+        let mut lost = Vec::new();
+        for view in 0..self.views.len() {
+            if survey.refusal(view).is_some() {
+                continue;
+            }
+            match start.roles.get(view).copied().unwrap_or(Role::Off) {
+                Role::Incremental | Role::Load if survey.plan(view).is_none() => lost.push(view),
+                Role::Incremental if start.from.is_none() => lost.push(view),
+                Role::Incremental => parts.resumed.push(view),
+                Role::Load => parts.loaded.push(view),
+                Role::Refresh { stale } => {
+                    parts.refreshed.push(view);
+                    if stale && start.from.is_some() {
+                        parts.stale.insert(view);
+                    }
+                }
+                Role::Off => {}
+            }
+        }
+        if lost.is_empty() { Ok(parts) } else { Err(self.changed(lost, "they cannot be followed change by change any more")) }
     }
 
     /// Waits until nobody else uses the slot, as the standby.
@@ -186,29 +215,57 @@ impl Follower {
         }
     }
 
-    async fn resume(&self, server: &Server, analysis: &Analysis, state: SlotState, from: Position) -> Result<Streaming, SourceError> {
+    /// The slot as it is; views that are loaded as of a point of their own.
+    #[expect(clippy::too_many_arguments, reason = "each is another part of the start, used here only")]
+    async fn resume(
+        &self,
+        server: &Server,
+        survey: &Survey,
+        state: SlotState,
+        from: Position,
+        parts: &Parts,
+        plan: &mut Plan,
+        link: &Link,
+    ) -> Result<Option<Streaming>, SourceError> {
+        let from = self.usable(state, from)?;
+        let version = survey.analysis.server_version;
+        if !parts.loaded.is_empty() {
+            if !send(link, Event::State(SourceState::Snapshotting)).await {
+                return Ok(None);
+            }
+            let anchor = Anchor::create(server.clone(), self.slot.clone(), version, Lifetime::Temporary).await?;
+            let point = anchor.point;
+            let snapshot = self.read(server, survey, &anchor, &parts.loaded, &parts.loaded).await?;
+            drop(anchor);
+            plan.images = images(survey, parts, Some(point));
+            if !report(link, point, snapshot, plan, false).await {
+                return Ok(None);
+            }
+        }
+        let client = server.replicate(&self.slot, version, from.0).await?;
+        Ok(Some((slot::start(server, client).await?, from)))
+    }
+
+    /// The position, if the slot still has everything from there on.
+    fn usable(&self, state: SlotState, from: Position) -> Result<Lsn, SourceError> {
         let lost = |problem| Err(SourceError::PositionLost { name: self.name.clone(), problem });
         let Position::Lsn(from) = from else { return lost(format!("\"{from}\" is no position of PostgreSQL")) };
         match state {
-            SlotState::Free(confirmed) if confirmed <= from => {}
-            SlotState::Free(confirmed) => {
-                return lost(format!("slot \"{}\" was advanced to {confirmed}, beyond {from}", self.slot));
-            }
-            SlotState::Lost(problem) => return lost(problem),
-            SlotState::Missing => return lost(format!("slot \"{}\" does not exist", self.slot)),
-            SlotState::Active | SlotState::Foreign(_) => return lost(format!("slot \"{}\" is in use", self.slot)),
+            SlotState::Free(confirmed) if confirmed <= from => Ok(from),
+            SlotState::Free(confirmed) => lost(format!("slot \"{}\" was advanced to {confirmed}, beyond {from}", self.slot)),
+            SlotState::Lost(problem) => lost(problem),
+            SlotState::Missing => lost(format!("slot \"{}\" does not exist", self.slot)),
+            SlotState::Active | SlotState::Foreign(_) => lost(format!("slot \"{}\" is in use", self.slot)),
         }
-        let client = server.replicate(&self.slot, analysis.server_version, from.0).await?;
-        Ok((slot::start(server, client).await?, from))
     }
 
     /// A new slot, and every view as of its consistent point.
     async fn begin(
         &self,
         server: &Server,
-        analysis: &Analysis,
+        survey: &Survey,
         state: SlotState,
-        reader: &Reader,
+        parts: &Parts,
         plan: &mut Plan,
         link: &Link,
     ) -> Result<Option<Streaming>, SourceError> {
@@ -219,36 +276,66 @@ impl Follower {
             let session = server.connect(Purpose::Write).await?;
             slot::drop_slot(&session.client, &self.slot).await.map_err(|error| fault::sql(&self.name, "drop its old slot", error))?;
         }
-        let anchor = Anchor::create(server.clone(), self.slot.clone(), analysis.server_version, Lifetime::Permanent).await?;
-        let followed: Vec<usize> = (0..self.views.len()).filter(|view| analysis.views[*view].is_ok()).collect();
-        let mut views = Vec::with_capacity(followed.len());
-        for (view, outcome) in reader.read(&anchor.snapshot, &followed, &|_, _| ()).await? {
-            match outcome {
-                Ok(extent) => views.push((view, extent.into())),
-                Err(problem) => {
-                    plan.failed.insert(view);
-                    if !send(link, Event::ViewFailed { view, problem }).await {
-                        return Ok(None);
-                    }
-                }
-            }
-        }
+        let version = survey.analysis.server_version;
+        let anchor = Anchor::create(server.clone(), self.slot.clone(), version, Lifetime::Permanent).await?;
+        let mut followed: Vec<usize> = parts.loaded.iter().chain(&parts.refreshed).copied().collect();
+        followed.sort_unstable();
+        let snapshot = self.read(server, survey, &anchor, &followed, &parts.loaded).await?;
         let point = anchor.point;
-        if !send(link, Event::Cut { position: Position::Lsn(point), views, snapshot: true }).await {
+        if !report(link, point, snapshot, plan, true).await {
             return Ok(None);
         }
         Ok(Some((anchor.stream(server).await?, point)))
+    }
+
+    /// Reads `views` in the anchor's snapshot, `loaded` with their tables.
+    async fn read(
+        &self,
+        server: &Server,
+        survey: &Survey,
+        anchor: &Anchor,
+        views: &[usize],
+        loaded: &[usize],
+    ) -> Result<Snapshot, SourceError> {
+        let loads = loaded.iter().filter_map(|view| Some((*view, load(survey, *view, survey.plan(*view)?))));
+        let loads: BTreeMap<usize, Load> = loads.collect();
+        let mut snapshot = Snapshot { readings: Vec::new(), failures: Vec::new() };
+        for (view, outcome) in self.reader(server).read(&anchor.snapshot, views, &loads, &|_, _| ()).await? {
+            match outcome {
+                Ok(reading) => snapshot.readings.push((view, reading)),
+                Err(problem) => snapshot.failures.push((view, problem)),
+            }
+        }
+        if !loaded.is_empty() {
+            let all: BTreeSet<usize> = loaded.iter().copied().collect();
+            let before = survey.essence(&all);
+            let after = Survey::take(server, &self.slot, &self.views, &self.plans, false).await?.essence(&all);
+            let changed: Vec<usize> = loaded.iter().copied().filter(|view| before.get(*view) != after.get(*view)).collect();
+            if !changed.is_empty() {
+                return Err(self.changed(changed, "their tables, functions or publication changed while they were read"));
+            }
+        }
+        Ok(snapshot)
+    }
+
+    fn reader(&self, server: &Server) -> Reader {
+        Reader::new(server.clone(), &self.views, &self.spool)
     }
 
     fn view_error(&self, view: usize, problem: String) -> SourceError {
         SourceError::View { name: self.name.clone(), fact_type: self.views[view].fact_type.to_string(), problem }
     }
 
-    fn reanalyze(&self, server: &Server) -> Reanalyze {
-        let (server, slot, views) = (server.clone(), self.slot.clone(), self.views.clone());
+    fn changed(&self, views: Vec<usize>, problem: &str) -> SourceError {
+        SourceError::ViewsChanged { name: self.name.clone(), views, problem: problem.to_owned() }
+    }
+
+    fn reanalyze(&self, server: &Server, incremental: BTreeSet<usize>) -> Reanalyze {
+        let (server, slot, views, plans) = (server.clone(), self.slot.clone(), self.views.clone(), self.plans.clone());
         Arc::new(move || {
-            let (server, slot, views) = (server.clone(), slot.clone(), views.clone());
-            async move { fingerprint(&server, &slot, &views).await }.boxed()
+            let (server, slot, views, plans) = (server.clone(), slot.clone(), views.clone(), plans.clone());
+            let incremental = incremental.clone();
+            async move { Ok(Survey::take(&server, &slot, &views, &plans, false).await?.essence(&incremental)) }.boxed()
         })
     }
 }
@@ -256,14 +343,18 @@ impl Follower {
 impl Follow for Follower {
     fn prepare(&mut self) -> BoxFuture<'_, Result<source::Prepared, SourceError>> {
         async move {
-            let prepared = Follower::prepare(self).await?;
-            Ok(self.describe(&prepared))
+            let database = self.server()?.database().to_owned();
+            Ok(Follower::prepare(self).await?.describe(&database))
         }
         .boxed()
     }
 
     fn follow<'a>(&'a mut self, start: Start, link: &'a mut Link) -> BoxFuture<'a, Result<(), SourceError>> {
-        self.run(start.from, link).boxed()
+        self.run(start, link).boxed()
+    }
+
+    fn evaluator(&self) -> Option<Arc<dyn Evaluate>> {
+        self.server.clone().ok().map(|server| Arc::new(Evaluator::new(server)) as Arc<dyn Evaluate>)
     }
 }
 
@@ -272,59 +363,52 @@ async fn send(link: &Link, event: Event) -> bool {
     link.events.send(event).await.is_ok()
 }
 
-/// The analysis and the fingerprint, with the publication made right.
-async fn analyze(server: &Server, slot: &str, views: &[View<String>]) -> Result<(Analysis, String), SourceError> {
-    let mut session = server.connect(Purpose::Analyze).await?;
-    let analysis = analyze::analyze(server, &mut session, views).await?;
-    let session = server.connect(Purpose::Write).await?;
-    let publication = publication::ensure(server, &session, slot, &analysis).await?;
-    let fingerprint = format!("{} {publication}", analysis.digest);
-    Ok((analysis, fingerprint))
-}
-
-/// The fingerprint as things are, without changing any.
-async fn fingerprint(server: &Server, slot: &str, views: &[View<String>]) -> Result<String, SourceError> {
-    let mut session = server.connect(Purpose::Analyze).await?;
-    let analysis = analyze::analyze(server, &mut session, views).await?;
-    let publication = publication::Publication::read(&session.client, slot, analysis.server_version).await;
-    let publication = publication.map_err(|error| fault::sql(&server.name, "read the publication", error))?;
-    Ok(format!("{} {}", analysis.digest, publication.map(|publication| publication.identity).unwrap_or_default()))
-}
-
-/// Which views a change of which relation touches: the tables a view names, their partitions and children, and the roots whose name
-/// changes of a partition are published under.
-fn plan(analysis: &Analysis, fingerprint: String) -> Plan {
-    let mut plan = Plan { views: Default::default(), clock: Default::default(), failed: Default::default(), fingerprint };
-    for (index, view) in analysis.views.iter().enumerate() {
-        let Ok(view) = view else { continue };
-        if view.clock {
-            plan.clock.insert(index);
-        }
-        for oid in view.tables.keys() {
-            let family = analysis.tables.get(oid).into_iter().flat_map(|table| table.descendants.iter().chain(&table.ancestors));
-            for relation in family.chain([oid]) {
-                let views: &mut Vec<usize> = plan.views.entry(*relation).or_default();
-                if !views.contains(&index) {
-                    views.push(index);
-                }
-            }
+/// Reports what was read at `point`; `false` if the receiver is gone.
+async fn report(link: &Link, point: Lsn, snapshot: Snapshot, plan: &mut Plan, new: bool) -> bool {
+    for (view, problem) in snapshot.failures {
+        plan.failed.insert(view);
+        if !send(link, Event::ViewFailed { view, problem }).await {
+            return false;
         }
     }
-    plan
+    send(link, Event::Cut { position: Position::Lsn(point), views: snapshot.readings, snapshot: new }).await
 }
 
-/// Tables whose rows can change without a row in the log: see [`pulse`](super::pulse).
-fn watched(analysis: &Analysis) -> Vec<u32> {
-    let used = analysis.views.iter().flatten().flat_map(|view| view.tables.keys());
-    let mut watched: Vec<u32> = used
-        .filter(|oid| {
-            analysis.tables.get(oid).is_some_and(|table| {
-                table.kind == super::catalog::Kind::Partitioned || !table.descendants.is_empty() || !table.ancestors.is_empty()
-            })
-        })
-        .copied()
-        .collect();
-    watched.sort_unstable();
-    watched.dedup();
-    watched
+/// What the loop needs to know.
+fn plan(survey: &Survey, parts: &Parts) -> Plan {
+    Plan {
+        views: survey.touched(&parts.refreshed),
+        images: images(survey, parts, None),
+        clock: parts.refreshed.iter().copied().filter(|view| survey.has_clock(*view)).collect(),
+        tells_time: parts.incremental().into_iter().any(|view| survey.has_clock(view)),
+        stale: parts.stale.clone(),
+        failed: BTreeSet::new(),
+        essence: survey.essence(&parts.incremental()),
+        publication: survey.publication.clone(),
+        shapes: survey.shapes.clone(),
+    }
+}
+
+/// What is delivered; views that are loaded at `point` skip what is before it.
+fn images(survey: &Survey, parts: &Parts, point: Option<Lsn>) -> Images {
+    let loaded = point.into_iter().flat_map(|point| parts.loaded.iter().map(move |view| (*view, point)));
+    Images::new(survey.kept(&parts.incremental()), loaded.collect())
+}
+
+/// The queries that read a view's tables: the columns that its plan keeps, and for a table whose rows may be equal where each is stored.
+fn load(survey: &Survey, view: usize, plan: &ViewPlan) -> Load {
+    let tables = plan.tables.iter().filter_map(|(oid, used)| {
+        let table = survey.analysis.tables.get(oid)?;
+        let columns = used.columns.iter().filter_map(|number| table.columns.get(number));
+        let mut cells: Vec<String> =
+            columns.map(|column| format!("t.{}", postgres_protocol::escape::escape_identifier(&column.name))).collect();
+        if used.identity == Identity::Full {
+            cells.push("t.tableoid::pg_catalog.text || t.ctid::pg_catalog.text".to_owned());
+        }
+        // The rows of a partitioned table are those of its partitions; children of an ordinary one are tables of their own.
+        let only = if table.kind == Kind::Partitioned { "" } else { "ONLY " };
+        let sql = format!("SELECT {} FROM {only}{} AS t", cells.join(", "), quoted(&table.schema, &table.name));
+        Some((*oid, (sql, cells.len())))
+    });
+    Load { tables: tables.collect(), clock: survey.has_clock(view) }
 }

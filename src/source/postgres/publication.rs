@@ -5,8 +5,10 @@
 //! also forbid UPDATE and DELETE on every table without a key.
 //!
 //! The server reads the publication as it was at the point of the log it decodes. So it must exist before the slot does, and a
-//! change of it makes a hole: changes before it were decoded under the old one. Hence its [`Publication::identity`] is part
-//! of the fingerprint, and a different fingerprint means a new snapshot.
+//! change of it makes a hole: changes before it were decoded under the old one. Hence what it has of a view's tables
+//! ([`Publication::of`]) is part of the view's fingerprint, and a different fingerprint means that the view is read again. So that one
+//! view's needs do not disturb the others, only what is wrong is altered: an entry that is the same in `SET TABLE` keeps
+//! its row in the catalogue.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,8 +44,10 @@ pub struct Published {
 /// A publication as the catalogue has it.
 #[derive(Debug)]
 pub(crate) struct Publication {
-    /// Changes whenever the publication does.
-    pub(crate) identity: String,
+    /// What applies to every table: changes when the options do, or when it is made anew.
+    general: String,
+    /// What identifies each table's entry.
+    entries: BTreeMap<u32, String>,
     all_tables: bool,
     complete: bool,
     schemas: BTreeSet<String>,
@@ -120,61 +124,94 @@ impl Publication {
             "SELECT r.prrelid, {columns}, {unfiltered}, r.oid, r.xmin::text
              FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = $1 ORDER BY r.prrelid"
         );
-        let mut identity = format!("{oid}/{}", publication.get::<_, &str>(3));
-        let mut tables = BTreeMap::new();
+        let (mut entries, mut tables) = (BTreeMap::new(), BTreeMap::new());
         for row in client.query(&members, &[&oid]).await? {
-            identity.push_str(&format!(" {}/{}", row.get::<_, u32>(3), row.get::<_, &str>(4)));
+            entries.insert(row.get(0), format!("{}/{}", row.get::<_, u32>(3), row.get::<_, &str>(4)));
             if row.get(2) {
                 tables.insert(row.get(0), row.get::<_, Option<Vec<String>>>(1).map(|columns| columns.into_iter().collect()));
             }
         }
-        let schemas = if has_lists {
+        let schemas: BTreeSet<String> = if has_lists {
             let schemas = "SELECT n.nspname::text FROM pg_catalog.pg_publication_namespace p
                            JOIN pg_catalog.pg_namespace n ON n.oid = p.pnnspid WHERE p.pnpubid = $1";
             client.query(schemas, &[&oid]).await?.iter().map(|row| row.get(0)).collect()
         } else {
             BTreeSet::new()
         };
-        identity.push_str(&format!(" {schemas:?}"));
-        Ok(Some(Self { identity, all_tables: publication.get(1), complete: publication.get(2), schemas, tables }))
+        let general = format!("{oid}/{} {schemas:?}", publication.get::<_, &str>(3));
+        Ok(Some(Self { general, entries, all_tables: publication.get(1), complete: publication.get(2), schemas, tables }))
+    }
+
+    /// Changes when what is published of one of `tables` may have changed.
+    pub(crate) fn of(&self, tables: &BTreeSet<u32>) -> String {
+        let entries: Vec<&str> = tables.iter().filter_map(|oid| self.entries.get(oid)).map(String::as_str).collect();
+        format!("{} {}", self.general, entries.join(" "))
     }
 
     /// Whether every change that matters to `needed` is published.
     pub(crate) fn covers(&self, needed: &BTreeMap<u32, Published>) -> bool {
-        self.complete
-            && needed.iter().all(|(oid, wanted)| {
-                self.all_tables
-                    || self.schemas.contains(&wanted.schema)
-                    || match (self.tables.get(oid), &wanted.columns) {
-                        (None, _) | (Some(Some(_)), None) => false,
-                        (Some(None), _) => true,
-                        (Some(Some(published)), Some(wanted)) => published.is_superset(wanted),
-                    }
-            })
+        self.complete && needed.iter().all(|(oid, wanted)| self.has(*oid, wanted))
     }
+
+    fn has(&self, oid: u32, wanted: &Published) -> bool {
+        self.all_tables
+            || self.schemas.contains(&wanted.schema)
+            || match (self.tables.get(&oid), &wanted.columns) {
+                (None, _) | (Some(Some(_)), None) => false,
+                (Some(None), _) => true,
+                (Some(Some(published)), Some(wanted)) => published.is_superset(wanted),
+            }
+    }
+
+    /// The entry that a table should have: the one it has, if that is enough; none if its schema is published.
+    fn entry(&self, oid: u32, wanted: &Published) -> Option<Published> {
+        match self.tables.get(&oid) {
+            Some(columns) if self.has(oid, wanted) => Some(Published { columns: columns.clone(), ..wanted.clone() }),
+            None if self.has(oid, wanted) => None,
+            Some(_) | None => Some(wanted.clone()),
+        }
+    }
+}
+
+/// Everything about the publication `name` in one text that changes when any of it does; empty if there is none. One query, for heartbeats.
+pub(crate) async fn identity(client: &Client, name: &str, version: u32) -> Result<String, Error> {
+    let schemas = if version >= HAS_COLUMN_LISTS {
+        "(SELECT pg_catalog.string_agg(n.oid || '/' || n.xmin::text, ' ' ORDER BY n.oid)
+          FROM pg_catalog.pg_publication_namespace n WHERE n.pnpubid = p.oid)"
+    } else {
+        "NULL"
+    };
+    let sql = format!(
+        "SELECT pg_catalog.concat_ws(' ', p.oid, p.xmin,
+           (SELECT pg_catalog.string_agg(r.oid || '/' || r.xmin::text, ' ' ORDER BY r.oid)
+            FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid), {schemas})
+         FROM pg_catalog.pg_publication p WHERE p.pubname = $1"
+    );
+    Ok(client.query_opt(&sql, &[&name]).await?.map(|row| row.get(0)).unwrap_or_default())
 }
 
 /// The statements that make the publication `name` publish what is needed; none if it does.
 pub(crate) fn plan(name: &str, existing: Option<&Publication>, needed: &BTreeMap<u32, Published>) -> Vec<String> {
     let name = escape_identifier(name);
-    let tables: Vec<String> = needed.values().map(Published::to_sql).collect();
-    let tables = tables.join(", ");
-    match existing {
-        Some(existing) if existing.covers(needed) => Vec::new(),
-        Some(existing) => {
-            let mut statements = vec![format!("ALTER PUBLICATION {name} SET ({OPTIONS})")];
-            if !existing.all_tables && !needed.is_empty() {
-                statements.push(format!("ALTER PUBLICATION {name} SET TABLE {tables}"));
-            }
-            statements
-        }
-        None if needed.is_empty() => vec![format!("CREATE PUBLICATION {name} WITH ({OPTIONS})")],
-        None => vec![format!("CREATE PUBLICATION {name} FOR TABLE {tables} WITH ({OPTIONS})")],
+    let list = |tables: Vec<Published>| tables.iter().map(Published::to_sql).collect::<Vec<_>>().join(", ");
+    let Some(existing) = existing else {
+        let tables = list(needed.values().cloned().collect());
+        let tables = if needed.is_empty() { String::new() } else { format!("FOR TABLE {tables} ") };
+        return vec![format!("CREATE PUBLICATION {name} {tables}WITH ({OPTIONS})")];
+    };
+    let mut statements = Vec::new();
+    if !existing.complete {
+        statements.push(format!("ALTER PUBLICATION {name} SET ({OPTIONS})"));
     }
+    if !needed.iter().all(|(oid, wanted)| existing.has(*oid, wanted)) {
+        let tables = list(needed.iter().filter_map(|(oid, wanted)| existing.entry(*oid, wanted)).collect());
+        statements.push(format!("ALTER PUBLICATION {name} SET TABLE {tables}"));
+    }
+    statements
 }
 
-/// Makes the publication right and gives its identity.
-pub(crate) async fn ensure(server: &Server, session: &Session, name: &str, analysis: &Analysis) -> Result<String, SourceError> {
+/// Makes the publication right.
+pub(crate) async fn ensure(server: &Server, session: &Session, name: &str, analysis: &Analysis) -> Result<Publication, SourceError> {
     let action = "set up the publication";
     let failed = |error| fault::sql(&server.name, action, error);
     let read = || Publication::read(&session.client, name, analysis.server_version);
@@ -194,8 +231,7 @@ pub(crate) async fn ensure(server: &Server, session: &Session, name: &str, analy
             other => other,
         })?;
     }
-    let publication = read().await.map_err(failed)?.ok_or_else(|| fault::timeout(&server.name, action))?;
-    Ok(publication.identity)
+    read().await.map_err(failed)?.ok_or_else(|| fault::timeout(&server.name, action))
 }
 
 /// `schema.name` for SQL.
@@ -228,8 +264,8 @@ mod tests {
 
     fn publication(tables: &[(u32, Option<&[&str]>)], complete: bool) -> Publication {
         let tables = tables.iter().map(|(oid, columns)| (*oid, published(*columns).columns));
-        let identity = String::new();
-        Publication { identity, all_tables: false, complete, schemas: BTreeSet::new(), tables: tables.collect() }
+        let (general, entries) = (String::new(), BTreeMap::new());
+        Publication { general, entries, all_tables: false, complete, schemas: BTreeSet::new(), tables: tables.collect() }
     }
 
     #[test]
@@ -240,6 +276,18 @@ mod tests {
             plan[0].starts_with("CREATE PUBLICATION \"factsync\" FOR TABLE ONLY \"app\".\"Repo \"\"x\"\"\" WITH (publish = "),
             "{plan:?}"
         );
+    }
+
+    #[test]
+    fn entries_that_are_enough_are_left_as_they_are() {
+        let needed = BTreeMap::from([(7, published(Some(&["a"]))), (8, published(Some(&["b"])))]);
+        let existing = publication(&[(7, Some(&["a", "z"])), (8, Some(&["c"]))], true);
+        let statements = plan("f", Some(&existing), &needed);
+        let table = |columns: &str| format!("ONLY \"app\".\"Repo \"\"x\"\"\" ({columns})");
+        let tables = [table("\"a\", \"z\""), table("\"b\"")].join(", ");
+        assert_eq!(statements, [format!("ALTER PUBLICATION \"f\" SET TABLE {tables}")]);
+        let options = plan("f", Some(&publication(&[(7, Some(&["a"])), (8, None)], false)), &needed);
+        assert!(options.len() == 1 && options[0].contains("SET (publish"), "{options:?}");
     }
 
     #[test]

@@ -7,9 +7,12 @@
 //!
 //! Some DDL changes what a query returns without a row in our change log: attaching, detaching and dropping partitions, and
 //! TRUNCATE of a single partition, which `publish_via_partition_root` leaves out. With each heartbeat the partitions and
-//! their files are compared with those of the last one.
+//! their files are compared with those of the last one. The publication is looked at, too: what is taken out of it is missing
+//! from the stream without a word.
+//!
+//! The session also asks for the server's clock, for views that depend on the time.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -18,7 +21,7 @@ use crate::{
     source::{
         SourceError,
         postgres::{
-            fault,
+            fault, publication,
             session::{Purpose, Server, Session},
         },
     },
@@ -42,6 +45,17 @@ pub(crate) struct Beat {
     pub(crate) head: Lsn,
     /// The partitions of the watched tables.
     pub(crate) shapes: Shapes,
+    /// The publication, as [`publication::identity`] has it.
+    pub(crate) publication: String,
+}
+
+/// The server's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ClockTime {
+    /// What it showed, in microseconds since 2000-01-01 UTC.
+    pub(crate) at: i64,
+    /// When the answer was here: at that moment the clock showed no less.
+    pub(crate) seen: std::time::Instant,
 }
 
 /// The session that heartbeats are sent from.
@@ -49,35 +63,61 @@ pub(crate) struct Pulse {
     server: Server,
     session: Session,
     watched: Vec<u32>,
+    publication: Arc<str>,
+    version: u32,
 }
 
 impl Pulse {
     /// Connects; `watched` are tables with partitions or children, and partitions that are used directly.
-    pub(crate) async fn new(server: Server, watched: Vec<u32>) -> Result<Self, SourceError> {
+    pub(crate) async fn new(server: Server, watched: Vec<u32>, publication: &str, version: u32) -> Result<Self, SourceError> {
         let session = server.connect(Purpose::Write).await?;
-        Ok(Self { server, session, watched })
+        Ok(Self { server, session, watched, publication: publication.into(), version })
     }
 
     /// Writes a message with `content`.
     pub(crate) async fn beat(&self, content: &str) -> Result<Beat, SourceError> {
-        let action = "write a heartbeat";
         let beating = async {
             let client = &self.session.client;
             // Looked at before the message is written, so that what is seen after the message belongs to the next beat.
-            let shapes = if self.watched.is_empty() { Shapes::new() } else { shapes(client, &self.watched).await? };
+            let shapes = shapes(client, &self.watched).await?;
+            let publication = publication::identity(client, &self.publication, self.version).await?;
             client.execute("SELECT pg_catalog.pg_logical_emit_message(true, $1, $2::text)", &[&PREFIX, &content]).await?;
             let head = client.query_one("SELECT pg_catalog.pg_current_wal_lsn()::text", &[]).await?;
-            Ok((head.get::<_, String>(0), shapes))
+            Ok(Beat { head: head.get::<_, String>(0).parse().unwrap_or_default(), shapes, publication })
         };
-        let (head, shapes) = tokio::time::timeout(DEADLINE, beating)
-            .await
-            .map_err(|_| fault::timeout(&self.server.name, action))?
-            .map_err(|error| fault::sql(&self.server.name, action, error))?;
-        Ok(Beat { head: head.parse().unwrap_or_default(), shapes })
+        self.in_time("write a heartbeat", beating).await
+    }
+
+    /// Asks for the time.
+    pub(crate) async fn clock(&self) -> Result<ClockTime, SourceError> {
+        let asking = async {
+            let sql = format!("SELECT {}", micros("pg_catalog.clock_timestamp()"));
+            let row = self.session.client.query_one(&sql, &[]).await?;
+            Ok(ClockTime { at: row.get(0), seen: std::time::Instant::now() })
+        };
+        self.in_time("ask for the time", asking).await
+    }
+
+    async fn in_time<T>(
+        &self,
+        action: &'static str,
+        asking: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, SourceError> {
+        let answer = tokio::time::timeout(DEADLINE, asking).await.map_err(|_| fault::timeout(&self.server.name, action))?;
+        answer.map_err(|error| fault::sql(&self.server.name, action, error))
     }
 }
 
-async fn shapes(client: &tokio_postgres::Client, watched: &[u32]) -> Result<Shapes, tokio_postgres::Error> {
+/// A timestamptz in microseconds since 2000-01-01 UTC, exactly: from PostgreSQL 14 on `extract` is numeric.
+pub(crate) fn micros(timestamp: &str) -> String {
+    format!("((pg_catalog.extract('epoch', {timestamp}) - 946684800) * 1000000)::pg_catalog.int8")
+}
+
+/// The shapes of `watched`.
+pub(crate) async fn shapes(client: &tokio_postgres::Client, watched: &[u32]) -> Result<Shapes, tokio_postgres::Error> {
+    if watched.is_empty() {
+        return Ok(Shapes::new());
+    }
     let rows = client
         .query(
             "WITH RECURSIVE tree (root, oid) AS (

@@ -1,11 +1,14 @@
-//! Runs the queries in one exported snapshot, several at a time.
+//! Runs the queries in one exported snapshot, several at a time, and reads the tables of views that are loaded.
 //!
-//! Every worker imports the same snapshot (`SET TRANSACTION SNAPSHOT`), so it does not matter which of them runs which query: all
+//! Every worker imports the same snapshot (`SET TRANSACTION SNAPSHOT`), so it does not matter which of them runs what: all
 //! results are of one state. A query that fails poisons only its worker's transaction; the worker opens another one on the
 //! same snapshot, which works as long as its exporter lives, and the other views go on.
+//!
+//! Loaded views that depend on the time are read by one worker in one transaction, with a savepoint for each: `now()` is the
+//! transaction's, so it is one for all of them.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -18,10 +21,11 @@ use crate::{
     config::{PostgresConfig, View},
     data::{Extent, ExtentBuilder},
     source::{
-        Observer, Snapshot, SourceError,
+        Observer, Reading, Snapshot, SourceError,
         postgres::{
             copy::Decoder,
             fault,
+            pulse::micros,
             session::{Purpose, Server, Session},
         },
     },
@@ -40,6 +44,15 @@ struct Query {
     sql: String,
 }
 
+/// What is read besides the query's result when a view is loaded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Load {
+    /// For each table the query that gives the cells of its rows, and how many they are.
+    pub(crate) tables: BTreeMap<u32, (String, usize)>,
+    /// Whether the view depends on the time.
+    pub(crate) clock: bool,
+}
+
 /// Reads views; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Reader {
@@ -48,8 +61,23 @@ pub(crate) struct Reader {
     spool: PathBuf,
 }
 
-/// A view's number and its result, or why it has none.
-pub(crate) type Outcome = (usize, Result<Extent, SourceError>);
+/// A view's number and what was read, or why it could not be.
+pub(crate) type Outcome = (usize, Result<Reading, SourceError>);
+
+/// One step of a worker.
+#[derive(Debug, Clone)]
+enum Job {
+    /// The results of these views, all with the same `now()` if they depend on it.
+    Answers { views: Vec<usize>, clock: bool },
+    /// A table of a view: its OID, the query, the count of its columns.
+    Table(usize, u32, String, usize),
+}
+
+/// What a job brought for one view.
+enum Part {
+    Answer(Extent, Option<i64>),
+    Table(u32, Extent),
+}
 
 impl Reader {
     /// A reader of `views` that spills into `spool`.
@@ -62,64 +90,105 @@ impl Reader {
         Self { server, queries: queries.collect(), spool: spool.to_owned() }
     }
 
-    /// Reads `views` in `snapshot`, which must stay exported until this returns. In the order of their numbers.
+    /// Reads `views` in `snapshot`, which must stay exported until this returns; those in `loads` with their tables. In the order of their
+    /// numbers.
     ///
     /// A view of its own that fails is in the result; an `Err` means that the server or the spool failed.
-    pub(crate) async fn read(&self, snapshot: &str, views: &[usize], observer: Observer<'_>) -> Result<Vec<Outcome>, SourceError> {
-        let queue = Mutex::new(views.iter().copied().collect::<VecDeque<usize>>());
-        let workers = (0..READERS.min(views.len())).map(|_| self.work(snapshot, &queue, observer));
-        let mut outcomes: Vec<Outcome> = future::try_join_all(workers).await?.into_iter().flatten().collect();
-        outcomes.sort_by_key(|(view, _)| *view);
-        Ok(outcomes)
+    pub(crate) async fn read(
+        &self,
+        snapshot: &str,
+        views: &[usize],
+        loads: &BTreeMap<usize, Load>,
+        observer: Observer<'_>,
+    ) -> Result<Vec<Outcome>, SourceError> {
+        let jobs = jobs(views, loads);
+        let workers = READERS.min(jobs.len());
+        let queue = Mutex::new(jobs);
+        let workers = (0..workers).map(|_| self.work(snapshot, &queue, observer));
+        let parts = future::try_join_all(workers).await?.into_iter().flatten();
+        Ok(assemble(parts))
     }
 
-    async fn work(&self, snapshot: &str, queue: &Mutex<VecDeque<usize>>, observer: Observer<'_>) -> Result<Vec<Outcome>, SourceError> {
+    async fn work(
+        &self,
+        snapshot: &str,
+        queue: &Mutex<VecDeque<Job>>,
+        observer: Observer<'_>,
+    ) -> Result<Vec<(usize, Result<Part, SourceError>)>, SourceError> {
         let failed = |error| fault::sql(&self.server.name, "read in a snapshot", error);
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         let session = self.server.connect(Purpose::Read).await?;
         let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}", escape_literal(snapshot));
         session.client.batch_execute(&begin).await.map_err(failed)?;
-        let mut outcomes = Vec::new();
-        while let Some(view) = next() {
-            let outcome = self.view(&session, view, observer).await;
-            let outcome = match outcome {
-                Err(error @ SourceError::View { .. }) => {
-                    session.client.batch_execute(&format!("ROLLBACK; {begin}")).await.map_err(failed)?;
-                    Err(error)
-                }
-                Err(error) => return Err(error),
-                Ok(extent) => Ok(extent),
+        let mut parts = Vec::new();
+        while let Some(job) = next() {
+            let (views, clock) = match &job {
+                Job::Answers { views, clock } => (views.clone(), *clock),
+                Job::Table(view, ..) => (vec![*view], false),
             };
-            outcomes.push((view, outcome));
+            let now = if clock { Some(self.now(&session).await?) } else { None };
+            for view in views {
+                session.client.batch_execute("SAVEPOINT one").await.map_err(failed)?;
+                let part = match &job {
+                    Job::Answers { .. } => self.answer(&session, view, observer).await.map(|answer| Part::Answer(answer, now)),
+                    Job::Table(_, oid, sql, width) => self.table(&session, view, sql, *width).await.map(|rows| Part::Table(*oid, rows)),
+                };
+                match &part {
+                    Ok(_) => session.client.batch_execute("RELEASE one").await.map_err(failed)?,
+                    Err(SourceError::View { .. }) => session.client.batch_execute("ROLLBACK TO one").await.map_err(failed)?,
+                    Err(_) => return part.map(|_| Vec::new()),
+                }
+                parts.push((view, part));
+            }
         }
         session.close().await;
-        Ok(outcomes)
+        Ok(parts)
     }
 
-    async fn view(&self, session: &Session, view: usize, observer: Observer<'_>) -> Result<Extent, SourceError> {
+    async fn now(&self, session: &Session) -> Result<i64, SourceError> {
+        let sql = format!("SELECT {}", micros("pg_catalog.now()"));
+        let row = session.client.query_one(&sql, &[]).await;
+        row.map(|row| row.get(0)).map_err(|error| fault::sql(&self.server.name, "ask for the time", error))
+    }
+
+    async fn answer(&self, session: &Session, view: usize, observer: Observer<'_>) -> Result<Extent, SourceError> {
         let query = &self.queries[view];
-        let failed = |error: tokio_postgres::Error| match fault::of_query(&error) {
-            Some(problem) => self.problem(query, problem),
-            None => fault::sql(&self.server.name, "read a view", error),
-        };
-        let spool = |source| SourceError::Spool { name: self.server.name.to_string(), source };
-        let statement = session.client.prepare(&query.sql).await.map_err(failed)?;
+        let statement = session.client.prepare(&query.sql).await.map_err(|error| self.failed(query, error))?;
         let columns = statement.columns();
         if columns.len() != query.variables || !statement.params().is_empty() {
             let counts = format!("the query has {} columns and {} parameters", columns.len(), statement.params().len());
             return Err(self.problem(query, format!("{counts}; the fact type needs {} columns and no parameter", query.variables)));
         }
-        let mut decoder = Decoder::new(columns.iter().map(|column| is_boolean(column.type_())).collect());
+        let booleans = columns.iter().map(|column| is_boolean(column.type_())).collect();
+        self.copy(session, query, &query.sql, booleans, &|rows| observer(view, rows)).await
+    }
+
+    /// Rows of a table, every cell as the change log has it: a boolean stays `t` or `f`.
+    async fn table(&self, session: &Session, view: usize, sql: &str, width: usize) -> Result<Extent, SourceError> {
+        self.copy(session, &self.queries[view], sql, vec![false; width], &|_| ()).await
+    }
+
+    async fn copy(
+        &self,
+        session: &Session,
+        query: &Query,
+        sql: &str,
+        booleans: Vec<bool>,
+        observer: &(dyn Fn(u64) + Sync),
+    ) -> Result<Extent, SourceError> {
+        let failed = |error| self.failed(query, error);
+        let spool = |source| SourceError::Spool { name: self.server.name.to_string(), source };
+        let mut decoder = Decoder::new(booleans);
         let mut builder = ExtentBuilder::new(&self.spool);
         let mut rows = 0;
-        let chunks = session.client.copy_out(&format!("COPY (\n{}\n) TO STDOUT", query.sql)).await.map_err(failed)?;
+        let chunks = session.client.copy_out(&format!("COPY (\n{sql}\n) TO STDOUT")).await.map_err(failed)?;
         pin_mut!(chunks);
         while let Some(chunk) = chunks.try_next().await.map_err(failed)? {
             let mut spilled = Ok(());
             let decoded = decoder.feed(&chunk, |row| {
                 rows += 1;
                 if rows % OBSERVE_EVERY == 0 {
-                    observer(view, rows);
+                    observer(rows);
                 }
                 // A failing disk is not the query's fault, so the two errors are kept apart.
                 if spilled.is_ok() {
@@ -131,13 +200,54 @@ impl Reader {
             decoded.map_err(|error| self.problem(query, error.to_string()))?;
         }
         decoder.finish().map_err(|error| self.problem(query, error.to_string()))?;
-        observer(view, rows);
+        observer(rows);
         builder.finish().map_err(spool)
+    }
+
+    fn failed(&self, query: &Query, error: tokio_postgres::Error) -> SourceError {
+        match fault::of_query(&error) {
+            Some(problem) => self.problem(query, problem),
+            None => fault::sql(&self.server.name, "read a view", error),
+        }
     }
 
     fn problem(&self, query: &Query, problem: String) -> SourceError {
         SourceError::View { name: self.server.name.to_string(), fact_type: query.fact_type.clone(), problem }
     }
+}
+
+/// Tables first: they are usually larger than results, and what is started last should be short.
+fn jobs(views: &[usize], loads: &BTreeMap<usize, Load>) -> VecDeque<Job> {
+    let load = |view: &usize| loads.get(view);
+    let tables = views.iter().filter_map(|view| Some((view, load(view)?)));
+    let mut jobs: VecDeque<Job> = tables
+        .flat_map(|(view, load)| load.tables.iter().map(|(oid, (sql, width))| Job::Table(*view, *oid, sql.clone(), *width)))
+        .collect();
+    let (clock, others): (Vec<usize>, Vec<usize>) = views.iter().partition(|view| load(view).is_some_and(|load| load.clock));
+    if !clock.is_empty() {
+        jobs.push_back(Job::Answers { views: clock, clock: true });
+    }
+    jobs.extend(others.into_iter().map(|view| Job::Answers { views: vec![view], clock: false }));
+    jobs
+}
+
+/// Puts together what the jobs brought; a view of which one part failed has failed.
+fn assemble(parts: impl Iterator<Item = (usize, Result<Part, SourceError>)>) -> Vec<Outcome> {
+    let mut tables: BTreeMap<usize, BTreeMap<u32, Extent>> = BTreeMap::new();
+    let mut answers: BTreeMap<usize, (Extent, Option<i64>)> = BTreeMap::new();
+    let mut outcomes: BTreeMap<usize, Result<Reading, SourceError>> = BTreeMap::new();
+    for (view, part) in parts {
+        match part {
+            Ok(Part::Table(oid, rows)) => drop(tables.entry(view).or_default().insert(oid, rows)),
+            Ok(Part::Answer(answer, now)) => drop(answers.insert(view, (answer, now))),
+            Err(problem) => drop(outcomes.entry(view).or_insert(Err(problem))),
+        }
+    }
+    for (view, (answer, now)) in answers {
+        let tables = tables.remove(&view).unwrap_or_default();
+        outcomes.entry(view).or_insert(Ok(Reading { answer, tables, now }));
+    }
+    outcomes.into_iter().collect()
 }
 
 fn is_boolean(column_type: &Type) -> bool {
@@ -160,8 +270,8 @@ pub async fn snapshot(name: &str, config: &PostgresConfig, spool: &Path, observe
     let exported = exporter.client.query_one("SELECT pg_catalog.pg_export_snapshot()", &[]).await.map_err(failed)?;
     let views: Vec<usize> = (0..config.views.len()).collect();
     let reader = Reader::new(server, &config.views, spool);
-    let outcomes = reader.read(exported.get(0), &views, observer).await?;
+    let outcomes = reader.read(exported.get(0), &views, &BTreeMap::new(), observer).await?;
     // Only now may the exporting transaction end.
     exporter.close().await;
-    Ok(Snapshot { position: None, views: outcomes.into_iter().map(|(_, outcome)| outcome).collect() })
+    Ok(Snapshot { position: None, views: outcomes.into_iter().map(|(_, outcome)| outcome.map(|reading| reading.answer)).collect() })
 }

@@ -11,7 +11,7 @@
 //!
 //! A refresh may use at most half of the time: after one that took ten seconds the next waits ten seconds, up to [`REST_MAX`].
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::future::{self, BoxFuture};
 use tokio::time::Instant;
@@ -109,7 +109,7 @@ impl Refresh {
                 let reading = async move {
                     // The whole anchor, not just its name: its session exports the snapshot until the last view is read.
                     let anchor = anchor;
-                    reader.read(&anchor.snapshot, &views, &|_, _| ()).await
+                    reader.read(&anchor.snapshot, &views, &BTreeMap::new(), &|_, _| ()).await
                 };
                 Phase::Reading(point, Instant::now(), Box::pin(reading))
             }

@@ -1,28 +1,35 @@
 //! Following the change log: one loop, one [`select!`](tokio::select), one handler for each arm.
 //!
 //! The arms in the order of their priority. The stream is last because it is the only one that is always ready under load; the
-//! others are rare or paced, so they cannot starve it.
+//! others are rare or paced, so they cannot starve it. After a message of the stream those that have arrived already are
+//! handled at once ([`Tail::drain`]): the selection costs more than a message.
 //!
 //! 1. *stop*: the last acknowledgement gets a chance, then the connection ends.
 //! 2. *durable*: the newest durable position is acknowledged; nothing else ever is.
 //! 3. *wanted*: somebody waits for a position; if the stream has not passed it, a heartbeat carries it there.
-//! 4. *room for an event*: cuts in order, else the position.
+//! 4. *room for an event*: changes and cuts in order, else the position ([`outgoing`](super::outgoing)).
 //! 5. *the refresh*: a point, or results ([`refresh`](super::refresh)).
-//! 6. *a heartbeat was sent*; 7. *the analysis was repeated*; 8. *the clock*.
-//! 9. *the stream*.
+//! 6. *a heartbeat was sent*; 7. *the source's clock*; 8. *the analysis was repeated*; 9. *the timer*.
+//! 10. *the stream*, unless a full batch waits for room: then the server waits, too.
 //!
-//! What the position means: every commit that starts before it has been received, and none of them is missing in a
-//! view's last reported result. It is the end of the last commit received, or a keepalive's end outside of a transaction (the server
-//! sends commits in the order of their records and has then decoded everything before), but never beyond the first commit of a dirty
-//! view ([`Dirty::bound`]).
+//! What the positions mean. *received*: every commit that starts before it has been received, and what it changed in the incremental
+//! views was reported. It is the end of the last commit received, or a keepalive's end outside of a transaction (the server
+//! sends commits in the order of their records and has then decoded everything before). *settled*: none of these commits is missing in a
+//! refresh view's last reported result either; so it is never beyond the first commit of a dirty view ([`Dirty::bound`]), and a view
+//! stays dirty until its result was sent.
+
+mod receive;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
 
-use futures_util::future::{self, BoxFuture};
+use futures_util::{
+    FutureExt,
+    future::{self, BoxFuture},
+};
 use pgwire_replication::{PgWireError, ReplicationClient, ReplicationEvent};
 use tokio::{
     sync::{mpsc, watch},
@@ -34,12 +41,14 @@ use crate::{
     source::{
         Event, Link, SourceError,
         postgres::{
-            decode::{Change, decode},
             dirty::Dirty,
             fault,
-            pulse::{self, Beat, Pulse, Rhythm, Shapes},
+            images::Images,
+            outgoing::{Outgoing, Reach},
+            pulse::{self, Beat, ClockTime, Pulse, Rhythm, Shapes},
             refresh::{Cut, Refresh, Turn},
             session::Server,
+            tail::receive::Transaction,
         },
     },
 };
@@ -56,6 +65,11 @@ const FAILED_RERUN: Duration = Duration::from_secs(30);
 const REANALYZE_EVERY: Duration = Duration::from_secs(60);
 /// Between two of them when the stream asks for one: TRUNCATE announces a table anew as DDL does, and may do so in every commit.
 const REANALYZE_PAUSE: Duration = Duration::from_secs(1);
+/// Between two looks at the source's clock. In between it is taken to run like ours; a second of drift is far below a microsecond's worth
+/// for any clock that is kept right.
+const CLOCK_EVERY: Duration = Duration::from_secs(1);
+/// Messages that are handled between two looks at everything else: about a millisecond's worth.
+const DRAIN: usize = 1024;
 /// How long a stop waits for the last acknowledgement; it is sent within a second (the status interval). Without it the
 /// last commits are streamed again, which changes nothing.
 const STOP_GRACE: Duration = Duration::from_secs(2);
@@ -65,19 +79,30 @@ const STOP_POLL: Duration = Duration::from_millis(20);
 /// A started stream and where it starts.
 pub(crate) type Streaming = (ReplicationClient, Lsn);
 
-/// Repeats the analysis and gives its fingerprint.
-pub(crate) type Reanalyze = Arc<dyn Fn() -> BoxFuture<'static, Result<String, SourceError>> + Send + Sync>;
+/// Repeats the analysis and tells what each view depends on, as [`Plan::essence`].
+pub(crate) type Reanalyze = Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<String>, SourceError>> + Send + Sync>;
 
 /// What the loop needs to know about the views.
+#[derive(Debug, Default)]
 pub(crate) struct Plan {
-    /// The views that a change of a relation touches.
+    /// The refresh views that a change of a relation touches.
     pub(crate) views: BTreeMap<u32, Vec<usize>>,
-    /// The views that depend on the time.
+    /// What is delivered to the incremental views.
+    pub(crate) images: Images,
+    /// The refresh views that depend on the time.
     pub(crate) clock: BTreeSet<usize>,
-    /// The views whose last read failed.
+    /// Whether an incremental view depends on the time.
+    pub(crate) tells_time: bool,
+    /// The refresh views that are read at once: they lack changes from before the stream.
+    pub(crate) stale: BTreeSet<usize>,
+    /// The refresh views whose last read failed.
     pub(crate) failed: BTreeSet<usize>,
-    /// The fingerprint under which all of this holds.
-    pub(crate) fingerprint: String,
+    /// What each view depends on ([`Survey::essence`](super::prepare::Survey::essence)), under which all of this holds.
+    pub(crate) essence: Vec<String>,
+    /// The publication under which it holds.
+    pub(crate) publication: String,
+    /// The partitions with which it holds.
+    pub(crate) shapes: Shapes,
 }
 
 /// Everything the loop owns.
@@ -90,17 +115,17 @@ pub(crate) struct Tail {
     reanalyze: Reanalyze,
     rhythm: Rhythm,
     beating: Option<BoxFuture<'static, Result<Beat, SourceError>>>,
-    analyzing: Option<BoxFuture<'static, Result<String, SourceError>>>,
+    asking: Option<BoxFuture<'static, Result<ClockTime, SourceError>>>,
+    analyzing: Option<BoxFuture<'static, Result<Vec<String>, SourceError>>>,
+    next_clock: Option<Instant>,
     analyzed: Instant,
     next_analysis: Instant,
-    shapes: Option<Shapes>,
     known: BTreeSet<u32>,
-    transaction: Option<BTreeSet<usize>>,
+    transaction: Option<Transaction>,
     dirty: Dirty,
     reruns: BTreeMap<usize, Instant>,
-    outbox: VecDeque<Event>,
+    outgoing: Outgoing,
     received: Lsn,
-    reported: Lsn,
     next_report: Instant,
     head: Lsn,
     begged: Option<(Lsn, Instant)>,
@@ -114,8 +139,9 @@ enum Wake {
     Room(Result<mpsc::OwnedPermit<Event>, mpsc::error::SendError<()>>),
     Refresh(Result<Turn, SourceError>),
     Beat(Result<Beat, SourceError>),
-    Analysis(Result<String, SourceError>),
-    Clock,
+    Time(Result<ClockTime, SourceError>),
+    Analysis(Result<Vec<String>, SourceError>),
+    Timer,
     Stream(Result<Option<ReplicationEvent>, PgWireError>),
 }
 
@@ -132,8 +158,11 @@ impl Tail {
     ) -> Self {
         let now = Instant::now();
         let reruns = plan.clock.iter().chain(&plan.failed).map(|view| (*view, now + CLOCK_RERUN)).collect();
+        let mut dirty = Dirty::default();
+        plan.stale.iter().for_each(|view| dirty.touch(*view, position));
         Self {
             server,
+            next_clock: plan.tells_time.then_some(now),
             plan,
             client,
             refresh,
@@ -141,17 +170,16 @@ impl Tail {
             reanalyze,
             rhythm: Rhythm::new(slot, now),
             beating: None,
+            asking: None,
             analyzing: None,
             analyzed: now,
             next_analysis: now + REANALYZE_EVERY,
-            shapes: None,
             known: BTreeSet::new(),
             transaction: None,
-            dirty: Dirty::default(),
+            dirty,
             reruns,
-            outbox: VecDeque::new(),
+            outgoing: Outgoing::new(position),
             received: position,
-            reported: position,
             next_report: now,
             head: position,
             begged: None,
@@ -173,17 +201,24 @@ impl Tail {
                 // The receiver is gone, which also means stop.
                 Wake::Room(Err(_)) => return Ok(()),
                 Wake::Refresh(turn) => self.turn(turn?),
-                Wake::Beat(beat) => self.beaten(beat?),
-                Wake::Analysis(fingerprint) => self.compare(&fingerprint?)?,
-                Wake::Clock => self.check_link()?,
-                Wake::Stream(event) => self.event(event.map_err(|error| self.lost(error))?, link)?,
+                Wake::Beat(beat) => self.beaten(beat?)?,
+                Wake::Time(time) => self.tell_time(time?),
+                Wake::Analysis(essence) => self.compare(&essence?)?,
+                Wake::Timer => self.check_link()?,
+                Wake::Stream(event) => {
+                    self.rhythm.hear(Instant::now());
+                    self.event(event.map_err(|error| self.lost(error))?)?;
+                    self.drain()?;
+                    self.beg(link);
+                }
             }
         }
     }
 
     async fn wake(&mut self, link: &mut Link) -> Wake {
         let room = self.has_news(link);
-        let clock = self.next_wake();
+        let timer = self.next_wake();
+        let reads = self.outgoing.has_room();
         let Link { events, durable, wanted, stop } = link;
         tokio::select! {
             biased;
@@ -193,18 +228,41 @@ impl Tail {
             permit = events.clone().reserve_owned(), if room => Wake::Room(permit),
             turn = self.refresh.turn() => Wake::Refresh(turn),
             beat = finish(&mut self.beating) => Wake::Beat(beat),
-            fingerprint = finish(&mut self.analyzing) => Wake::Analysis(fingerprint),
-            () = time::sleep_until(clock) => Wake::Clock,
-            event = self.client.recv() => Wake::Stream(event),
+            time = finish(&mut self.asking) => Wake::Time(time),
+            essence = finish(&mut self.analyzing) => Wake::Analysis(essence),
+            () = time::sleep_until(timer) => Wake::Timer,
+            event = self.client.recv(), if reads => Wake::Stream(event),
         }
     }
 
-    /// Starts a heartbeat, an analysis, a refresh; all of them run beside the loop.
+    /// Handles what the stream has ready, up to the end of a transaction where that is near: only there changes can be sent.
+    fn drain(&mut self) -> Result<(), SourceError> {
+        for handled in 1.. {
+            if !self.outgoing.has_room() || (handled >= DRAIN && (self.outgoing.is_between() || handled >= 2 * DRAIN)) {
+                return Ok(());
+            }
+            // The worker that ends is awaited in the selection, where its error cannot get lost.
+            if !self.client.is_running() {
+                return Ok(());
+            }
+            // Without tokio's budget, which would end the loop after 128 messages.
+            let Some(event) = tokio::task::unconstrained(self.client.recv()).now_or_never() else { return Ok(()) };
+            self.event(event.map_err(|error| self.lost(error))?)?;
+        }
+        Ok(())
+    }
+
+    /// Starts a heartbeat, a look at the clock, an analysis, a refresh; all of them run beside the loop.
     fn start_what_is_due(&mut self) {
         let now = Instant::now();
         if self.beating.is_none() && self.rhythm.next().is_some_and(|due| due <= now) {
             let (pulse, content) = (self.pulse.clone(), self.rhythm.send(now));
             self.beating = Some(Box::pin(async move { pulse.beat(&content).await }));
+        }
+        if self.asking.is_none() && self.next_clock.is_some_and(|due| due <= now) {
+            self.next_clock = Some(now + CLOCK_EVERY);
+            let pulse = self.pulse.clone();
+            self.asking = Some(Box::pin(async move { pulse.clock().await }));
         }
         if self.analyzing.is_none() && self.next_analysis <= now {
             (self.analyzed, self.next_analysis) = (now, now + REANALYZE_EVERY);
@@ -218,46 +276,56 @@ impl Tail {
             }
         }
         // A cut that nobody has taken yet holds results; more of them would only pile up.
-        if !self.dirty.is_empty() && self.outbox.is_empty() && self.refresh.ready_at().is_some_and(|ready| ready <= now) {
+        if !self.dirty.is_empty() && !self.outgoing.has_events() && self.refresh.ready_at().is_some_and(|ready| ready <= now) {
             self.refresh.start();
         }
     }
 
     fn next_wake(&self) -> Instant {
-        let refresh = self.refresh.ready_at().filter(|_| !self.dirty.is_empty() && self.outbox.is_empty());
+        let refresh = self.refresh.ready_at().filter(|_| !self.dirty.is_empty() && !self.outgoing.has_events());
         let beat = self.rhythm.next().filter(|_| self.beating.is_none());
-        let report = (self.target() > self.reported).then_some(self.next_report).filter(|due| *due > Instant::now());
-        // What cannot start yet must not wake the loop either: the clock comes before the stream and would starve it.
+        let report = self.outgoing.is_behind(self.reach()).then_some(self.next_report).filter(|due| *due > Instant::now());
+        // What cannot start yet must not wake the loop either: the timer comes before the stream and would starve it.
+        let clock = self.next_clock.filter(|_| self.asking.is_none());
         let analysis = Some(self.next_analysis).filter(|_| self.analyzing.is_none());
-        let others = [refresh, beat, report, analysis, self.rhythm.deadline()];
+        let others = [refresh, beat, report, clock, analysis, self.rhythm.deadline()];
         let reruns = self.reruns.values().copied();
         others.into_iter().flatten().chain(reruns).fold(Instant::now() + REANALYZE_EVERY, Instant::min)
     }
 
-    /// The position that may be reported.
-    fn target(&self) -> Lsn {
-        self.dirty.bound().map_or(self.received, |bound| bound.min(self.received)).max(self.reported)
+    /// The position that may be reported once everything received is.
+    fn reach(&self) -> Reach {
+        let settled = self.dirty.bound().map_or(self.received, |bound| bound.min(self.received));
+        Reach { received: self.received, settled }
     }
 
     fn has_news(&self, link: &Link) -> bool {
-        let target = self.target();
-        let waited_for = lsn(&link.wanted.borrow()).is_some_and(|wanted| self.reported < wanted && wanted <= target);
-        !self.outbox.is_empty() || (target > self.reported && (waited_for || self.next_report <= Instant::now()))
+        if self.outgoing.is_ready() {
+            return true;
+        }
+        let (reach, reported) = (self.reach(), self.outgoing.reported());
+        let waited_for = lsn(&link.wanted.borrow()).is_some_and(|wanted| {
+            (reported.settled < wanted && wanted <= reach.settled) || (reported.received < wanted && wanted <= reach.received)
+        });
+        self.outgoing.is_behind(reach) && (waited_for || self.next_report <= Instant::now())
     }
 
     fn report(&mut self, permit: mpsc::OwnedPermit<Event>, link: &Link) {
-        if let Some(event) = self.outbox.pop_front() {
-            if let Event::Cut { position: Position::Lsn(point), .. } = event {
-                self.reported = self.reported.max(point);
+        let reach = self.reach();
+        match self.outgoing.take(reach.settled) {
+            Some(event) => {
+                // Only now: a position beyond its views' first commits must not come before their results.
+                if let Event::Cut { .. } = event {
+                    self.dirty.read();
+                }
+                permit.send(event);
             }
-            permit.send(event);
-            return;
+            None => {
+                self.next_report = Instant::now() + PROGRESS_EVERY;
+                permit.send(self.outgoing.progress(reach));
+                self.beg(link);
+            }
         }
-        self.reported = self.target();
-        self.next_report = Instant::now() + PROGRESS_EVERY;
-        let position = Position::Lsn(self.reported);
-        permit.send(Event::Progress { received: position.clone(), settled: position });
-        self.beg(link);
     }
 
     fn acknowledge(&mut self, link: &mut Link) {
@@ -292,51 +360,74 @@ impl Tail {
     }
 
     fn finish_cut(&mut self, cut: Cut) {
-        self.dirty.read();
         let now = Instant::now();
         let mut views = Vec::with_capacity(cut.outcomes.len());
-        let mut failures = Vec::new();
         for (view, outcome) in cut.outcomes {
             let again = (cut.took * CLOCK_REST).max(CLOCK_RERUN);
             match outcome {
-                Ok(extent) => {
+                Ok(reading) => {
                     if self.plan.clock.contains(&view) {
                         self.reruns.insert(view, now + again);
                     } else {
                         self.reruns.remove(&view);
                     }
-                    views.push((view, extent.into()));
+                    views.push((view, reading));
                 }
                 Err(problem) => {
                     self.reruns.insert(view, now + again.max(FAILED_RERUN));
-                    failures.push(Event::ViewFailed { view, problem });
+                    self.outgoing.push(Event::ViewFailed { view, problem });
                 }
             }
         }
         tracing::debug!(source = &*self.server.name, point = %cut.point, views = views.len(), took = ?cut.took, "views read again");
-        self.outbox.extend(failures);
-        self.outbox.push_back(Event::Cut { position: Position::Lsn(cut.point), views, snapshot: false });
+        self.outgoing.push_after_changes(Event::Cut { position: Position::Lsn(cut.point), views, snapshot: false });
     }
 
-    fn beaten(&mut self, beat: Beat) {
+    fn beaten(&mut self, beat: Beat) -> Result<(), SourceError> {
         self.head = self.head.max(beat.head);
-        self.outbox.push_back(Event::Head(Position::Lsn(self.head)));
-        if let Some(before) = self.shapes.replace(beat.shapes) {
-            let after = self.shapes.as_ref();
-            let changed = before.iter().filter(|(table, shape)| after.and_then(|after| after.get(table)) != Some(shape));
-            for view in changed.flat_map(|(table, _)| self.plan.views.get(table).into_iter().flatten()) {
-                self.dirty.touch(*view, self.received);
-            }
+        self.outgoing.push(Event::Head(Position::Lsn(self.head)));
+        if beat.publication != self.plan.publication {
+            self.plan.publication = beat.publication;
+            self.analyze_soon();
         }
-    }
-
-    /// Tables, functions or the publication have changed: what the stream means is no longer known.
-    fn compare(&self, fingerprint: &str) -> Result<(), SourceError> {
-        if fingerprint == self.plan.fingerprint {
+        let before = std::mem::replace(&mut self.plan.shapes, beat.shapes);
+        let changed: Vec<u32> =
+            before.into_iter().filter(|(table, shape)| self.plan.shapes.get(table) != Some(shape)).map(|(table, _)| table).collect();
+        if !changed.is_empty() {
+            // An inheritance child has to be published before its changes are seen.
+            self.analyze_soon();
+        }
+        for view in changed.iter().flat_map(|table| self.plan.views.get(table).into_iter().flatten()) {
+            self.dirty.touch(*view, self.received);
+        }
+        let views: BTreeSet<usize> = changed.iter().flat_map(|table| self.plan.images.users(*table)).collect();
+        if views.is_empty() {
             return Ok(());
         }
-        let problem = "its tables, functions or publication have changed".to_owned();
-        Err(SourceError::PositionLost { name: self.server.name.to_string(), problem })
+        let problem = "a partition was attached, detached, truncated or rewritten".to_owned();
+        Err(self.changed(views.into_iter().collect(), problem))
+    }
+
+    fn tell_time(&mut self, time: ClockTime) {
+        self.outgoing.push(Event::Clock { at: time.at, seen: time.seen });
+    }
+
+    /// Tables, functions or the publication have changed: what the stream means for these views is no longer known.
+    fn compare(&self, essence: &[String]) -> Result<(), SourceError> {
+        let pairs = self.plan.essence.iter().zip(essence).enumerate();
+        let views: Vec<usize> = pairs.filter(|(_, (before, now))| before != now).map(|(view, _)| view).collect();
+        if views.is_empty() {
+            return Ok(());
+        }
+        Err(self.changed(views, "their tables, functions or publication have changed".to_owned()))
+    }
+
+    fn changed(&self, views: Vec<usize>, problem: String) -> SourceError {
+        SourceError::ViewsChanged { name: self.server.name.to_string(), views, problem }
+    }
+
+    fn analyze_soon(&mut self) {
+        self.next_analysis = self.next_analysis.min(self.analyzed + REANALYZE_PAUSE);
     }
 
     fn check_link(&self) -> Result<(), SourceError> {
@@ -344,86 +435,6 @@ impl Tail {
             Some(deadline) if deadline <= Instant::now() => Err(fault::timeout(&self.server.name, "get a heartbeat back")),
             Some(_) | None => Ok(()),
         }
-    }
-
-    fn event(&mut self, event: Option<ReplicationEvent>, link: &Link) -> Result<(), SourceError> {
-        self.rhythm.hear(Instant::now());
-        match event {
-            Some(ReplicationEvent::Begin { .. }) => self.transaction = Some(BTreeSet::new()),
-            Some(ReplicationEvent::XLogData { data, .. }) => self.change(&data)?,
-            Some(ReplicationEvent::Commit { lsn, end_lsn, .. }) => {
-                self.commit(Lsn(lsn.as_u64()), Lsn(end_lsn.as_u64()));
-                self.beg(link);
-            }
-            Some(ReplicationEvent::KeepAlive { wal_end, .. }) => {
-                if self.transaction.is_none() {
-                    self.receive(Lsn(wal_end.as_u64()));
-                }
-            }
-            Some(ReplicationEvent::Message { prefix, content, .. }) => {
-                if prefix == pulse::PREFIX {
-                    self.rhythm.returned(&content);
-                }
-            }
-            // We ask for no end.
-            Some(ReplicationEvent::StoppedAt { .. }) | None => {
-                return Err(self.broken("the server ended the stream"));
-            }
-        }
-        Ok(())
-    }
-
-    fn change(&mut self, data: &[u8]) -> Result<(), SourceError> {
-        match decode(data) {
-            Change::Row(relation) => self.touched(relation),
-            Change::Truncate(relations) => relations.into_iter().for_each(|relation| self.touched(relation)),
-            Change::Shape(relation) => {
-                // Sent once for each table, and again after DDL on it.
-                if !self.known.insert(relation) && self.plan.views.contains_key(&relation) {
-                    self.next_analysis = self.next_analysis.min(self.analyzed + REANALYZE_PAUSE);
-                }
-            }
-            Change::Nothing => {}
-            Change::Unknown => return Err(self.broken("a message of the stream cannot be read")),
-        }
-        Ok(())
-    }
-
-    fn touched(&mut self, relation: u32) {
-        if let (Some(touched), Some(views)) = (&mut self.transaction, self.plan.views.get(&relation)) {
-            touched.extend(views);
-        }
-    }
-
-    fn commit(&mut self, start: Lsn, end: Lsn) {
-        // Commits come in the order of their records: everything before this one has been received.
-        self.pass(start);
-        for view in self.transaction.take().unwrap_or_default() {
-            self.dirty.touch(view, start);
-        }
-        self.receive(end);
-    }
-
-    fn receive(&mut self, end: Lsn) {
-        self.received = self.received.max(end);
-        self.head = self.head.max(end);
-        self.pass(self.received);
-    }
-
-    /// Every commit that starts before `seen` has been received.
-    fn pass(&mut self, seen: Lsn) {
-        if let Some(point) = self.refresh.waits_for().filter(|point| *point <= seen) {
-            let views = self.dirty.take(point);
-            self.refresh.read(views);
-        }
-    }
-
-    fn lost(&self, error: PgWireError) -> SourceError {
-        fault::replication(&self.server.name, "stream changes", error)
-    }
-
-    fn broken(&self, problem: &'static str) -> SourceError {
-        SourceError::Unreachable { name: self.server.name.to_string(), action: "stream changes", source: problem.into() }
     }
 
     async fn stop(&mut self, link: &mut Link) {

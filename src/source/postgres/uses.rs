@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::source::postgres::tree::{ItemId, Node, Tree};
+use crate::query::tree::{ItemId, Node, Tree};
 
 /// `FirstLowInvalidHeapAttributeNumber`: bit n of a column bitmap stands for attribute n + this (`access/sysattr.h`).
 const BITMAP_OFFSET: i32 = -7;
@@ -46,10 +46,20 @@ pub(crate) struct Uses {
     pub(crate) functions: BTreeSet<u32>,
     /// Operators by OID, whose functions are called.
     pub(crate) operators: BTreeSet<u32>,
+    /// Types by OID, and other numbers that are none.
+    pub(crate) types: BTreeSet<u32>,
+    /// Collations by OID.
+    pub(crate) collations: BTreeSet<u32>,
     /// Whether it asks for the time by an SQL keyword.
     pub(crate) clock: bool,
     /// Why it cannot be kept up to date; empty if it can.
     pub(crate) refusals: BTreeSet<String>,
+}
+
+/// The number or the list of numbers, such as `(o 25 25)`, of a field.
+fn numbers(node: Node<'_, '_>, name: &str) -> Vec<u32> {
+    let words = node.words(name).unwrap_or_default();
+    words.into_iter().chain(node.atom(name)).filter_map(|word| word.parse().ok()).filter(|&oid| oid != 0).collect()
 }
 
 impl Uses {
@@ -98,6 +108,9 @@ impl Uses {
                     let oids = node.words(name).unwrap_or_default();
                     self.operators.extend(oids.iter().filter_map(|word| word.parse::<u32>().ok()));
                 }
+                // More than types is better than fewer: what is none is not found.
+                _ if name.contains("type") => self.types.extend(numbers(node, name)),
+                _ if name.contains("coll") => self.collations.extend(numbers(node, name)),
                 _ => {}
             }
         }

@@ -64,6 +64,38 @@ impl<'t> Tree<'t> {
         Reader { text, offset: 0, open: Vec::new(), items: Vec::new(), roots: Vec::new() }.read()
     }
 
+    /// The node that the whole text is, also in a list of its own.
+    pub(crate) fn root(&self) -> Option<Node<'_, 't>> {
+        let [mut root] = self.roots[..] else { return None };
+        if let Item::List(items) = &self.items[root.0] {
+            let [only] = items[..] else { return None };
+            root = only;
+        }
+        self.at(root)
+    }
+
+    /// How many items are around the innermost one.
+    pub(crate) fn depth(&self) -> usize {
+        // An item is added when it ends, so what it holds stands before it.
+        let mut depths: Vec<usize> = Vec::with_capacity(self.items.len());
+        for item in &self.items {
+            let inside = |ids: &mut dyn Iterator<Item = &ItemId>| ids.map(|id| depths[id.0] + 1).max().unwrap_or(0);
+            depths.push(match item {
+                Item::Atom(_) => 0,
+                Item::List(items) => inside(&mut items.iter()),
+                Item::Node(node) => inside(&mut node.fields.iter().flat_map(|(_, values)| values)),
+            });
+        }
+        depths.into_iter().max().unwrap_or(0)
+    }
+
+    fn at(&self, id: ItemId) -> Option<Node<'_, 't>> {
+        match &self.items[id.0] {
+            Item::Node(fields) => Some(Node { tree: self, id, fields }),
+            Item::Atom(_) | Item::List(_) => None,
+        }
+    }
+
     /// Every node, at any depth.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = Node<'_, 't>> {
         self.items.iter().enumerate().filter_map(|(index, item)| match item {
@@ -75,12 +107,16 @@ impl<'t> Tree<'t> {
 
 impl<'t> Tree<'t> {
     /// Calls `each` with every word, bracket and field name in order, but for the fields named in `left_out`.
-    pub(crate) fn words_without(&self, left_out: &[&str], mut each: impl FnMut(&'t str)) {
+    pub(crate) fn words_without(&self, left_out: &[&str], each: impl FnMut(&'t str)) {
+        self.words_of(&self.roots, left_out, each);
+    }
+
+    fn words_of(&self, roots: &[ItemId], left_out: &[&str], mut each: impl FnMut(&'t str)) {
         enum Step<'t> {
             Item(ItemId),
             Word(&'t str),
         }
-        let mut steps: Vec<Step<'t>> = self.roots.iter().rev().map(|id| Step::Item(*id)).collect();
+        let mut steps: Vec<Step<'t>> = roots.iter().rev().map(|id| Step::Item(*id)).collect();
         while let Some(step) = steps.pop() {
             let id = match step {
                 Step::Word(word) => {
@@ -147,6 +183,88 @@ impl<'a, 't> Node<'a, 't> {
     /// The node under `name`.
     pub(crate) fn child(&self, name: &str) -> Option<ItemId> {
         self.only(name).filter(|id| matches!(self.tree.items[id.0], Item::Node(_)))
+    }
+
+    /// The node under `name`, with its fields.
+    pub(crate) fn node(&self, name: &str) -> Option<Node<'a, 't>> {
+        self.tree.at(self.only(name)?)
+    }
+
+    /// The nodes of the list under `name`; none for `<>` or no such field, `None` if it holds anything but nodes.
+    pub(crate) fn nodes(&self, name: &str) -> Option<Vec<Node<'a, 't>>> {
+        if !self.has(name) {
+            return Some(Vec::new());
+        }
+        let Item::List(items) = &self.tree.items[self.only(name)?.0] else { return None };
+        items.iter().map(|id| self.tree.at(*id)).collect()
+    }
+
+    /// Every node in its fields, those in lists too, in order.
+    pub(crate) fn children(&self) -> Vec<Node<'a, 't>> {
+        let mut found = Vec::new();
+        let mut steps: Vec<ItemId> = self.fields.fields.iter().rev().flat_map(|(_, values)| values.iter().rev().copied()).collect();
+        while let Some(id) = steps.pop() {
+            match &self.tree.items[id.0] {
+                Item::Node(fields) => found.push(Node { tree: self.tree, id, fields }),
+                Item::List(items) => steps.extend(items.iter().rev()),
+                Item::Atom(_) => {}
+            }
+        }
+        found
+    }
+
+    /// Its words as [`Tree::words_without`] gives those of the whole: equal for expressions that mean the same.
+    pub(crate) fn signature(&self, left_out: &[&str]) -> String {
+        let mut text = String::new();
+        self.tree.words_of(&[self.id], left_out, |word| {
+            text.push_str(word);
+            text.push(' ');
+        });
+        text
+    }
+
+    /// The lists of nodes of the list under `name`, such as the rows of VALUES.
+    pub(crate) fn lists(&self, name: &str) -> Option<Vec<Vec<Node<'a, 't>>>> {
+        let Item::List(lists) = &self.tree.items[self.only(name)?.0] else { return None };
+        let lists = lists.iter().map(|id| match &self.tree.items[id.0] {
+            Item::List(items) => items.iter().map(|id| self.tree.at(*id)).collect(),
+            Item::Atom(_) | Item::Node(_) => None,
+        });
+        lists.collect()
+    }
+
+    /// The single word under `name` as it was before it was escaped.
+    pub(crate) fn text(&self, name: &str) -> Option<String> {
+        let mut text = String::new();
+        let mut chars = self.atom(name)?.chars();
+        while let Some(char) = chars.next() {
+            text.extend(if char == '\\' { chars.next() } else { Some(char) });
+        }
+        Some(text)
+    }
+
+    /// The bytes under `name`, such as `4 [ 1 0 0 -7 ]`.
+    pub(crate) fn bytes(&self, name: &str) -> Option<Vec<u8>> {
+        let [_, list] = self.field(name)? else { return None };
+        let Item::List(items) = &self.tree.items[list.0] else { return None };
+        let bytes = items.iter().map(|id| match self.tree.items[id.0] {
+            Item::Atom(text) => {
+                text.parse::<i16>().ok().and_then(|byte| i8::try_from(byte).map(i8::cast_unsigned).or(u8::try_from(byte)).ok())
+            }
+            Item::List(_) | Item::Node(_) => None,
+        });
+        bytes.collect()
+    }
+
+    /// The words of every field of its own, to see whether one has another value than expected: `None` for what is no single word.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&'t str, Option<&'t str>)> {
+        self.fields.fields.iter().map(|(name, values)| match values[..] {
+            [id] => match self.tree.items[id.0] {
+                Item::Atom(text) => (*name, Some(text)),
+                Item::List(_) | Item::Node(_) => (*name, None),
+            },
+            _ => (*name, None),
+        })
     }
 
     /// Whether there is anything under `name`: it exists and is not `<>`.

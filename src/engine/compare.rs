@@ -1,0 +1,84 @@
+//! Comparing the fact store with the desired facts: after a snapshot, and again as an audit.
+
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use crate::{
+    data::ExtentBuilder,
+    engine::{
+        board::TargetState,
+        error::EngineError,
+        ingest::{Compared, Ingest, Session},
+    },
+    error::causes,
+    store::Changes,
+    target::TargetError,
+};
+
+/// How long a comparison waits for a batch on its way before it lets changes go on and tries again.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long after a failed comparison it is tried again.
+const COMPARE_AGAIN: Duration = Duration::from_secs(5);
+
+impl Ingest {
+    /// Compares the fact store with the desired facts after a snapshot, and again every `reconcile_every`.
+    pub(super) async fn compare_if_due(&mut self, session: &mut Session) -> Result<(), EngineError> {
+        let due = match session.compared {
+            Compared::Due(at) | Compared::Done(Some(at)) => at <= Instant::now(),
+            Compared::Done(None) => false,
+        };
+        let known: Vec<usize> = (0..self.views.len()).filter(|&view| self.views[view].known).collect();
+        if !due || known.is_empty() {
+            return Ok(());
+        }
+        // What waits would look like drift; the next tick tries again.
+        let ids = known.iter().map(|&view| self.views[view].id).collect();
+        if self.writer.outbox_holds(ids).await? {
+            return Ok(());
+        }
+        // So would a batch on its way that was read before a snapshot emptied the outbox.
+        if !self.writer.settled(PATIENCE).await {
+            session.compared.postpone(PATIENCE);
+            return Ok(());
+        }
+        match self.compare(&known).await? {
+            Ok(changes) => {
+                self.note(&known, &changes);
+                let (missing, stale) =
+                    changes.views.iter().fold((0, 0), |(m, s), change| (m + change.inserted, s + change.removed + change.held));
+                info!(source = self.name, missing, stale, "fact store compared");
+                self.board.reconciled(self.index, missing, stale);
+                if let Compared::Due(_) = session.compared {
+                    self.board.founded(self.index, Some(changes.commit_no));
+                }
+                session.compared = Compared::Done(self.next_audit());
+                if let Some(position) = &session.position {
+                    self.board.applied(self.index, position.clone(), changes.commit_no);
+                }
+            }
+            Err(error) => {
+                let reason = causes(&error);
+                warn!(source = self.name, reason, "fact store cannot be compared, will retry");
+                self.board.target(TargetState::Failing(reason));
+                session.compared.postpone(COMPARE_AGAIN);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lists the fact store and corrects it. The inner error is the fact store's.
+    async fn compare(&mut self, known: &[usize]) -> Result<Result<Changes, TargetError>, EngineError> {
+        let mut views = Vec::with_capacity(known.len());
+        for &view in known {
+            let record = self.views[view].clone();
+            let mut listed = ExtentBuilder::new(&self.spool);
+            if let Err(error) = self.target.list(&record.fact_type, &mut |row| listed.push(row)).await {
+                return Ok(Err(error));
+            }
+            let listed = tokio::task::spawn_blocking(move || listed.finish()).await.map_err(EngineError::panicked)?;
+            views.push((record, listed.map_err(crate::store::StoreError::Rows)?));
+        }
+        Ok(Ok(self.writer.correct(&self.name, views, self.guard).await?))
+    }
+}

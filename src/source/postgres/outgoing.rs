@@ -1,0 +1,259 @@
+//! What is ready to be reported, and in which order.
+//!
+//! Two things wait for room in the channel: one batch of row changes that grows meanwhile, and single events. The rules:
+//!
+//! - A batch is sent at the end of a transaction, or when it is full; then the transaction in it is *torn*, and nothing but batches
+//!   is sent until its end.
+//! - A cut is sent after all changes that were received before it, so it waits for the batch of that moment (`batch_first`), and for
+//!   no later one: under load there is always a later one.
+//! - A position is sent only if nothing before it waits.
+
+use std::collections::VecDeque;
+
+use crate::{
+    data::{ChangeBatch, Lsn, Position},
+    source::Event,
+};
+
+/// Changes that are held before the stream is no longer read. A transaction larger than this is sent in pieces. Large enough that the cost
+/// of handing a batch over does not matter, small against the memory budget: the channel holds a few of them.
+pub(crate) const BATCH_SIZE: usize = 1 << 20;
+
+/// How much of the transaction that is being received is in the batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Nothing: between transactions, or the transaction has changed nothing so far; entered when its end is in the batch.
+    Nothing,
+    /// All of it so far; entered with its first change.
+    All,
+    /// What was not sent before; entered when a full batch is sent.
+    Rest,
+}
+
+/// How far things are, for [`Outgoing::progress`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reach {
+    /// Everything before this was received.
+    pub(crate) received: Lsn,
+    /// No view lacks anything before this.
+    pub(crate) settled: Lsn,
+}
+
+/// What is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ready {
+    Batch,
+    Event,
+}
+
+/// What waits to be reported.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    batch: ChangeBatch,
+    part: Part,
+    events: VecDeque<Event>,
+    /// The events wait until the batch is sent.
+    batch_first: bool,
+    reported: Reach,
+}
+
+impl Outgoing {
+    /// Nothing waits; everything before `position` is known.
+    pub(crate) fn new(position: Lsn) -> Self {
+        let reported = Reach { received: position, settled: position };
+        Self { batch: ChangeBatch::default(), part: Part::Nothing, events: VecDeque::new(), batch_first: false, reported }
+    }
+
+    /// Where the next row change of the open transaction goes.
+    pub(crate) fn batch(&mut self) -> &mut ChangeBatch {
+        if self.part == Part::Nothing {
+            self.part = Part::All;
+        }
+        &mut self.batch
+    }
+
+    /// The open transaction has ended. One without changes leaves no mark.
+    pub(crate) fn commit(&mut self, start: Lsn, end: Lsn) {
+        match self.part {
+            Part::Nothing => return,
+            Part::All => {}
+            // Its last piece belongs to the others.
+            Part::Rest => self.batch_first = true,
+        }
+        self.batch.commit(start, end);
+        self.part = Part::Nothing;
+    }
+
+    /// An event that need not wait for the changes before it.
+    pub(crate) fn push(&mut self, event: Event) {
+        self.events.push_back(event);
+    }
+
+    /// An event that comes after all changes of transactions that have ended.
+    pub(crate) fn push_after_changes(&mut self, event: Event) {
+        self.batch_first |= !self.batch.commits().is_empty();
+        self.events.push_back(event);
+    }
+
+    /// Whether events wait.
+    pub(crate) fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// Whether more changes may be received.
+    pub(crate) fn has_room(&self) -> bool {
+        self.batch.size() < BATCH_SIZE
+    }
+
+    /// Whether no transaction with changes is being received.
+    pub(crate) fn is_between(&self) -> bool {
+        self.part == Part::Nothing
+    }
+
+    /// What was reported last.
+    pub(crate) fn reported(&self) -> Reach {
+        self.reported
+    }
+
+    fn ready(&self) -> Option<Ready> {
+        let batch = !self.batch.is_empty() && (self.part == Part::Nothing || !self.has_room());
+        let event = !self.events.is_empty() && !self.batch_first && self.part != Part::Rest;
+        match (event, batch) {
+            (true, _) => Some(Ready::Event),
+            (false, true) => Some(Ready::Batch),
+            (false, false) => None,
+        }
+    }
+
+    /// Whether [`Outgoing::take`] has something.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready().is_some()
+    }
+
+    /// Takes the next thing to send; `settled` is what holds once all changes received so far are reported.
+    pub(crate) fn take(&mut self, settled: Lsn) -> Option<Event> {
+        match self.ready()? {
+            Ready::Event => {
+                let event = self.events.pop_front();
+                // A cut tells a position, too: everything before it has been reported.
+                if let Some(Event::Cut { position: Position::Lsn(point), .. }) = &event {
+                    self.reported.received = self.reported.received.max(*point);
+                    self.reported.settled = self.reported.settled.max(*point);
+                }
+                event
+            }
+            Ready::Batch => {
+                let batch = std::mem::take(&mut self.batch);
+                self.batch_first = false;
+                self.part = if self.part == Part::Nothing { Part::Nothing } else { Part::Rest };
+                if let Some(last) = batch.commits().last() {
+                    self.reported.received = self.reported.received.max(last.end);
+                }
+                self.reported.settled = self.reported.settled.max(settled.min(self.reported.received));
+                Some(Event::Changes { batch, settled: Position::Lsn(self.reported.settled) })
+            }
+        }
+    }
+
+    /// Whether a position may be sent, and would say more than the last one.
+    pub(crate) fn is_behind(&self, reach: Reach) -> bool {
+        let before = self.reported;
+        let waits = !self.events.is_empty() || !self.batch.commits().is_empty() || self.part == Part::Rest;
+        !waits && (reach.received > before.received || reach.settled > before.settled)
+    }
+
+    /// The position as an event.
+    pub(crate) fn progress(&mut self, reach: Reach) -> Event {
+        self.reported.received = self.reported.received.max(reach.received);
+        self.reported.settled = self.reported.settled.max(reach.settled);
+        Event::Progress { received: Position::Lsn(self.reported.received), settled: Position::Lsn(self.reported.settled) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// One step of a source.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Change(usize),
+        Commit,
+        Cut,
+        Take,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let change = prop_oneof![Just(Step::Change(10)), Just(Step::Change(BATCH_SIZE))];
+        prop::collection::vec(prop_oneof![3 => change, 2 => Just(Step::Commit), 1 => Just(Step::Cut), 3 => Just(Step::Take)], 0..60)
+    }
+
+    fn cut(point: u64) -> Event {
+        Event::Cut { position: Position::Lsn(Lsn(point)), views: Vec::new(), snapshot: false }
+    }
+
+    proptest! {
+        #[test]
+        fn commits_are_whole_in_order_and_cuts_come_after_what_was_before_them(steps in steps()) {
+            let mut outgoing = Outgoing::new(Lsn(0));
+            let mut clock = 0;
+            let (mut open, mut sent, mut committed) = (false, Vec::new(), Vec::new());
+            let (mut torn, mut settled, mut told) = (false, Lsn(0), 0);
+            for step in steps.into_iter().chain([Step::Commit]).chain(std::iter::repeat_n(Step::Take, 70)) {
+                clock += 1;
+                match step {
+                    Step::Change(size) => {
+                        if outgoing.has_room() {
+                            outgoing.batch().insert(1, |image| image.text(&"x".repeat(size)));
+                            open = true;
+                        }
+                    }
+                    Step::Commit => {
+                        outgoing.commit(Lsn(clock), Lsn(clock));
+                        if std::mem::take(&mut open) {
+                            committed.push(clock);
+                        }
+                    }
+                    Step::Cut => outgoing.push_after_changes(cut(clock)),
+                    Step::Take => match outgoing.take(Lsn(clock)) {
+                        Some(Event::Changes { batch, settled: now }) => {
+                            sent.extend(batch.commits().iter().map(|commit| commit.end.0));
+                            torn = batch.commits().last().map_or(0, |commit| commit.changes) < batch.len();
+                            let Position::Lsn(now) = now else { panic!("{now:?}") };
+                            told = told.max(sent.last().copied().unwrap_or(0));
+                            prop_assert!(now >= settled && now.0 <= told);
+                            settled = now;
+                        }
+                        Some(Event::Cut { position: Position::Lsn(point), .. }) => {
+                            prop_assert!(!torn, "a cut between two pieces of a transaction");
+                            let before: Vec<u64> = committed.iter().copied().filter(|end| *end < point.0).collect();
+                            prop_assert!(sent.len() >= before.len(), "a cut before the changes before it");
+                            told = told.max(point.0);
+                        }
+                        None => {}
+                        other => panic!("{other:?}"),
+                    },
+                }
+                prop_assert!(open != outgoing.is_between());
+            }
+            prop_assert_eq!(sent, committed);
+            prop_assert!(!outgoing.has_events() && !outgoing.is_ready());
+        }
+    }
+
+    #[test]
+    fn a_position_waits_for_the_changes_before_it() {
+        let mut outgoing = Outgoing::new(Lsn(1));
+        let reach = Reach { received: Lsn(9), settled: Lsn(9) };
+        assert!(outgoing.is_behind(reach));
+        outgoing.batch().truncate(1);
+        assert!(outgoing.is_behind(reach), "a transaction that is being received is after the position");
+        outgoing.commit(Lsn(5), Lsn(6));
+        assert!(!outgoing.is_behind(reach));
+        assert!(matches!(outgoing.take(Lsn(9)), Some(Event::Changes { settled: Position::Lsn(Lsn(6)), .. })));
+        assert!(outgoing.is_behind(reach));
+        assert!(matches!(outgoing.progress(reach), Event::Progress { received: Position::Lsn(Lsn(9)), .. }));
+        assert!(!outgoing.is_behind(reach));
+    }
+}

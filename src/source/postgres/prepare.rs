@@ -1,0 +1,284 @@
+//! What is known before following begins: how each view is kept up to date, and what its stored state depends on.
+//!
+//! Each view has a fingerprint of its own: of its query and everything the query names, of what the publication has of its tables, and
+//! of their partitions. So what happens to one view's tables does not concern the others. The survey is repeated while the stream
+//! is followed; a fingerprint that differs ends the attempt with the view's name.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use sha2::{Digest, Sha256};
+
+use crate::{
+    config::View,
+    query::{Identity, ViewPlan},
+    source::{
+        self, PreparedView, SourceError, ViewMode,
+        postgres::{
+            analyze::{self, AnalysedView, Analysis},
+            catalog::{self, Kind},
+            fault,
+            images::{Announced, Kept, KeptColumn},
+            publication::{self, Publication},
+            pulse::{self, Shapes},
+            session::{Purpose, Server},
+        },
+    },
+};
+
+/// Why a view is not incremental.
+pub(crate) const REFRESH_REASON: &str = "this release runs every query again when one of its tables changes";
+/// The same for a view that also depends on the time.
+pub(crate) const CLOCK_REASON: &str =
+    "it depends on the time, so its query runs again every few seconds, and when one of its tables changes";
+
+/// Plans of views, by number.
+pub(crate) type Plans = BTreeMap<usize, Arc<ViewPlan>>;
+
+/// What is known before following begins.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    /// The views, in order.
+    pub views: Vec<PreparedView>,
+    /// The cluster's identity.
+    pub system_identifier: String,
+    /// Its timeline, which a failover changes.
+    pub timeline: u32,
+}
+
+impl Prepared {
+    /// What the engine asks of every source.
+    pub(crate) fn describe(self, database: &str) -> source::Prepared {
+        // Not the timeline: after a failover it is still the same database.
+        source::Prepared { identity: format!("database \"{database}\" of cluster {}", self.system_identifier), views: self.views }
+    }
+}
+
+/// What the server says about the views, all of it at about the same time.
+#[derive(Debug)]
+pub(crate) struct Survey {
+    pub(crate) analysis: Analysis,
+    /// What each view's fingerprint is without the partitions of its tables.
+    definitions: Vec<String>,
+    /// How each view is kept up to date, and its fingerprint.
+    pub(crate) views: Vec<PreparedView>,
+    /// The publication, as [`publication::identity`] has it.
+    pub(crate) publication: String,
+    /// The partitions of the watched tables.
+    pub(crate) shapes: Shapes,
+}
+
+impl Survey {
+    /// Asks the server; with `ensure` the publication is made right, too.
+    pub(crate) async fn take(
+        server: &Server,
+        slot: &str,
+        views: &[View<String>],
+        plans: &Plans,
+        ensure: bool,
+    ) -> Result<Self, SourceError> {
+        let failed = |error| fault::sql(&server.name, "read the catalogue", error);
+        let mut session = server.connect(Purpose::Analyze).await?;
+        let analysis = analyze::analyze(server, &mut session, views).await?;
+        if ensure {
+            let writer = server.connect(Purpose::Write).await?;
+            publication::ensure(server, &writer, slot, &analysis).await?;
+        }
+        // The texts that heartbeats compare come first: a change in between is noticed by the next heartbeat.
+        let shapes = pulse::shapes(&session.client, &watched(&analysis)).await.map_err(failed)?;
+        let identity = publication::identity(&session.client, slot, analysis.server_version).await.map_err(failed)?;
+        let published = Publication::read(&session.client, slot, analysis.server_version).await.map_err(failed)?;
+        let definition = |(view, analysed): (&View<String>, &Result<AnalysedView, String>)| match analysed {
+            Ok(analysed) => definition(&analysis, analysed, published.as_ref()),
+            Err(problem) => digest([&*view.fact_type.to_string(), &view.query, problem]),
+        };
+        let definitions: Vec<String> = views.iter().zip(&analysis.views).map(definition).collect();
+        let prepared = analysis.views.iter().zip(&definitions).enumerate().map(|(number, (analysed, definition))| PreparedView {
+            fingerprint: analysed.as_ref().map_or(definition.clone(), |view| fingerprint(&analysis, view, definition, &shapes)),
+            mode: mode(&analysis, analysed.as_ref(), plans.get(&number)),
+        });
+        let views = prepared.collect();
+        Ok(Self { definitions, views, publication: identity, shapes, analysis })
+    }
+
+    /// What must stay the same for each view while it is followed: for the views `incremental` everything. The others are read again when a
+    /// partition comes or goes, which heartbeats notice.
+    pub(crate) fn essence(&self, incremental: &BTreeSet<usize>) -> Vec<String> {
+        let views = self.views.iter().zip(&self.definitions).enumerate();
+        views
+            .map(|(number, (view, definition))| if incremental.contains(&number) { &view.fingerprint } else { definition }.clone())
+            .collect()
+    }
+
+    /// The plan of an incremental view.
+    pub(crate) fn plan(&self, view: usize) -> Option<&Arc<ViewPlan>> {
+        match &self.views.get(view)?.mode {
+            ViewMode::Incremental(plan) => Some(plan),
+            ViewMode::Refresh(_) | ViewMode::Refused(_) => None,
+        }
+    }
+
+    /// Why a view cannot be followed.
+    pub(crate) fn refusal(&self, view: usize) -> Option<&str> {
+        match &self.views.get(view)?.mode {
+            ViewMode::Refused(problem) => Some(problem),
+            ViewMode::Incremental(_) | ViewMode::Refresh(_) => None,
+        }
+    }
+
+    /// Whether a view depends on the time.
+    pub(crate) fn has_clock(&self, view: usize) -> bool {
+        self.analysis.views[view].as_ref().is_ok_and(|view| view.clock)
+    }
+
+    /// What is delivered to the views `incremental`.
+    pub(crate) fn kept(&self, incremental: &BTreeSet<usize>) -> BTreeMap<u32, Kept> {
+        let plans = || incremental.iter().filter_map(|view| Some((*view, self.plan(*view)?)));
+        let columns = source::image_columns(plans().map(|(_, plan)| &**plan));
+        let kept = columns.into_iter().filter_map(|(oid, numbers)| {
+            let table = self.analysis.tables.get(&oid)?;
+            let users: Vec<_> = plans().filter_map(|(view, plan)| Some((view, plan.tables.get(&oid)?))).collect();
+            let column = |number: i16| {
+                let column = table.columns.get(&number)?;
+                Some(KeptColumn { number, name: column.name.clone(), type_oid: column.type_oid, modifier: column.typmod })
+            };
+            let kept = Kept {
+                title: table.title(),
+                columns: numbers.into_iter().filter_map(column).collect(),
+                identity: users.first()?.1.identity.clone(),
+                announced: match &table.identity {
+                    catalog::Identity::Full => Announced::Full,
+                    catalog::Identity::Columns(names) => Announced::Columns(names.iter().cloned().collect()),
+                    catalog::Identity::Missing => Announced::Columns(Vec::new()),
+                },
+                partitioned: table.kind == Kind::Partitioned,
+                users: users.iter().map(|(view, table)| (*view, table.columns.clone())).collect(),
+            };
+            Some((oid, kept))
+        });
+        kept.collect()
+    }
+
+    /// Which of the views `refreshed` a change of which relation touches: the tables a view names, their partitions and children, and
+    /// the roots whose name changes of a partition are published under.
+    pub(crate) fn touched(&self, refreshed: &[usize]) -> BTreeMap<u32, Vec<usize>> {
+        let mut touched: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for &number in refreshed {
+            let Ok(view) = &self.analysis.views[number] else { continue };
+            for relation in view.tables.keys().flat_map(|oid| self.family(*oid)) {
+                let views = touched.entry(relation).or_default();
+                if !views.contains(&number) {
+                    views.push(number);
+                }
+            }
+        }
+        touched
+    }
+
+    fn family(&self, oid: u32) -> impl Iterator<Item = u32> {
+        family(&self.analysis, oid)
+    }
+
+    /// Tables whose rows can change without a row in the log: see [`pulse`].
+    pub(crate) fn watched(&self) -> Vec<u32> {
+        watched(&self.analysis)
+    }
+}
+
+fn family(analysis: &Analysis, oid: u32) -> impl Iterator<Item = u32> {
+    let relatives = analysis.tables.get(&oid).into_iter().flat_map(|table| table.descendants.iter().chain(&table.ancestors));
+    relatives.copied().chain([oid])
+}
+
+fn watched(analysis: &Analysis) -> Vec<u32> {
+    let used: BTreeSet<u32> = analysis.views.iter().flatten().flat_map(|view| view.tables.keys().copied()).collect();
+    let moves = |oid: &u32| {
+        analysis
+            .tables
+            .get(oid)
+            .is_some_and(|table| table.kind == Kind::Partitioned || !table.descendants.is_empty() || !table.ancestors.is_empty())
+    };
+    used.into_iter().filter(moves).collect()
+}
+
+/// What a view's query means and which changes of its tables are in the change log.
+fn definition(analysis: &Analysis, view: &AnalysedView, published: Option<&Publication>) -> String {
+    let mut parts = vec![analysis.digest.clone()];
+    let family: BTreeSet<u32> = view.tables.keys().flat_map(|oid| family(analysis, *oid)).collect();
+    parts.push(published.map(|published| published.of(&family)).unwrap_or_default());
+    // A partition is published with its root; an inheritance child is not.
+    let parents = view.with_children.iter().filter_map(|oid| analysis.tables.get(oid)).filter(|table| table.kind == Kind::Table);
+    parts.extend(parents.map(|table| format!("{:?}", table.descendants)));
+    digest(parts.iter().map(String::as_str))
+}
+
+/// Everything a view's stored state depends on besides rows.
+fn fingerprint(analysis: &Analysis, view: &AnalysedView, definition: &str, shapes: &Shapes) -> String {
+    let mut parts = vec![definition.to_owned()];
+    parts.extend(view.tables.keys().filter_map(|oid| Some(format!("{oid} {}", shapes.get(oid)?))));
+    // What old rows tell is decided by the partitions' identities.
+    let family: BTreeSet<u32> = view.tables.keys().flat_map(|oid| family(analysis, *oid)).collect();
+    let members = family.iter().filter_map(|oid| Some((oid, analysis.tables.get(oid)?)));
+    parts.extend(members.map(|(oid, table)| format!("{oid} {:?}", table.identity)));
+    digest(parts.iter().map(String::as_str))
+}
+
+fn digest<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part.as_bytes());
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn mode(analysis: &Analysis, view: Result<&AnalysedView, &String>, plan: Option<&Arc<ViewPlan>>) -> ViewMode {
+    let view = match view {
+        Ok(view) => view,
+        Err(problem) => return ViewMode::Refused(problem.clone()),
+    };
+    match plan.map(|plan| undelivered(analysis, view, plan).map_or(Ok(plan), Err)) {
+        Some(Ok(plan)) => ViewMode::Incremental(plan.clone()),
+        Some(Err(reason)) => ViewMode::Refresh(reason),
+        None if view.clock => ViewMode::Refresh(CLOCK_REASON.to_owned()),
+        None => ViewMode::Refresh(REFRESH_REASON.to_owned()),
+    }
+}
+
+/// Why the change log does not have what the plan needs, if so.
+fn undelivered(analysis: &Analysis, view: &AnalysedView, plan: &ViewPlan) -> Option<String> {
+    plan.tables.iter().find_map(|(oid, used)| {
+        let table = analysis.tables.get(oid)?;
+        let title = table.title();
+        if !table.ancestors.is_empty() {
+            return Some(format!("{title} is a partition, whose changes may come under its root's name. Query the root"));
+        }
+        if table.kind == Kind::Table && view.with_children.contains(oid) && !table.descendants.is_empty() {
+            return Some(format!("{title} has inheritance children. Query it with ONLY"));
+        }
+        if let Some(column) = used.columns.iter().filter_map(|number| table.columns.get(number)).find(|column| column.generated) {
+            return Some(format!("column \"{}\" of {title} is generated, and such columns are not in the change log", column.name));
+        }
+        let partitions = table.descendants.iter().filter_map(|oid| analysis.tables.get(oid)).filter(|table| table.kind == Kind::Table);
+        for member in partitions.chain((table.kind == Kind::Table).then_some(table)) {
+            if !tells(&member.identity, used, table) {
+                return Some(format!("{} has another replica identity than {title}", member.title()));
+            }
+        }
+        None
+    })
+}
+
+/// Whether old rows with this identity tell what the plan takes from them.
+fn tells(identity: &catalog::Identity, used: &crate::query::Table, table: &catalog::Table) -> bool {
+    let names = |numbers: &[i16]| -> Option<BTreeSet<String>> {
+        numbers.iter().map(|number| table.columns.get(number).map(|column| column.name.clone())).collect()
+    };
+    match (identity, &used.identity) {
+        (catalog::Identity::Full, Identity::Full | Identity::Key(_)) => true,
+        (catalog::Identity::Columns(told), Identity::Key(key)) => names(key).as_ref() == Some(told),
+        (catalog::Identity::Columns(_) | catalog::Identity::Missing, _) => false,
+    }
+}

@@ -1,0 +1,141 @@
+//! What the messages of the stream mean: row changes go into the batch, touched refresh views become dirty, the position moves.
+
+use std::collections::BTreeSet;
+
+use pgwire_replication::{PgWireError, ReplicationEvent};
+
+use crate::{
+    data::Lsn,
+    source::{
+        SourceError,
+        postgres::{
+            decode::{Message, RowChange, decode},
+            fault,
+            images::Wrong,
+            pulse,
+            tail::Tail,
+        },
+    },
+};
+
+/// What is said of a message that makes no sense.
+const UNREADABLE: &str = "a message of the stream cannot be read";
+/// `undefined_object`.
+const UNDEFINED_OBJECT: &str = "42704";
+/// A transaction that is being received.
+pub(super) struct Transaction {
+    /// Where its commit record starts.
+    pub(super) commit: Lsn,
+    /// The refresh views it touches.
+    pub(super) touched: BTreeSet<usize>,
+}
+
+impl Tail {
+    pub(super) fn event(&mut self, event: Option<ReplicationEvent>) -> Result<(), SourceError> {
+        match event {
+            Some(ReplicationEvent::Begin { final_lsn, .. }) => {
+                self.transaction = Some(Transaction { commit: Lsn(final_lsn.as_u64()), touched: BTreeSet::new() });
+            }
+            Some(ReplicationEvent::XLogData { data, .. }) => self.change(&data)?,
+            Some(ReplicationEvent::Commit { lsn, end_lsn, .. }) => self.commit(Lsn(lsn.as_u64()), Lsn(end_lsn.as_u64())),
+            Some(ReplicationEvent::KeepAlive { wal_end, .. }) => {
+                if self.transaction.is_none() {
+                    self.receive(Lsn(wal_end.as_u64()));
+                }
+            }
+            Some(ReplicationEvent::Message { prefix, content, .. }) => {
+                if prefix == pulse::PREFIX {
+                    self.rhythm.returned(&content);
+                }
+            }
+            // We ask for no end.
+            Some(ReplicationEvent::StoppedAt { .. }) | None => {
+                return Err(self.broken("the server ended the stream"));
+            }
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, data: &[u8]) -> Result<(), SourceError> {
+        match decode(data) {
+            Message::Row(row) => {
+                self.touched(row.relation);
+                if self.plan.images.keep(row.relation) {
+                    self.deliver(row)?;
+                }
+            }
+            Message::Truncate(relations) => {
+                for relation in relations {
+                    self.touched(relation);
+                    if self.plan.images.keep(relation) {
+                        self.outgoing.batch().truncate(relation);
+                    }
+                }
+            }
+            Message::Shape(shape) => {
+                self.plan.images.shape(&shape);
+                // Sent once for each table, and again after DDL on it.
+                let used = self.plan.views.contains_key(&shape.relation) || self.plan.images.keep(shape.relation);
+                if !self.known.insert(shape.relation) && used {
+                    self.analyze_soon();
+                }
+            }
+            Message::Nothing => {}
+            Message::Unknown => return Err(self.broken(UNREADABLE)),
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, row: RowChange<'_>) -> Result<(), SourceError> {
+        let Some(transaction) = &self.transaction else { return Err(self.broken(UNREADABLE)) };
+        self.plan.images.row(row, transaction.commit, self.outgoing.batch()).map_err(|wrong| match wrong {
+            Wrong::Unreadable => self.broken(UNREADABLE),
+            Wrong::Changed { views, problem } => self.changed(views, problem),
+        })
+    }
+
+    fn touched(&mut self, relation: u32) {
+        if let (Some(transaction), Some(views)) = (&mut self.transaction, self.plan.views.get(&relation)) {
+            transaction.touched.extend(views);
+        }
+    }
+
+    fn commit(&mut self, start: Lsn, end: Lsn) {
+        // Commits come in the order of their records: everything before this one has been received.
+        self.pass(start);
+        for view in self.transaction.take().into_iter().flat_map(|transaction| transaction.touched) {
+            self.dirty.touch(view, start);
+        }
+        self.outgoing.commit(start, end);
+        self.receive(end);
+    }
+
+    fn receive(&mut self, end: Lsn) {
+        self.received = self.received.max(end);
+        self.head = self.head.max(end);
+        self.pass(self.received);
+    }
+
+    /// Every commit that starts before `seen` has been received.
+    pub(super) fn pass(&mut self, seen: Lsn) {
+        if let Some(point) = self.refresh.waits_for().filter(|point| *point <= seen) {
+            let views = self.dirty.take(point);
+            self.refresh.read(views);
+        }
+    }
+
+    pub(super) fn lost(&self, error: PgWireError) -> SourceError {
+        match &error {
+            // Dropped and made anew, the publication does not exist at the places in the log in between, and the stream cannot get past them.
+            PgWireError::Server(text) if fault::sqlstate(text) == UNDEFINED_OBJECT => SourceError::PositionLost {
+                name: self.server.name.to_string(),
+                problem: "the publication was dropped meanwhile".to_owned(),
+            },
+            _ => fault::replication(&self.server.name, "stream changes", error),
+        }
+    }
+
+    pub(super) fn broken(&self, problem: &'static str) -> SourceError {
+        SourceError::Unreachable { name: self.server.name.to_string(), action: "stream changes", source: problem.into() }
+    }
+}

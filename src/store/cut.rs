@@ -1,0 +1,282 @@
+//! Whole results: a cut of a source becomes desired facts, a listing of the fact store corrects what is sent.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{OptionalExtension, Transaction, params};
+
+use crate::{
+    data::{Extent, ExtentBuilder, Lsn, Position},
+    store::{
+        Change, Changes, Failure, Store, StoreError, ViewRecord,
+        facts::{Rows, Set, count, desired, reader, rows, write_fact},
+    },
+    target::Op,
+    view::{Guard, Skipped, Verdict, diff, refresh},
+};
+
+/// Where a source stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reached {
+    /// The state that results are of. Beyond `position` for views that are loaded while others still wait for the commits in between.
+    pub cut: Position,
+    /// Up to here every reported result and commit is in.
+    pub position: Position,
+    /// Up to here no view lacks anything, refresh views included.
+    pub settled: Position,
+}
+
+impl From<Position> for Reached {
+    /// No view lacks anything up to `position`.
+    fn from(position: Position) -> Self {
+        Self { cut: position.clone(), settled: position.clone(), position }
+    }
+}
+
+/// A view's new result.
+#[derive(Debug)]
+pub struct Fresh {
+    /// The view.
+    pub view: ViewRecord,
+    /// All rows of its query.
+    pub answer: Extent,
+    /// Its state, if [`Store::load`] has built one from the same snapshot: it becomes usable together with these facts.
+    pub loaded: Option<LoadedState>,
+}
+
+/// A state that [`Store::load`] has built and that no facts belong to yet.
+#[derive(Debug)]
+pub struct LoadedState {
+    pub(super) fingerprint: String,
+    pub(super) clock: i64,
+}
+
+impl From<(ViewRecord, Extent)> for Fresh {
+    fn from((view, answer): (ViewRecord, Extent)) -> Self {
+        Self { view, answer, loaded: None }
+    }
+}
+
+impl Store {
+    /// Replaces the desired facts by a snapshot's results. Nothing is sent: the comparison with the fact store that
+    /// follows ([`Store::correct`]) knows what differs, so whatever waited in the outbox for these views is dropped.
+    pub fn replace(&mut self, source: &str, reached: &Reached, views: Vec<Fresh>) -> Result<Changes, StoreError> {
+        let path = self.path.clone();
+        let commit_no = self.commit_no;
+        let (views, dropped) = self.write(|tx| {
+            let mut changes = Vec::with_capacity(views.len());
+            let mut dropped = 0;
+            let position = follow_cut(tx, source, reached)?;
+            for Fresh { view, answer, loaded } in views {
+                dropped += tx.execute("DELETE FROM outbox WHERE view = ?1", [view.id.0])? as u64;
+                tx.execute("DELETE FROM parked WHERE view = ?1", [view.id.0])?;
+                Set::Held.clear(tx, view.id)?;
+                let mut skipped = Skipped::new();
+                let mut facts = view.facts;
+                for change in refresh(&view.fact_type, answer, desired(&path, view.id)?, &mut skipped) {
+                    let (op, row) = change?;
+                    facts = count(facts, op);
+                    write_fact(tx, view.id, op, &row)?;
+                }
+                changes.push(finish(tx, &view, facts, &skipped, 0)?);
+                found(tx, &view, loaded, &reached.cut, &position)?;
+            }
+            tx.execute("UPDATE source SET compared = 0 WHERE name = ?1", [source])?;
+            Ok((changes, dropped))
+        })?;
+        self.outbox_len -= dropped;
+        Ok(Changes { views, commit_no })
+    }
+
+    /// Applies the new results of some views, all as of one position: desired facts and outbox change by the net difference.
+    pub fn apply(&mut self, source: &str, reached: &Reached, views: Vec<Fresh>, guard: Guard) -> Result<Changes, StoreError> {
+        let path = self.path.clone();
+        let spool = self.spool();
+        self.commit(|tx, outbox| {
+            let mut changes = Vec::with_capacity(views.len());
+            let position = follow_cut(tx, source, reached)?;
+            for Fresh { view, answer, loaded } in views {
+                let mut skipped = Skipped::new();
+                let before = desired(&path, view.id)?;
+                let mut facts = view.facts;
+                let mut removals = ExtentBuilder::new(&spool);
+                let (mut inserted, mut removed) = (0, 0);
+                for change in refresh(&view.fact_type, answer, before, &mut skipped) {
+                    match change? {
+                        (Op::Insert, row) => {
+                            write_fact(tx, view.id, Op::Insert, &row)?;
+                            outbox.push(tx, view.id, Op::Insert, &row)?;
+                            inserted += 1;
+                        }
+                        (Op::Delete, row) => {
+                            removals.push(row)?;
+                            removed += 1;
+                        }
+                    }
+                }
+                facts += inserted;
+                // Each result is judged anew: what was held and is still gone is among the removals.
+                Set::Held.clear(tx, view.id)?;
+                let verdict = guard.judge(removed, view.facts);
+                for row in removals.finish()? {
+                    let row = row?;
+                    match verdict {
+                        Verdict::Hold => drop(Set::Held.insert(tx, view.id, &row)?),
+                        Verdict::Apply => {
+                            write_fact(tx, view.id, Op::Delete, &row)?;
+                            outbox.push(tx, view.id, Op::Delete, &row)?;
+                            facts -= 1;
+                        }
+                    }
+                }
+                let held = if verdict == Verdict::Hold { removed } else { 0 };
+                let change = finish(tx, &view, facts, &skipped, held)?;
+                found(tx, &view, loaded, &reached.cut, &position)?;
+                changes.push(Change { inserted, removed: removed - held, ..change });
+            }
+            Ok(changes)
+        })
+    }
+
+    /// Puts into the outbox what makes the fact store, whose rows are `listed`, equal the desired facts.
+    ///
+    /// The caller sees to it that nothing of these views was under way to the fact store while it was listed.
+    pub fn correct(&mut self, source: &str, views: Vec<(ViewRecord, Extent)>, guard: Guard) -> Result<Changes, StoreError> {
+        let path = self.path.clone();
+        let spool = self.spool();
+        self.commit(|tx, outbox| {
+            let mut changes = Vec::with_capacity(views.len());
+            for (view, listed) in views {
+                let mut removals = ExtentBuilder::new(&spool);
+                let (mut inserted, mut removed) = (0, 0);
+                for change in diff(desired(&path, view.id)?, listed) {
+                    match change? {
+                        (Op::Insert, row) => {
+                            outbox.push(tx, view.id, Op::Insert, &row)?;
+                            inserted += 1;
+                        }
+                        (Op::Delete, row) => {
+                            removals.push(row)?;
+                            removed += 1;
+                        }
+                    }
+                }
+                let ViewRecord { id, mut facts, held, skipped, .. } = view;
+                // A hold of a re-run stays as it is: it is no difference here, since the desired facts still have it.
+                let held = match guard.judge(removed, facts - inserted + removed) {
+                    Verdict::Hold => {
+                        // From now on it is one of those: a re-run judges it anew, and a change that brings it back ends it.
+                        for row in removals.finish()? {
+                            let row = row?;
+                            write_fact(tx, id, Op::Insert, &row)?;
+                            Set::Held.insert(tx, id, &row)?;
+                        }
+                        facts += std::mem::take(&mut removed);
+                        facts - view.facts + held
+                    }
+                    Verdict::Apply => {
+                        for row in removals.finish()? {
+                            outbox.push(tx, id, Op::Delete, &row?)?;
+                        }
+                        held
+                    }
+                };
+                tx.execute("UPDATE view SET facts = ?2, held = ?3 WHERE id = ?1", params![id.0, facts, held])?;
+                changes.push(Change { view: id, inserted, removed, held, facts, skipped });
+            }
+            tx.execute("UPDATE source SET compared = 1 WHERE name = ?1", [source])?;
+            Ok(changes)
+        })
+    }
+
+    /// Lets go of what is held: a person said so.
+    pub fn release(&mut self, views: &[ViewRecord]) -> Result<Changes, StoreError> {
+        let path = self.path.clone();
+        self.commit(|tx, outbox| {
+            let mut changes = Vec::with_capacity(views.len());
+            for view in views {
+                let mut removed = 0;
+                for row in rows(reader(&path)?, Rows::Held, view.id) {
+                    let row = row?;
+                    write_fact(tx, view.id, Op::Delete, &row)?;
+                    outbox.push(tx, view.id, Op::Delete, &row)?;
+                    removed += 1;
+                }
+                Set::Held.clear(tx, view.id)?;
+                let facts = view.facts - removed;
+                tx.execute("UPDATE view SET facts = ?2, held = 0 WHERE id = ?1", params![view.id.0, facts])?;
+                changes.push(Change { view: view.id, inserted: 0, removed, held: 0, facts, skipped: view.skipped.clone() });
+            }
+            Ok(changes)
+        })
+    }
+
+    /// Records that nothing changed up to there.
+    pub fn advance(&mut self, source: &str, reached: &Reached) -> Result<(), StoreError> {
+        self.write(|tx| {
+            let stored = stored_position(tx, source)?;
+            Ok(move_to(tx, source, &furthest(stored.as_ref(), &reached.position), Some(&reached.settled))?)
+        })
+    }
+}
+
+fn finish(tx: &Transaction<'_>, view: &ViewRecord, facts: u64, skipped: &Skipped, held: u64) -> Result<Change, Failure> {
+    let skipped: BTreeMap<String, u64> = skipped.iter().map(|(reason, rows)| (reason.to_string(), *rows)).collect();
+    let json = serde_json::to_string(&skipped).expect("a map of counts is JSON");
+    tx.execute(
+        "UPDATE view SET known = 1, failing = 0, facts = ?2, skipped = ?3, held = ?4 WHERE id = ?1",
+        params![view.id.0, facts, json, held],
+    )?;
+    Ok(Change { view: view.id, inserted: 0, removed: 0, held, facts, skipped })
+}
+
+/// Moves the source to where it stands with a cut, and tells where that is.
+fn follow_cut(tx: &Transaction<'_>, source: &str, reached: &Reached) -> Result<Position, Failure> {
+    let position = furthest(stored_position(tx, source)?.as_ref(), &reached.position);
+    move_to(tx, source, &position, Some(&reached.settled))?;
+    Ok(position)
+}
+
+/// Makes a state usable that was loaded at `cut`, while the source stands at `position`; a result without a state leaves the view
+/// without one. A view that is ahead of its source gets a position of its own.
+fn found(tx: &Transaction<'_>, view: &ViewRecord, loaded: Option<LoadedState>, cut: &Position, position: &Position) -> Result<(), Failure> {
+    let Some(LoadedState { fingerprint, clock }) = loaded else { return Ok(()) };
+    let ahead = match (cut, position) {
+        // The source has commits that this state lacks and that do not come again: it is of no use.
+        (Position::Lsn(cut), Position::Lsn(position)) if cut < position => return Ok(()),
+        (Position::Lsn(cut), Position::Lsn(position)) if cut > position => Some(cut.0),
+        (Position::Lsn(_) | Position::Digest(_), Position::Lsn(_) | Position::Digest(_)) => None,
+    };
+    tx.execute(
+        "UPDATE view SET fingerprint = ?2, clock = ?3, position = ?4, demoted = NULL WHERE id = ?1",
+        params![view.id.0, fingerprint, clock, ahead],
+    )?;
+    Ok(())
+}
+
+pub(super) fn stored_position(tx: &Transaction<'_>, source: &str) -> Result<Option<Position>, Failure> {
+    let mut select = tx.prepare_cached("SELECT position FROM source WHERE name = ?1")?;
+    let text: Option<Option<String>> = select.query_row([source], |row| row.get(0)).optional()?;
+    let Some(text) = text.flatten() else { return Ok(None) };
+    Ok(Some(text.parse().map_err(|_| Failure::Malformed("position"))?))
+}
+
+/// The later one: positions of a log never move back.
+fn furthest(stored: Option<&Position>, reached: &Position) -> Position {
+    match (stored, reached) {
+        (Some(Position::Lsn(stored)), Position::Lsn(reached)) => Position::Lsn(*stored.max(reached)),
+        (Some(Position::Lsn(_) | Position::Digest(_)) | None, reached) => reached.clone(),
+    }
+}
+
+/// Writes down where the source is; a view that was ahead of it and no longer is loses its own position.
+pub(super) fn move_to(tx: &Transaction<'_>, source: &str, position: &Position, settled: Option<&Position>) -> rusqlite::Result<()> {
+    tx.prepare_cached("UPDATE source SET position = ?2, settled = coalesce(?3, settled) WHERE name = ?1")?.execute(params![
+        source,
+        position.to_string(),
+        settled.map(ToString::to_string)
+    ])?;
+    if let Position::Lsn(Lsn(position)) = position {
+        tx.prepare_cached("UPDATE view SET position = NULL WHERE source = ?1 AND position <= ?2")?.execute(params![source, position])?;
+    }
+    Ok(())
+}

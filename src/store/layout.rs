@@ -1,0 +1,64 @@
+//! The file's layout: made step by step, so that a new file and one that was brought up to date are the same.
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+/// The layout's version, `PRAGMA user_version`.
+pub const LAYOUT: i32 = 2;
+
+/// `STEPS[n]` makes layout `n + 1` of layout `n`; 0 is an empty file. A released step is never edited.
+const STEPS: [&str; LAYOUT as usize] = [
+    "
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE source (
+    name TEXT PRIMARY KEY, position TEXT, fingerprint TEXT NOT NULL, identity TEXT NOT NULL, compared INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE view (
+    id INTEGER PRIMARY KEY, source TEXT NOT NULL, signature TEXT NOT NULL UNIQUE,
+    known INTEGER NOT NULL DEFAULT 0, failing INTEGER NOT NULL DEFAULT 0,
+    facts INTEGER NOT NULL DEFAULT 0, skipped TEXT NOT NULL DEFAULT '{}', held INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE fact (view INTEGER NOT NULL, row BLOB NOT NULL, PRIMARY KEY (view, row)) STRICT, WITHOUT ROWID;
+CREATE TABLE outbox (
+    commit_no INTEGER NOT NULL, op INTEGER NOT NULL, seq INTEGER NOT NULL, view INTEGER NOT NULL, row BLOB NOT NULL,
+    PRIMARY KEY (commit_no, op, seq)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE parked (
+    view INTEGER NOT NULL, op INTEGER NOT NULL, row BLOB NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (view, op, row)
+) STRICT, WITHOUT ROWID;
+",
+    // Up to its position a source of layout 1 lacked nothing.
+    "
+ALTER TABLE source ADD COLUMN settled TEXT;
+ALTER TABLE source ADD COLUMN clock INTEGER;
+UPDATE source SET settled = position;
+ALTER TABLE view ADD COLUMN fingerprint TEXT;
+ALTER TABLE view ADD COLUMN position INTEGER;
+ALTER TABLE view ADD COLUMN clock INTEGER;
+ALTER TABLE view ADD COLUMN demoted TEXT;
+CREATE TABLE held (view INTEGER NOT NULL, row BLOB NOT NULL, PRIMARY KEY (view, row)) STRICT, WITHOUT ROWID;
+CREATE TABLE skipped (view INTEGER NOT NULL, row BLOB NOT NULL, PRIMARY KEY (view, row)) STRICT, WITHOUT ROWID;
+",
+];
+
+/// Creates the tables or brings them up to date, in one transaction; `Err` is the version of a file that is none of ours.
+pub(super) fn prepare(connection: &mut Connection) -> rusqlite::Result<Result<(), i32>> {
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let found: i32 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let Some(missing) = usize::try_from(found).ok().and_then(|found| STEPS.get(found..)) else { return Ok(Err(found)) };
+    if missing.is_empty() {
+        return Ok(Ok(()));
+    }
+    missing.iter().try_for_each(|step| tx.execute_batch(step))?;
+    if found == 0 {
+        name(&tx)?;
+    }
+    tx.pragma_update(None, "user_version", LAYOUT)?;
+    tx.commit()?;
+    Ok(Ok(()))
+}
+
+/// Gives a new file its own UUID.
+fn name(tx: &Transaction<'_>) -> rusqlite::Result<()> {
+    tx.execute("INSERT INTO meta VALUES ('store_id', ?1)", [uuid::Uuid::new_v4().to_string()])?;
+    Ok(())
+}
