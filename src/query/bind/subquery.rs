@@ -41,6 +41,16 @@ struct Inside<'a, 't> {
     targets: Vec<Expr>,
 }
 
+/// FROM and WHERE of a correlated subquery.
+struct Correlated<'a, 't> {
+    /// Its rows.
+    own: Relation,
+    /// Equalities: the outer column, the inner column.
+    on: Vec<(usize, usize)>,
+    /// What else ties it to the query around.
+    residual: Vec<Node<'a, 't>>,
+}
+
 impl<'a, 't> Binder<'_> {
     /// Binds a condition that is a subquery or its negation; `false` if it is none.
     pub(super) fn subquery_condition(
@@ -241,18 +251,13 @@ impl<'a, 't> Binder<'_> {
             return Ok(Inside { level: inside, relation, on: Vec::new(), residual: Vec::new(), targets });
         }
         self.check_plain(query, exists)?;
-        let (mut own, on, residual) = self.correlated(level, relation, &inside)?;
+        let Correlated { mut own, on, residual } = self.correlated(level, relation, &inside)?;
         let targets = if exists { Vec::new() } else { self.all(&inside, &mut own, &target_exprs(query)?)? };
         Ok(Inside { level: inside, relation: own, on, residual, targets })
     }
 
     /// FROM and WHERE of a correlated subquery: its rows, the equalities with the query around, what else ties them.
-    fn correlated(
-        &mut self,
-        level: &Level<'a, 't>,
-        relation: &mut Relation,
-        inside: &Level<'a, 't>,
-    ) -> Result<(Relation, Vec<(usize, usize)>, Vec<Node<'a, 't>>), String> {
+    fn correlated(&mut self, level: &Level<'a, 't>, relation: &mut Relation, inside: &Level<'a, 't>) -> Result<Correlated<'a, 't>, String> {
         let block = self.block(inside, true)?;
         let mut own = block.relation;
         let (mut on, mut residual) = (Vec::new(), Vec::new());
@@ -278,7 +283,7 @@ impl<'a, 't> Binder<'_> {
                 None => residual.push(node),
             }
         }
-        Ok((own, on, residual))
+        Ok(Correlated { own, on, residual })
     }
 
     /// A key column of the rows around for an expression written inside of the subquery.
@@ -332,7 +337,7 @@ impl<'a, 't> Binder<'_> {
     /// A correlated subquery of rows of which there may be one for each outer row.
     fn single_scalar(&mut self, level: &Level<'a, 't>, relation: &mut Relation, inside: &Level<'a, 't>) -> Result<Expr, String> {
         self.check_plain(inside.query, false)?;
-        let (mut own, on, residual) = self.correlated(level, relation, inside)?;
+        let Correlated { mut own, on, residual } = self.correlated(level, relation, inside)?;
         check_scalar_correlation(&on, &residual)?;
         let mut targets = self.all(inside, &mut own, &target_exprs(inside.query)?)?;
         let target = targets.pop().filter(|_| targets.is_empty()).ok_or_else(|| unreadable("a subquery"))?;
@@ -354,7 +359,7 @@ impl<'a, 't> Binder<'_> {
         {
             return Err("a subquery in an expression both refers to the query around it and groups or limits its rows".to_owned());
         }
-        let (mut own, on, residual) = self.correlated(level, relation, inside)?;
+        let Correlated { mut own, on, residual } = self.correlated(level, relation, inside)?;
         check_scalar_correlation(&on, &residual)?;
         let targets = target_exprs(query)?;
         let [target] = targets[..] else { return Err(unreadable("a subquery")) };
