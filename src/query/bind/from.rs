@@ -15,7 +15,7 @@ use super::{
     unknown, unreadable,
 };
 use crate::data::Row;
-use crate::query::{Clock, EqualPair, Expr, OuterKind, Plan, Srf, tree::Node};
+use crate::query::{Clock, EqualPair, Expr, Kind, OuterKind, Plan, Srf, tree::Node};
 
 /// `unnest(anyarray)`, `jsonb_array_elements_text`, `json_array_elements_text`.
 const SET_FUNCTIONS: [(u32, Srf); 3] = [(2331, Srf::Unnest), (3465, Srf::JsonbArrayElementsText), (3969, Srf::JsonArrayElementsText)];
@@ -291,7 +291,7 @@ impl<'a, 't> Binder<'_> {
         Ok(whole)
     }
 
-    /// Keeps the rows for which all of `nodes` hold; what needs no help of the source goes first.
+    /// Keeps the rows for which all of `nodes` hold; comparisons that need no help of the source go first.
     pub(super) fn conditions(&mut self, level: &Level<'a, 't>, relation: &mut Relation, nodes: Vec<Node<'a, 't>>) -> Result<(), String> {
         let mut later = Vec::new();
         for node in nodes {
@@ -302,8 +302,9 @@ impl<'a, 't> Binder<'_> {
             scope.keys = &keys;
             let native = if refs.subquery || refs.clock { None } else { scope.expr(node).ok() };
             match native {
-                Some(condition) => relation.filter(condition),
-                None => later.push(node),
+                // What may fail waits for the conditions before it, which may be there to prevent that.
+                Some(condition) if later.is_empty() || never_fails(&condition) => relation.filter(condition),
+                Some(_) | None => later.push(node),
             }
         }
         later.into_iter().try_for_each(|node| self.condition(level, relation, node))
@@ -390,6 +391,21 @@ impl<'a, 't> Binder<'_> {
         scope.outer = outer;
         let mut bound = nodes.iter().map(|node| scope.expr(*node)).collect::<Result<Vec<Expr>, String>>()?;
         Ok(if bound.len() > 1 { Some(Expr::And(bound)) } else { bound.pop() })
+    }
+}
+
+/// Whether an expression is free of functions that fail for some values: it only compares what is there.
+fn never_fails(expr: &Expr) -> bool {
+    match expr {
+        Expr::Column { .. } | Expr::Const { .. } => true,
+        Expr::Call { function, args } => function.result == Kind::Bool && function.oid != 0 && args.iter().all(never_fails),
+        Expr::AnyOf { function, operand, items, .. } => {
+            function.result == Kind::Bool && never_fails(operand) && items.iter().all(never_fails)
+        }
+        Expr::And(args) | Expr::Or(args) | Expr::Coalesce(args) => args.iter().all(never_fails),
+        Expr::Not(arg) | Expr::IsNull(arg) | Expr::IsBool(arg, _) => never_fails(arg),
+        Expr::Distinct { args, .. } | Expr::NullIf { args, .. } => args.iter().all(never_fails),
+        Expr::Case { .. } | Expr::AnyElement { .. } | Expr::Now(_) => false,
     }
 }
 

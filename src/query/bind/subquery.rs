@@ -5,11 +5,11 @@
 //! correlated subquery read from the other end, as long as nothing between WHERE and the result (aggregates, DISTINCT, a limit) works
 //! on the rows of one outer row at a time; where something does, the keys become its groups.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Binder, EXISTS_SUBLINK, EXPR_SUBLINK,
-    from::shifted,
+    from::{project, shifted},
     relation::{Level, Refs, Relation, is_small, kind_of, passing, typed},
     scalar::{PLACES, Scope},
     unknown, unreadable,
@@ -342,9 +342,20 @@ impl<'a, 't> Binder<'_> {
         let mut targets = self.all(inside, &mut own, &target_exprs(inside.query)?)?;
         let target = targets.pop().filter(|_| targets.is_empty()).ok_or_else(|| unreadable("a subquery"))?;
         let value = own.append(target);
-        let keys: Vec<usize> = on.iter().map(|(_, inner)| *inner).collect();
-        let right = group(own.plan, keys, vec![single(value)]);
-        let index = attach(relation, right, &on, 1);
+        let keys: BTreeSet<usize> = on.iter().map(|(_, inner)| *inner).collect();
+        let index = if super::keys::keys(&own.plan, self.catalogue).iter().any(|key| key.is_subset(&keys)) {
+            // There is one row at most for each outer row: no need to see to it.
+            let index = relation.width + value;
+            relation.width += own.width;
+            relation.wrap(|left| Plan::Outer { kind: OuterKind::Left, left, right: Box::new(own.plan), on, filter: None });
+            index
+        } else {
+            // A second row is an error only where there is an outer row that asks for it.
+            let asked = project(relation.plan.clone(), &on.iter().map(|(outer, _)| *outer).collect::<Vec<_>>());
+            let pairs = on.iter().enumerate().map(|(place, (_, inner))| (*inner, place)).collect();
+            own.wrap(|left| Plan::Semi { kind: SemiKind::Semi, left, right: Box::new(asked), on: pairs, filter: None });
+            attach(relation, group(own.plan, on.iter().map(|(_, inner)| *inner).collect(), vec![single(value)]), &on, 1)
+        };
         let of = target_exprs(inside.query)?.first().map(|node| typed(*node)).ok_or_else(|| unreadable("a subquery"))??;
         Ok(Expr::Column { index, kind: kind_of(self.catalogue, of.oid) })
     }

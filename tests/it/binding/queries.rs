@@ -109,6 +109,7 @@ pub(super) const INCREMENTAL: &[(&str, &str)] = &[
     ("SELECT id, CASE WHEN code ~ '^[0-9]+$' THEN code::int END FROM repo", "remote"),
     ("SELECT id FROM repo WHERE code ~ '^[0-9]+$' OR num > 1.5", ""),
     ("SELECT r.id, o.id FROM repo r JOIN org o ON md5(o.name) = md5(r.title)", "remote; join"),
+    ("SELECT id FROM repo WHERE code ~ '^[0-9]+$' AND code::int > 0", "remote; filter"),
     // Joins.
     ("SELECT r.id, o.name FROM repo r JOIN org o ON o.id = r.org_id", "join 0."),
     ("SELECT r.id, o.name, m.user_id FROM repo r, org o, member m WHERE o.id = r.org_id AND m.org_id = o.id AND r.big > 0", "join; filter"),
@@ -199,8 +200,10 @@ pub(super) const INCREMENTAL: &[(&str, &str)] = &[
         "left join; group by",
     ),
     ("SELECT o.id FROM org o WHERE (SELECT count(*) + 1 FROM repo r WHERE r.org_id = o.id) > 1", "left join; group by"),
-    ("SELECT r.id, (SELECT o.name FROM org o WHERE o.id = r.org_id) FROM repo r", "left join; single"),
+    ("SELECT r.id, (SELECT o.name FROM org o WHERE o.id = r.org_id) FROM repo r", "left join (#1 = #0)"),
     ("SELECT r.id, (SELECT name FROM org WHERE id = 1) FROM repo r", "single"),
+    // Two rows of the subquery would be an error, if there were a row outside for them.
+    ("SELECT r.id, (SELECT c FROM bag WHERE bag.a = r.id) FROM repo r WHERE r.id IN (2, 3)", "single; semi join"),
     ("SELECT r.id FROM repo r WHERE r.org_id = (SELECT max(a) - 2 FROM bag)", "group by ()"),
     ("SELECT x.b, x.n FROM (SELECT b, count(*) n FROM bag GROUP BY b) x JOIN org o ON o.id = x.b WHERE x.n > 1", "group by; join"),
     ("SELECT o.id FROM org o GROUP BY o.id HAVING EXISTS (SELECT 1 FROM member m WHERE m.org_id = o.id)", "semi join; group by"),
