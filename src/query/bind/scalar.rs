@@ -184,10 +184,11 @@ impl<'x, 'a, 't> Scope<'x, 'a, 't> {
     fn operator(&mut self, node: Node<'a, 't>) -> Result<Expr, String> {
         let number = node.number("opno").ok_or_else(|| unknown(node))?;
         let function = self.catalogue.operators.get(&number).ok_or_else(|| unknown(node))?.function;
-        if clock::compares(function) && self.clock.is_some() {
-            if let Some(bound) = self.compare_with_now(node, function)? {
-                return Ok(bound);
-            }
+        if clock::compares(function)
+            && self.clock.is_some()
+            && let Some(bound) = self.compare_with_now(node, function)?
+        {
+            return Ok(bound);
         }
         self.call(node, function)
     }
