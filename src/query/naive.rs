@@ -422,3 +422,6 @@ fn top(bag: &Bag, partition: &[usize], order: &[Order], limit: u64) -> Bag {
     }
     sum(out)
 }
+
+#[cfg(test)]
+mod tests;
