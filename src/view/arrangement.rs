@@ -19,10 +19,13 @@ use crate::{
 pub(super) enum Nulls {
     /// They are kept: NULL is a key like any other, or they must be found by a scan.
     Keep,
-    /// They need no entry: whoever looks up asks with `=`, which NULL never satisfies, and so asks for no NULL. They may have one all the same,
-    /// if somebody else needs them in the same place.
+    /// They need no entry: whoever looks up asks with `=`, which NULL never satisfies, and so asks for no NULL. They may have one all
+    /// the same, if somebody else needs them in the same place.
     Skip,
 }
+
+/// Takes an entry's key and weight.
+pub(super) type EachEntry<'a> = &'a mut dyn FnMut(&[u8], i64) -> Result<ControlFlow<()>, ViewError>;
 
 /// Where a node's rows are, and how they are found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,23 +126,12 @@ impl Arrangement {
     }
 
     /// Calls `each` with the entries under `prefix` before the chunk.
-    pub(super) fn entries(
-        &self,
-        state: &dyn State,
-        prefix: &[u8],
-        each: &mut dyn FnMut(&[u8], i64) -> Result<ControlFlow<()>, ViewError>,
-    ) -> Result<(), ViewError> {
+    pub(super) fn entries(&self, state: &dyn State, prefix: &[u8], each: EachEntry<'_>) -> Result<(), ViewError> {
         walk(|callback| state.scan(self.space, prefix, callback), &mut |key, value| each(key, state.weight(value)))
     }
 
     /// Calls `each` with the entries under `prefix` after the chunk, netted, in entry order.
-    pub(super) fn entries_after(
-        &self,
-        state: &dyn State,
-        change: &Arranged,
-        prefix: &[u8],
-        each: &mut dyn FnMut(&[u8], i64) -> Result<ControlFlow<()>, ViewError>,
-    ) -> Result<(), ViewError> {
+    pub(super) fn entries_after(&self, state: &dyn State, change: &Arranged, prefix: &[u8], each: EachEntry<'_>) -> Result<(), ViewError> {
         let mut changes = change.under(prefix).iter().peekable();
         let mut stopped = false;
         walk(|callback| state.scan(self.space, prefix, callback), &mut |key, value| {
@@ -215,10 +207,5 @@ impl Arranged {
     /// All of it, in the order of the arrangement.
     pub(super) fn entries(&self) -> &[(Row, i64)] {
         &self.entries
-    }
-
-    /// Whether nothing differs.
-    pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
     }
 }

@@ -1,7 +1,7 @@
 //! One view's dataflow: from the row changes of commits to the facts that begin and cease to be true.
 //!
-//! Two phases. Each operator first computes what its output gains and loses, reading only the state before the chunk and the chunk's own
-//! changes; then everything is folded into the state. A chunk is any run of row changes: since every run takes the tables from one valid
+//! Two phases. Each operator first computes what its output gains and loses, reading only the state before the chunk and the chunk's
+//! own changes; then everything is folded into the state. A chunk is any run of row changes: since every run takes the tables from one valid
 //! state to the next, a transaction of any size is applied chunk by chunk, and the facts that come and go again in between cancel in the end.
 
 use std::{collections::BTreeMap, io, ops::ControlFlow, path::Path};
@@ -111,7 +111,6 @@ impl Dataflow {
     }
 
     /// Lets time pass: `now()` was `from` and becomes `to`, in microseconds since 2000-01-01 UTC.
-    #[expect(clippy::too_many_arguments, reason = "as for apply")]
     pub fn advance(
         &mut self,
         from: i64,

@@ -57,7 +57,7 @@ impl Layout {
     pub(super) fn new(view: &ViewPlan) -> Result<Self, String> {
         let plan = once(&view.plan);
         let mut lowering = Lowering::new(&view.tables);
-        let root = lowering.node(plan.as_ref())?;
+        let root = lowering.node(&plan)?;
         let every = (0..plan.width(&view.tables)).collect();
         let counts = if unique(&plan, &every, &view.tables) { None } else { Some(lowering.space()) };
         let empties = view.tables.len() == 1 && is_empty_over_nothing(&plan);
@@ -99,15 +99,34 @@ impl Remote for Nobody {
 
 /// The plan without DISTINCT where the root makes rows distinct anyway: below operators that work row by row, which make of a row as often
 /// as it is there.
-fn once(plan: &Plan) -> Box<Plan> {
-    let mut plan = Box::new(plan.clone());
+fn once(plan: &Plan) -> Plan {
+    let mut plan = plan.clone();
     strip(&mut plan);
     plan
 }
 
 fn strip(plan: &mut Plan) {
     while let Plan::Distinct(input) = plan {
-        *plan = std::mem::replace(input, Plan::UnionAll(Vec::new()));
+        let input = std::mem::replace(&mut **input, Plan::UnionAll(Vec::new()));
+        *plan = input;
+    }
+    match plan {
+        Plan::Filter { input, .. } | Plan::Map { input, .. } | Plan::Unnest { input, .. } => strip(input),
+        Plan::UnionAll(inputs) => inputs.iter_mut().for_each(strip),
+        Plan::Scan { .. }
+        | Plan::Values { .. }
+        | Plan::Remote { .. }
+        | Plan::Join { .. }
+        | Plan::Outer { .. }
+        | Plan::Semi { .. }
+        | Plan::NotIn { .. }
+        | Plan::Distinct(_)
+        | Plan::Set { .. }
+        | Plan::Group { .. }
+        | Plan::Top { .. }
+        | Plan::Recursive { .. }
+        | Plan::Itself { .. }
+        | Plan::Clock { .. } => {}
     }
 }
 

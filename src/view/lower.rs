@@ -61,11 +61,6 @@ impl<'a> Lowering<'a> {
         Self { tables, nodes: Vec::new(), known: Vec::new(), spaces: 0 }
     }
 
-    /// The tables the view reads.
-    pub(super) fn tables(&self) -> &'a BTreeMap<u32, Table> {
-        self.tables
-    }
-
     /// The node that computes `plan`.
     pub(super) fn node(&mut self, plan: &Plan) -> Result<NodeId, String> {
         if let Some(node) = self.known(plan) {

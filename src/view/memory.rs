@@ -4,10 +4,16 @@ use std::{collections::BTreeMap, io, ops::Bound};
 
 use crate::view::{Each, Space, State};
 
+type Entries = BTreeMap<Box<[u8]>, Box<[u8]>>;
+
+/// A space, and an entry's key and value.
+#[cfg(test)]
+pub(super) type Entry = (Space, Vec<u8>, Vec<u8>);
+
 /// Ordered maps.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MemoryState {
-    spaces: BTreeMap<Space, BTreeMap<Box<[u8]>, Box<[u8]>>>,
+    spaces: BTreeMap<Space, Entries>,
 }
 
 impl MemoryState {
@@ -17,8 +23,9 @@ impl MemoryState {
     }
 
     /// All of them, with their spaces.
-    pub fn entries(&self) -> Vec<(Space, Vec<u8>, Vec<u8>)> {
-        let of = |(space, entries): (&Space, &BTreeMap<Box<[u8]>, Box<[u8]>>)| {
+    #[cfg(test)]
+    pub(super) fn entries(&self) -> Vec<Entry> {
+        let of = |(space, entries): (&Space, &Entries)| {
             entries.iter().map(|(key, value)| (*space, key.to_vec(), value.to_vec())).collect::<Vec<_>>()
         };
         self.spaces.iter().flat_map(of).collect()

@@ -22,7 +22,7 @@
 //! for by [`Operator::folds_output`], `fold` is called with that output in sorted batches and empty inputs. So `fold` must be additive:
 //! folding rows in any split and order of batches gives the same state.
 
-use std::io;
+use std::{io, ops::ControlFlow};
 
 use crate::{
     data::Row,
@@ -126,16 +126,16 @@ pub(super) fn broken<T>(what: impl Into<String>) -> Result<T, ViewError> {
     Err(ViewError::Broken(what.into()))
 }
 
+/// Takes an entry's key and value, or says what is wrong.
+pub(super) type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, ViewError>;
+
 /// Walks entries with a callback that may fail in more ways than I/O does.
-pub(super) fn walk(
-    scan: impl FnOnce(super::Each<'_>) -> io::Result<()>,
-    each: &mut dyn FnMut(&[u8], &[u8]) -> Result<std::ops::ControlFlow<()>, ViewError>,
-) -> Result<(), ViewError> {
+pub(super) fn walk(scan: impl FnOnce(super::Each<'_>) -> io::Result<()>, each: Visit<'_>) -> Result<(), ViewError> {
     let mut failed = None;
     scan(&mut |key, value| {
         Ok(each(key, value).unwrap_or_else(|error| {
             failed = Some(error);
-            std::ops::ControlFlow::Break(())
+            ControlFlow::Break(())
         }))
     })?;
     failed.map_or(Ok(()), Err)

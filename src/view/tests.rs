@@ -12,7 +12,7 @@ use crate::{
     data::Row,
     query::{Plan, ViewPlan, naive},
     target::Op,
-    view::{Dataflow, Flip, MemoryState, State, ViewError},
+    view::{Dataflow, Flip, MemoryState, State, ViewError, keys::unique},
 };
 use plans::plans;
 use world::{Act, World, acts, concat, tables};
@@ -181,6 +181,25 @@ proptest! {
                 driven.check(name, &world);
                 let moved = before == driven.facts || due.is_some_and(|due| due <= to);
                 prop_assert!(moved, "{name}: facts changed before the next moment was due");
+            }
+        }
+    }
+
+    #[test]
+    fn columns_said_to_tell_rows_apart_do(acts in acts(), chosen in prop::collection::vec(any::<bool>(), 8)) {
+        let mut world = World::default();
+        world.play(&acts);
+        for (name, plan) in plans() {
+            let view = view_of(&plan);
+            let width = plan.width(&view.tables);
+            let every: BTreeSet<usize> = (0..width).collect();
+            let some: BTreeSet<usize> = (0..width).filter(|column| chosen[*column]).collect();
+            let rows = naive::evaluate(&view, &world.rows(), 0, &mut |expr, args| Some(world::result(expr, args))).expect("computed");
+            for columns in [every, some] {
+                let kept: Vec<usize> = columns.iter().copied().collect();
+                let distinct: BTreeSet<Row> = rows.keys().map(|row| crate::data::Cells::of(row.as_bytes()).row(&kept)).collect();
+                let apart = distinct.len() == rows.len() && rows.values().all(|weight| *weight == 1);
+                prop_assert!(apart || !unique(&plan, &columns, &view.tables), "{name}: {columns:?}");
             }
         }
     }

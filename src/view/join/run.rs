@@ -181,10 +181,10 @@ impl Run<'_> {
         let widths = &self.join.widths;
         let cells = self.bound.iter().zip(widths).flat_map(|(bound, width)| (0..*width).map(|column| bound.cell(column)));
         let row = Row::from_encoded(cells);
-        if let Some(filter) = &self.join.filter {
-            if !filter.holds(&Cells::of(row.as_bytes()), self.now)? {
-                return Ok(());
-            }
+        if let Some(filter) = &self.join.filter
+            && !filter.holds(&Cells::of(row.as_bytes()), self.now)?
+        {
+            return Ok(());
         }
         self.parts.push(row, weight)
     }

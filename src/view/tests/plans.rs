@@ -42,7 +42,10 @@ fn map(input: Plan, columns: &[usize]) -> Plan {
     Plan::Map { input: Box::new(input), columns: columns.iter().map(|column| text(*column)).collect() }
 }
 
-fn join(inputs: Vec<Plan>, on: &[((usize, usize), (usize, usize))], filter: Option<Expr>) -> Plan {
+/// (input, column) on both sides.
+type Equal = ((usize, usize), (usize, usize));
+
+fn join(inputs: Vec<Plan>, on: &[Equal], filter: Option<Expr>) -> Plan {
     let on = on.iter().map(|(left, right)| EqualPair { left: *left, right: *right }).collect();
     Plan::Join { inputs, on, filter }
 }

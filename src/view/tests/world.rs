@@ -69,10 +69,8 @@ fn cells(table: u32) -> BoxedStrategy<Cells> {
 fn act() -> impl Strategy<Value = Act> {
     let index = any::<prop::sample::Index>;
     prop::sample::select(vec![TOASTED, PLAIN, BAG, PAIRS]).prop_flat_map(move |table| {
-        let changed = cells(table).prop_flat_map(|cells| {
-            let maybe = cells.into_iter().map(|cell| prop::option::of(Just(cell)).boxed()).collect::<Vec<_>>();
-            maybe
-        });
+        let maybe = |cell| prop::option::of(Just(cell)).boxed();
+        let changed = cells(table).prop_flat_map(move |cells| cells.into_iter().map(maybe).collect::<Vec<_>>());
         prop_oneof![
             6 => cells(table).prop_map(move |cells| Act::Insert(table, cells)),
             5 => (index(), changed, any::<bool>()).prop_map(move |(row, cells, absent)| Act::Update(table, row, cells, absent)),
