@@ -119,7 +119,7 @@ fn pairs(choices: &mut Choices<'_>, left: &[Type], right: &[Type]) -> Vec<(usize
 /// A plan of at most this depth.
 pub(super) fn plan(choices: &mut Choices<'_>, depth: usize) -> Typed {
     let kind = if depth == 0 { 0 } else { choices.below(20) };
-    let mut below = |choices: &mut Choices<'_>| plan(choices, depth - 1);
+    let below = |choices: &mut Choices<'_>| plan(choices, depth - 1);
     match kind {
         0 => scan(choices),
         1 => {
