@@ -274,7 +274,8 @@ fn group(choices: &mut Choices<'_>, (input, types): Typed) -> Typed {
     (Plan::Group { input: Box::new(input), keys, aggregates }, out)
 }
 
-fn clock(choices: &mut Choices<'_>, (input, types): Typed) -> Typed {
+/// `input` with a condition on the time, if it has a time.
+pub(super) fn clock(choices: &mut Choices<'_>, (input, types): Typed) -> Typed {
     let times = columns_of(&types, Type::Time);
     if times.is_empty() {
         return (input, types);
