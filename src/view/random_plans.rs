@@ -14,8 +14,8 @@ use crate::{
     data::{ChangeBatch, Row},
     query::{Aggregate, AggregateKind, Clock, Comparison, EqualPair, Expr, Kind, Now, Order, Plan, SetKind},
     view::random_plans::{
-        generate::{Choices, native, plan},
-        world::{BAG, LEFT, RIGHT, Step, World, cases, chunks, run, step},
+        generate::{Choices, clock, native, plan},
+        world::{BAG, LEFT, RIGHT, Step, TABLES, World, cases, chunks, run, step},
     },
 };
 
@@ -29,6 +29,32 @@ fn operators() -> impl Strategy<Value = Plan> {
         let choices = [vec![kind], choices].concat();
         plan(&mut Choices::new(&choices), 1).0
     })
+}
+
+/// Rows of which each side has several.
+fn sets() -> impl Strategy<Value = Plan> {
+    prop::sample::select(vec![SetKind::Except, SetKind::ExceptAll, SetKind::Intersect, SetKind::IntersectAll]).prop_map(|kind| {
+        let both = |table| Box::new(Plan::UnionAll(vec![pick(scan(table), &[1]), pick(scan(BAG), &[0])]));
+        Plan::Set { kind, left: both(LEFT), right: Box::new(pick(scan(RIGHT), &[1])) }
+    })
+}
+
+/// One condition on the time over another, so that rows come and go in the upper one because time passes in the lower one.
+fn clocks() -> impl Strategy<Value = Plan> {
+    prop::collection::vec(any::<u8>(), 20).prop_map(|choices| {
+        let mut choices = Choices::new(&choices);
+        let (table, types) = TABLES[1];
+        let lower = clock(&mut choices, (scan(table), types.to_vec()));
+        clock(&mut choices, lower).0
+    })
+}
+
+/// Changes between which time passes.
+fn passing() -> impl Strategy<Value = Vec<Vec<Step>>> {
+    let loaded = prop::collection::vec(step().prop_map(|step| Step { kind: 20, table: 1, ..step }), 0..10);
+    let change = step().prop_map(|step| Step { kind: if step.kind > 20 { 39 } else { step.kind.max(1) }, table: 1, ..step });
+    let streamed = prop::collection::vec(prop::collection::vec(change, 1..4), 1..8);
+    (loaded, streamed).prop_map(|(first, rest)| std::iter::once(first).chain(rest).collect())
 }
 
 fn int(index: usize) -> Expr {
@@ -108,6 +134,16 @@ proptest! {
 
     #[test]
     fn an_operator_has_the_result_of_its_definition(plan in operators(), chunks in chunks()) {
+        run(plan, 2, &chunks)?;
+    }
+
+    #[test]
+    fn set_operations_count_both_sides(plan in sets(), chunks in chunks()) {
+        run(plan, 1, &chunks)?;
+    }
+
+    #[test]
+    fn rows_come_and_go_as_time_passes(plan in clocks(), chunks in passing()) {
         run(plan, 2, &chunks)?;
     }
 

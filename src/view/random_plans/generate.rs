@@ -119,7 +119,7 @@ fn pairs(choices: &mut Choices<'_>, left: &[Type], right: &[Type]) -> Vec<(usize
 /// A plan of at most this depth.
 pub(super) fn plan(choices: &mut Choices<'_>, depth: usize) -> Typed {
     let kind = if depth == 0 { 0 } else { choices.below(20) };
-    let mut below = |choices: &mut Choices<'_>| plan(choices, depth - 1);
+    let below = |choices: &mut Choices<'_>| plan(choices, depth - 1);
     match kind {
         0 => scan(choices),
         1 => {
@@ -274,7 +274,8 @@ fn group(choices: &mut Choices<'_>, (input, types): Typed) -> Typed {
     (Plan::Group { input: Box::new(input), keys, aggregates }, out)
 }
 
-fn clock(choices: &mut Choices<'_>, (input, types): Typed) -> Typed {
+/// `input` with a condition on the time, if it has a time.
+pub(super) fn clock(choices: &mut Choices<'_>, (input, types): Typed) -> Typed {
     let times = columns_of(&types, Type::Time);
     if times.is_empty() {
         return (input, types);
