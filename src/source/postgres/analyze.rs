@@ -94,8 +94,6 @@ pub(crate) struct Analysis {
     pub(crate) server_version: u32,
     /// Used tables with their families.
     pub(crate) tables: BTreeMap<u32, Table>,
-    /// Changes when anything that decides about the results or the change log changes.
-    pub(crate) digest: String,
 }
 
 /// What preparing one query told.
@@ -120,8 +118,7 @@ pub(crate) async fn analyze(server: &Server, session: &mut Session, views: &[Vie
         judge(view, prepared, &catalogue, &search_path)
     };
     let judged: Vec<_> = views.iter().zip(&prepared).map(judge).collect();
-    let digest = digest(views, &prepared, &judged, &catalogue, &search_path);
-    Ok(Analysis { views: judged, server_version: catalogue.server_version, tables: catalogue.tables, digest })
+    Ok(Analysis { views: judged, server_version: catalogue.server_version, tables: catalogue.tables })
 }
 
 /// Everything that the queries name, and the `search_path` by which they were understood.
@@ -326,45 +323,6 @@ fn fingerprint(
     let called = called(&prepared.uses, catalogue);
     for (oid, function) in catalogue.functions.iter().filter(|(oid, _)| called.contains(oid)) {
         add(format!("{oid} {function:?}").as_bytes());
-    }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// SHA-256 over everything that decides what the results are and which changes are seen.
-///
-/// Columns that no query uses are left out, and partitions: they come and go in normal operation, and changes are published under
-/// their root.
-fn digest(
-    views: &[View<String>],
-    prepared: &[Result<Prepared, String>],
-    judged: &[Result<AnalysedView, String>],
-    catalogue: &Catalogue,
-    search_path: &str,
-) -> String {
-    let mut hash = Sha256::new();
-    let mut add = |part: &[u8]| {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
-    };
-    add(search_path.as_bytes());
-    for ((view, prepared), judged) in views.iter().zip(prepared).zip(judged) {
-        add(view.fact_type.to_string().as_bytes());
-        add(view.query.as_bytes());
-        match (prepared, judged) {
-            (Ok(prepared), Ok(_)) => add(&prepared.tree_digest),
-            (Err(problem), _) | (_, Err(problem)) => add(problem.as_bytes()),
-        }
-    }
-    for (oid, used) in judged.iter().flatten().flat_map(|view| &view.tables) {
-        let Some(table) = catalogue.tables.get(oid) else { continue };
-        add(format!("{oid} {} {:?} {:?}", table.title(), table.kind, table.identity).as_bytes());
-        for (number, column) in table.columns.iter().filter(|(_, column)| used.columns.contains(&column.name)) {
-            add(format!("{number} {} {}", column.name, column.type_name).as_bytes());
-        }
-    }
-    let used: BTreeSet<u32> = prepared.iter().flatten().flat_map(|prepared| called(&prepared.uses, catalogue)).collect();
-    for (oid, function) in catalogue.functions.iter().filter(|(oid, function)| function.users && used.contains(oid)) {
-        add(format!("{oid} {} {}", function.title, function.version).as_bytes());
     }
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

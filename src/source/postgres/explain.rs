@@ -6,7 +6,7 @@ use crate::{
         SourceError,
         postgres::{
             analyze::{self, AnalysedView},
-            prepare::CLOCK_REASON,
+            prepare,
             publication::{self, Published},
             session::{Purpose, Server},
         },
@@ -44,14 +44,14 @@ pub async fn explain(name: &str, config: &PostgresConfig) -> Result<Explanation,
     let mut session = server.connect(Purpose::Analyze).await?;
     let analysis = analyze::analyze(&server, &mut session, &config.views).await?;
     let publication = publication::needed(&analysis).into_values().collect();
-    let views = analysis.views.into_iter().map(|view| {
-        view.map(|view| {
-            let how = if view.clock { CLOCK_REASON } else { "its query runs again when one of its tables changes" };
-            match &view.plan {
-                Ok(_) => ExplainedView { mode: "incremental", reason: INCREMENTAL_REASON.to_owned(), view },
-                Err(reason) => ExplainedView { mode: "refresh", reason: format!("{how}, because {reason}"), view },
-            }
-        })
-    });
+    let explained = |view: &Result<AnalysedView, String>| {
+        let view = view.clone()?;
+        let (mode, reason) = match prepare::incremental(&analysis, &view) {
+            Ok(_) => ("incremental", INCREMENTAL_REASON.to_owned()),
+            Err(reason) => ("refresh", prepare::refresh_reason(&view, &reason)),
+        };
+        Ok(ExplainedView { mode, reason, view })
+    };
+    let views = analysis.views.iter().map(explained);
     Ok(Explanation { views: views.collect(), slot: config.slot.clone(), publication })
 }

@@ -39,7 +39,7 @@ use crate::{
             evaluate::Evaluator,
             fault,
             images::Images,
-            prepare::{Plans, Prepared, Survey},
+            prepare::{Prepared, Survey},
             publication::quoted,
             pulse::Pulse,
             read::{Load, Reader},
@@ -61,7 +61,6 @@ pub struct Follower {
     slot: String,
     views: Arc<[View<String>]>,
     spool: PathBuf,
-    plans: Plans,
     survey: Option<Survey>,
 }
 
@@ -97,15 +96,7 @@ impl Follower {
             SourceError::Unsupported { problem, .. } => problem,
             other => other.to_string(),
         });
-        let (views, plans) = (config.views.clone().into(), Plans::new());
-        Self { name: name.to_owned(), server, slot: config.slot.clone(), views, spool, plans, survey: None }
-    }
-
-    /// The same with plans made by hand, by view number.
-    #[doc(hidden)]
-    pub fn with_plans(mut self, plans: BTreeMap<usize, Arc<ViewPlan>>) -> Self {
-        self.plans = plans;
-        self
+        Self { name: name.to_owned(), server, slot: config.slot.clone(), views: config.views.clone().into(), spool, survey: None }
     }
 
     /// Analyses the queries, makes the publication right and says what stored positions depend on. To be called before each
@@ -113,7 +104,7 @@ impl Follower {
     /// be used; if a view's fingerprint does, what is stored of the view.
     pub async fn prepare(&mut self) -> Result<Prepared, SourceError> {
         let server = self.server()?;
-        let survey = Survey::take(&server, &self.slot, &self.views, &self.plans, true).await?;
+        let survey = Survey::take(&server, &self.slot, &self.views, true).await?;
         let mut replication = server.replicate(&self.slot, survey.analysis.server_version, 0).await?;
         let system = replication.identify_system().await.map_err(|error| fault::replication(&self.name, "identify the server", error))?;
         let prepared = Prepared { views: survey.views.clone(), system_identifier: system.system_id, timeline: system.timeline };
@@ -309,7 +300,7 @@ impl Follower {
         if !loaded.is_empty() {
             let all: BTreeSet<usize> = loaded.iter().copied().collect();
             let before = survey.essence(&all);
-            let after = Survey::take(server, &self.slot, &self.views, &self.plans, false).await?.essence(&all);
+            let after = Survey::take(server, &self.slot, &self.views, false).await?.essence(&all);
             let changed: Vec<usize> = loaded.iter().copied().filter(|view| before.get(*view) != after.get(*view)).collect();
             if !changed.is_empty() {
                 return Err(self.changed(changed, "their tables, functions or publication changed while they were read"));
@@ -331,11 +322,11 @@ impl Follower {
     }
 
     fn reanalyze(&self, server: &Server, incremental: BTreeSet<usize>) -> Reanalyze {
-        let (server, slot, views, plans) = (server.clone(), self.slot.clone(), self.views.clone(), self.plans.clone());
+        let (server, slot, views) = (server.clone(), self.slot.clone(), self.views.clone());
         Arc::new(move || {
-            let (server, slot, views, plans) = (server.clone(), slot.clone(), views.clone(), plans.clone());
+            let (server, slot, views) = (server.clone(), slot.clone(), views.clone());
             let incremental = incremental.clone();
-            async move { Ok(Survey::take(&server, &slot, &views, &plans, false).await?.essence(&incremental)) }.boxed()
+            async move { Ok(Survey::take(&server, &slot, &views, false).await?.essence(&incremental)) }.boxed()
         })
     }
 }

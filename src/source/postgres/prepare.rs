@@ -28,14 +28,14 @@ use crate::{
     },
 };
 
-/// Why a view is not incremental.
-pub(crate) const REFRESH_REASON: &str = "this release runs every query again when one of its tables changes";
-/// The same for a view that also depends on the time.
-pub(crate) const CLOCK_REASON: &str =
-    "it depends on the time, so its query runs again every few seconds, and when one of its tables changes";
+/// How a refresh view that depends on the time is kept up to date.
+const CLOCK_REASON: &str = "it depends on the time, so its query runs again every few seconds, and when one of its tables changes";
+/// The same for other refresh views.
+const REFRESH_REASON: &str = "its query runs again when one of its tables changes";
 
-/// Plans of views, by number.
-pub(crate) type Plans = BTreeMap<usize, Arc<ViewPlan>>;
+/// How long a survey waits for a table that somebody has locked for DDL. Shorter than PostgreSQL's `deadlock_timeout` of a second, so
+/// that a survey never is the reason for which one of the application's transactions is cancelled.
+const LOCK_PATIENCE: &str = "500ms";
 
 /// What is known before following begins.
 #[derive(Debug, Clone)]
@@ -72,15 +72,10 @@ pub(crate) struct Survey {
 
 impl Survey {
     /// Asks the server; with `ensure` the publication is made right, too.
-    pub(crate) async fn take(
-        server: &Server,
-        slot: &str,
-        views: &[View<String>],
-        plans: &Plans,
-        ensure: bool,
-    ) -> Result<Self, SourceError> {
+    pub(crate) async fn take(server: &Server, slot: &str, views: &[View<String>], ensure: bool) -> Result<Self, SourceError> {
         let failed = |error| fault::sql(&server.name, "read the catalogue", error);
         let mut session = server.connect(Purpose::Analyze).await?;
+        session.client.batch_execute(&format!("SET lock_timeout = '{LOCK_PATIENCE}'")).await.map_err(failed)?;
         let analysis = analyze::analyze(server, &mut session, views).await?;
         if ensure {
             let writer = server.connect(Purpose::Write).await?;
@@ -95,9 +90,9 @@ impl Survey {
             Err(problem) => digest([&*view.fact_type.to_string(), &view.query, problem]),
         };
         let definitions: Vec<String> = views.iter().zip(&analysis.views).map(definition).collect();
-        let prepared = analysis.views.iter().zip(&definitions).enumerate().map(|(number, (analysed, definition))| PreparedView {
+        let prepared = analysis.views.iter().zip(&definitions).map(|(analysed, definition)| PreparedView {
             fingerprint: analysed.as_ref().map_or(definition.clone(), |view| fingerprint(&analysis, view, definition, &shapes)),
-            mode: mode(&analysis, analysed.as_ref(), plans.get(&number)),
+            mode: mode(&analysis, analysed.as_ref()),
         });
         let views = prepared.collect();
         Ok(Self { definitions, views, publication: identity, shapes, analysis })
@@ -205,7 +200,7 @@ fn watched(analysis: &Analysis) -> Vec<u32> {
 
 /// What a view's query means and which changes of its tables are in the change log.
 fn definition(analysis: &Analysis, view: &AnalysedView, published: Option<&Publication>) -> String {
-    let mut parts = vec![analysis.digest.clone()];
+    let mut parts = vec![view.fingerprint.clone()];
     let family: BTreeSet<u32> = view.tables.keys().flat_map(|oid| family(analysis, *oid)).collect();
     parts.push(published.map(|published| published.of(&family)).unwrap_or_default());
     // A partition is published with its root; an inheritance child is not.
@@ -234,17 +229,26 @@ fn digest<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn mode(analysis: &Analysis, view: Result<&AnalysedView, &String>, plan: Option<&Arc<ViewPlan>>) -> ViewMode {
-    let view = match view {
-        Ok(view) => view,
-        Err(problem) => return ViewMode::Refused(problem.clone()),
-    };
-    match plan.map(|plan| undelivered(analysis, view, plan).map_or(Ok(plan), Err)) {
-        Some(Ok(plan)) => ViewMode::Incremental(plan.clone()),
-        Some(Err(reason)) => ViewMode::Refresh(reason),
-        None if view.clock => ViewMode::Refresh(CLOCK_REASON.to_owned()),
-        None => ViewMode::Refresh(REFRESH_REASON.to_owned()),
+fn mode(analysis: &Analysis, view: Result<&AnalysedView, &String>) -> ViewMode {
+    match view {
+        Ok(view) => match incremental(analysis, view) {
+            Ok(plan) => ViewMode::Incremental(plan.clone()),
+            Err(reason) => ViewMode::Refresh(refresh_reason(view, &reason)),
+        },
+        Err(problem) => ViewMode::Refused(problem.clone()),
     }
+}
+
+/// How a view is refreshed, and why.
+pub(crate) fn refresh_reason(view: &AnalysedView, because: &str) -> String {
+    let how = if view.clock { CLOCK_REASON } else { REFRESH_REASON };
+    format!("{how}, because {because}")
+}
+
+/// The plan by which a view is kept up to date change by change, or why there is none.
+pub(crate) fn incremental<'a>(analysis: &Analysis, view: &'a AnalysedView) -> Result<&'a Arc<ViewPlan>, String> {
+    let plan = view.plan.as_ref().map_err(Clone::clone)?;
+    undelivered(analysis, view, plan).map_or(Ok(plan), Err)
 }
 
 /// Why the change log does not have what the plan needs, if so.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use factsync::{query::ViewPlan, source::Role};
 
 use super::{
-    shadow::{Incremental, Kept, Shadow, lsn, plan},
+    shadow::{Incremental, Shadow, lsn, plans},
     *,
 };
 
@@ -33,16 +33,7 @@ const TABLES: &str = "
     INSERT INTO tree VALUES (1, 1, 'a'), (2, 2, 'b');
 ";
 
-const KEPT: [Kept<'static>; 6] = [
-    ("doc", &["body", "flag", "at", "kind"]),
-    ("grants", &["role"]),
-    ("bag", &["id", "body"]),
-    ("one", &[]),
-    ("computed", &["y"]),
-    ("tree", &["name"]),
-];
-
-/// Queries that use the columns of [`KEPT`], one for each table.
+/// One for each table.
 const QUERIES: [&str; 6] = [
     "SELECT id, body, flag, at, kind FROM doc",
     "SELECT a, b, role FROM grants",
@@ -52,14 +43,18 @@ const QUERIES: [&str; 6] = [
     "SELECT id, kind, name FROM tree",
 ];
 
-fn prepared(major: Major) -> (Cluster, String, PostgresConfig, BTreeMap<usize, Arc<ViewPlan>>) {
+async fn prepared(major: Major) -> (Cluster, String, PostgresConfig, BTreeMap<usize, Arc<ViewPlan>>) {
+    let (cluster, database) = tables(major);
+    let config = of_queries(&cluster, &database, &QUERIES);
+    let plans = plans(&config).await;
+    (cluster, database, config, plans)
+}
+
+fn tables(major: Major) -> (Cluster, String) {
     let (cluster, database) = cluster(major);
     cluster.psql(&database, "CREATE TYPE mood AS ENUM ('happy', 'sad')");
     cluster.psql(&database, TABLES);
-    let plans = KEPT.iter().enumerate().map(|(view, kept)| (view, plan(&cluster, &database, &[*kept])));
-    let plans: BTreeMap<usize, Arc<ViewPlan>> = plans.collect();
-    let config = of_queries(&cluster, &database, &QUERIES);
-    (cluster, database, config, plans)
+    (cluster, database)
 }
 
 fn of_queries(cluster: &Cluster, database: &str, queries: &[&str]) -> PostgresConfig {
@@ -74,7 +69,7 @@ fn begin(config: &PostgresConfig, plans: &BTreeMap<usize, Arc<ViewPlan>>) -> Inc
 }
 
 async fn every_kind_of_change(major: Major) {
-    let (cluster, database, config, plans) = prepared(major);
+    let (cluster, database, config, plans) = prepared(major).await;
     let mut followed = begin(&config, &plans);
     followed.catch_up(&cluster, &database).await;
     assert_eq!(followed.cuts.len(), 1);
@@ -162,7 +157,7 @@ impl Dice {
 }
 
 async fn random_transactions(major: Major, seed: u64) {
-    let (cluster, database, config, plans) = prepared(major);
+    let (cluster, database, config, plans) = prepared(major).await;
     let mut followed = begin(&config, &plans);
     followed.until("the snapshot", |followed| !followed.cuts.is_empty()).await;
     let writers: Vec<_> = (0..3)
@@ -217,7 +212,7 @@ async fn tables_can_be_rebuilt_from_the_batches_of_random_transactions_on_18() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_transaction_comes_in_pieces_that_belong_together() {
-    let (cluster, database, config, plans) = prepared(Major::V15);
+    let (cluster, database, config, plans) = prepared(Major::V15).await;
     let mut followed = begin(&config, &plans);
     followed.catch_up(&cluster, &database).await;
     let before = followed.batches;
@@ -253,10 +248,10 @@ const DDL: [(&str, &str); 7] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn a_view_ends_before_a_row_of_another_shape() {
     for (ddl, dml) in DDL {
-        let (cluster, database, config, plans) = prepared(Major::V15);
+        let (cluster, database, config, plans) = prepared(Major::V15).await;
         // A publication without column lists: those would forbid some of this, and end the stream of others.
         let tables = "ONLY doc, ONLY grants, ONLY bag, ONLY one, ONLY computed (id, y), ONLY tree";
-        cluster.psql(&database, &format!("CREATE PUBLICATION factsync FOR TABLE {tables} WITH (publish_via_partition_root = true)"));
+        cluster.psql(&database, &format!("ALTER PUBLICATION factsync SET TABLE {tables}"));
         let mut followed = begin(&config, &plans);
         followed.catch_up(&cluster, &database).await;
         let rows = followed.shadows[&0].len();
@@ -276,7 +271,7 @@ async fn a_view_ends_before_a_row_of_another_shape() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_view_is_loaded_at_a_later_point_while_the_others_resume() {
     for major in [Major::V15, Major::V18] {
-        let (cluster, database, config, plans) = prepared(major);
+        let (cluster, database, config, plans) = prepared(major).await;
         let mut followed = begin(&config, &plans);
         followed.catch_up(&cluster, &database).await;
         let (position, mut shadows) = followed.stop().await;
@@ -312,7 +307,7 @@ async fn a_view_is_loaded_at_a_later_point_while_the_others_resume() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refresh_views_and_incremental_ones_share_the_stream() {
-    let (cluster, database, config, plans) = prepared(Major::V15);
+    let (cluster, database, config, plans) = prepared(Major::V15).await;
     let role = |view| if view % 2 == 0 { Role::Load } else { Role::Refresh { stale: false } };
     let mut followed = Incremental::start(&config, &plans, None, (0..6).map(role).collect(), BTreeMap::new());
     followed.catch_up(&cluster, &database).await;
@@ -344,12 +339,10 @@ async fn refresh_views_and_incremental_ones_share_the_stream() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn views_of_the_clock_are_told_the_time() {
-    let (cluster, database, ..) = prepared(Major::V18);
+    let (cluster, database) = tables(Major::V18);
     let queries = ["SELECT id FROM doc WHERE at > now()", "SELECT id, kind FROM doc WHERE at < now()", "SELECT id FROM one"];
     let config = of_queries(&cluster, &database, &queries);
-    let plans = [("doc", &["at"][..]), ("doc", &["at", "kind"]), ("one", &[])];
-    let plans: BTreeMap<usize, Arc<ViewPlan>> =
-        plans.iter().enumerate().map(|(view, kept)| (view, plan(&cluster, &database, &[*kept]))).collect();
+    let plans = plans(&config).await;
     let now = || -> i64 {
         let sql = "SELECT ((extract(epoch FROM clock_timestamp()) - 946684800) * 1000000)::bigint";
         cluster.psql(&database, sql).parse().expect("a time")
@@ -373,6 +366,29 @@ async fn views_of_the_clock_are_told_the_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_locked_for_ddl_does_not_end_the_stream() {
+    let (cluster, database, config, plans) = prepared(Major::V15).await;
+    let mut followed = begin(&config, &plans);
+    followed.catch_up(&cluster, &database).await;
+    let client = cluster.client(&database).await;
+    client.batch_execute("BEGIN; LOCK TABLE doc").await.expect("locked");
+    // DDL of another table asks for an analysis, which has to wait for the lock and gives up.
+    let since = Instant::now();
+    let mut column = 0;
+    while since.elapsed() < Duration::from_secs(4) {
+        column += 1;
+        cluster.psql(&database, &format!("ALTER TABLE one ADD COLUMN c{column} int; INSERT INTO one VALUES (100 + {column})"));
+        followed.catch_up(&cluster, &database).await;
+    }
+    assert!(cluster.log().contains("canceling statement due to lock timeout"), "no analysis was tried");
+    client.batch_execute("COMMIT").await.expect("unlocked");
+    cluster.psql(&database, "INSERT INTO doc VALUES (60)");
+    followed.catch_up(&cluster, &database).await;
+    followed.agree(&cluster, &database);
+    followed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_log_does_not_tell_ends_the_views_it_concerns() {
     let ruins = [
         ("ALTER TABLE tree DETACH PARTITION tree_1", 5),
@@ -381,7 +397,7 @@ async fn what_the_log_does_not_tell_ends_the_views_it_concerns() {
         ("ALTER PUBLICATION factsync DROP TABLE one", 3),
     ];
     for (ruin, view) in ruins {
-        let (cluster, database, config, plans) = prepared(Major::V15);
+        let (cluster, database, config, plans) = prepared(Major::V15).await;
         let mut followed = begin(&config, &plans);
         followed.catch_up(&cluster, &database).await;
         cluster.psql(&database, ruin);
@@ -402,7 +418,7 @@ async fn what_the_log_does_not_tell_ends_the_views_it_concerns() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_published_for_one_view_stays_when_another_needs_more() {
     for major in [Major::V15, Major::V18] {
-        let (cluster, database, ..) = prepared(major);
+        let (cluster, database) = tables(major);
         let entries = || {
             let sql = "SELECT r.prrelid::regclass, r.oid, r.xmin, p.oid, p.xmin FROM pg_publication_rel r
                        JOIN pg_publication p ON p.oid = r.prpubid ORDER BY 1";

@@ -4,39 +4,20 @@ use std::sync::Arc;
 
 use factsync::{
     data::{Cells, Change, ChangeBatch, Image, Lsn},
-    query::{Identity, Plan, Table, ViewPlan},
-    source::{Reading, Role, image_columns},
+    query::{Identity, Table, ViewPlan},
+    source::{PreparedView, Reading, Role, ViewMode, image_columns},
 };
 
 use super::*;
 
-/// A table by name, with the columns that a plan keeps.
-pub(super) type Kept<'a> = (&'a str, &'a [&'a str]);
-
-/// A plan that keeps these columns of these tables; what it computes does not matter to the source.
-pub(super) fn plan(cluster: &Cluster, database: &str, tables: &[Kept<'_>]) -> Arc<ViewPlan> {
-    let tables: BTreeMap<u32, Table> = tables.iter().map(|(name, columns)| table(cluster, database, name, columns)).collect();
-    Arc::new(ViewPlan { plan: Plan::Scan { table: *tables.keys().next().expect("a table") }, tables })
-}
-
-fn table(cluster: &Cluster, database: &str, name: &str, columns: &[&str]) -> (u32, Table) {
-    let numbers = |sql: &str| -> Vec<i16> {
-        let answer = cluster.psql(database, sql);
-        answer.lines().map(|line| line.parse().expect("a number")).collect()
+/// How the source keeps each view up to date; all of them are incremental.
+pub(super) async fn plans(config: &PostgresConfig) -> BTreeMap<usize, Arc<ViewPlan>> {
+    let prepared = Follower::new("app_db", config, std::env::temp_dir()).prepare().await.expect("prepared");
+    let plan = |(view, prepared): (usize, PreparedView)| match prepared.mode {
+        ViewMode::Incremental(plan) => (view, plan),
+        other => panic!("view {view} is {other:?}"),
     };
-    let oid = cluster.psql(database, &format!("SELECT '{name}'::regclass::oid")).parse().expect("an OID");
-    let key = numbers(&format!("SELECT unnest(indkey::int2[]) FROM pg_index WHERE indrelid = {oid} AND indisprimary"));
-    let full = cluster.psql(database, &format!("SELECT relreplident = 'f' FROM pg_class WHERE oid = {oid}")) == "t";
-    let list: Vec<String> = columns.iter().map(|column| format!("'{column}'")).collect();
-    let named = format!("SELECT attnum FROM pg_attribute WHERE attrelid = {oid} AND attname = ANY (ARRAY[{}]::name[])", list.join(","));
-    let mut columns = numbers(&named);
-    if !full {
-        columns.extend(&key);
-    }
-    columns.sort_unstable();
-    columns.dedup();
-    let identity = if full { Identity::Full } else { Identity::Key(key) };
-    (oid, Table { title: format!("public.{name}"), columns, identity, toast: true })
+    prepared.views.into_iter().enumerate().map(plan).collect()
 }
 
 type Cell = Option<String>;
@@ -203,7 +184,7 @@ impl Incremental {
         roles: Vec<Role>,
         shadows: BTreeMap<usize, Shadow>,
     ) -> Self {
-        let mut follower = Follower::new("app_db", config, std::env::temp_dir()).with_plans(plans.clone());
+        let mut follower = Follower::new("app_db", config, std::env::temp_dir());
         let followed = plans.iter().filter(|(view, _)| matches!(roles[**view], Role::Incremental | Role::Load));
         let columns = image_columns(followed.clone().map(|(_, plan)| &**plan));
         let mut all: BTreeMap<usize, Shadow> = followed.map(|(view, plan)| (*view, Shadow::new(plan, &columns))).collect();
