@@ -10,10 +10,12 @@
 
 mod fields;
 
+pub(in crate::query) use fields::only_known;
+
 use crate::query::{
     RemoteExpr,
     catalogue::{Catalogue, Function, TypeKind},
-    deparse::fields::{collation_of, only_known, type_of},
+    deparse::fields::{collation_of, type_of},
     scalar,
     scalar::oids,
     tree::Node,
@@ -429,3 +431,6 @@ fn array_text(items: &[Option<String>]) -> String {
     };
     format!("{{{}}}", items.iter().map(quoted).collect::<Vec<_>>().join(","))
 }
+
+#[cfg(test)]
+mod tests;

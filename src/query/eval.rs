@@ -273,3 +273,111 @@ impl<'a> Datum<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        data::Row,
+        query::scalar::{Collation, native},
+    };
+
+    const TRUTHS: [Option<&str>; 3] = [Some("t"), Some("f"), None];
+
+    fn column(index: usize, kind: Kind) -> Expr {
+        Expr::Column { index, kind }
+    }
+
+    fn value(expr: &Expr, cells: &[Option<&str>]) -> Result<Option<String>, EvalError> {
+        let row = Row::from_cells(cells.iter().copied());
+        Ok(expr.eval(&Cells::of(row.as_bytes()), 0)?.text().map(Cow::into_owned))
+    }
+
+    /// `1 / $0 = 1`, which fails for 0.
+    fn fails_for_zero() -> Expr {
+        let one = || Expr::Const { text: Some("1".into()), kind: Kind::Int };
+        let int4 = [23, 23];
+        let quotient = native(154, &int4, Collation::None).expect("int4div");
+        let equal = native(65, &int4, Collation::None).expect("int4eq");
+        let divided = Expr::Call { function: quotient, args: vec![one(), column(0, Kind::Int)] };
+        Expr::Call { function: equal, args: vec![divided, one()] }
+    }
+
+    #[test]
+    fn and_or_and_not_are_three_valued() {
+        let (a, b) = (column(0, Kind::Bool), column(1, Kind::Bool));
+        let and = Expr::And(vec![a.clone(), b.clone()]);
+        let or = Expr::Or(vec![a.clone(), b]);
+        let not = Expr::Not(Box::new(a));
+        for left in TRUTHS {
+            for right in TRUTHS {
+                let any = |truth| left == truth || right == truth;
+                let (least, greatest) = match (any(Some("f")), any(Some("t")), any(None)) {
+                    (true, true, _) => (Some("f"), Some("t")),
+                    (true, false, unknown) => (Some("f"), if unknown { None } else { Some("f") }),
+                    (false, true, unknown) => (if unknown { None } else { Some("t") }, Some("t")),
+                    (false, false, _) => (None, None),
+                };
+                assert_eq!(value(&and, &[left, right]).expect("no error").as_deref(), least, "{left:?} AND {right:?}");
+                assert_eq!(value(&or, &[left, right]).expect("no error").as_deref(), greatest, "{left:?} OR {right:?}");
+            }
+            let negated = left.map(|truth| if truth == "t" { "f" } else { "t" });
+            assert_eq!(value(&not, &[left]).expect("no error").as_deref(), negated);
+        }
+    }
+
+    #[test]
+    fn what_is_not_reached_does_not_fail() {
+        let boolean = |truth: &str| Expr::Const { text: Some(truth.into()), kind: Kind::Bool };
+        let zero = [Some("0")];
+        assert!(value(&fails_for_zero(), &zero).is_err());
+        let after = |first| vec![boolean(first), fails_for_zero()];
+        assert_eq!(value(&Expr::And(after("f")), &zero).expect("AND stops").as_deref(), Some("f"));
+        assert_eq!(value(&Expr::Or(after("t")), &zero).expect("OR stops").as_deref(), Some("t"));
+        assert_eq!(value(&Expr::Coalesce(after("f")), &zero).expect("COALESCE stops").as_deref(), Some("f"));
+        assert!(value(&Expr::And(after("t")), &zero).is_err() && value(&Expr::Or(after("f")), &zero).is_err());
+        let case = Expr::Case { whens: vec![(boolean("f"), fails_for_zero())], otherwise: Box::new(boolean("t")) };
+        assert_eq!(value(&case, &zero).expect("CASE skips").as_deref(), Some("t"));
+    }
+
+    #[test]
+    fn comparisons_with_null_follow_the_standard() {
+        let equal = native(65, &[23, 23], Collation::None).expect("int4eq");
+        let args = Box::new([column(0, Kind::Int), column(1, Kind::Int)]);
+        let distinct = Expr::Distinct { equal, args: args.clone() };
+        let null_if = Expr::NullIf { equal, args };
+        let cells = [(Some("1"), Some("1")), (Some("1"), Some("2")), (Some("1"), None), (None, Some("1")), (None, None)];
+        let of = |expr: &Expr| cells.map(|(a, b)| value(expr, &[a, b]).expect("no error"));
+        assert_eq!(of(&distinct).each_ref().map(Option::as_deref), [Some("f"), Some("t"), Some("t"), Some("t"), Some("f")]);
+        assert_eq!(of(&null_if).each_ref().map(Option::as_deref), [None, Some("1"), Some("1"), None, None]);
+        let among = |items: &[Option<&str>], all| Expr::AnyOf {
+            function: equal,
+            operand: Box::new(column(0, Kind::Int)),
+            items: items.iter().map(|item| Expr::Const { text: item.map(Into::into), kind: Kind::Int }).collect(),
+            all,
+        };
+        for (items, all, operand, truth) in [
+            (&[Some("1"), None][..], false, Some("1"), Some("t")),
+            (&[Some("1"), None], false, Some("2"), None),
+            (&[Some("1"), Some("3")], false, Some("2"), Some("f")),
+            (&[Some("1"), Some("1")], true, Some("1"), Some("t")),
+            (&[Some("1"), None], true, Some("1"), None),
+            (&[Some("1"), None], true, Some("2"), Some("f")),
+            (&[Some("1")], false, None, None),
+            (&[], false, None, Some("f")),
+            (&[], true, None, Some("t")),
+        ] {
+            assert_eq!(value(&among(items, all), &[operand]).expect("no error").as_deref(), truth, "{operand:?} {items:?} {all}");
+        }
+    }
+
+    #[test]
+    fn columns_are_found_moved_and_replaced() {
+        let or = Expr::Or(vec![fails_for_zero(), Expr::IsNull(Box::new(column(3, Kind::Text)))]);
+        assert_eq!(or.columns(), BTreeSet::from([0, 3]));
+        assert_eq!(or.clone().shifted(2).columns(), BTreeSet::from([2, 5]));
+        assert_eq!(or.clone().remapped(|index| 7 - index).columns(), BTreeSet::from([4, 7]));
+        let maps = [column(9, Kind::Int), column(8, Kind::Text), column(8, Kind::Text), Expr::Coalesce(vec![column(0, Kind::Text)])];
+        assert_eq!(or.substituted(&maps).columns(), BTreeSet::from([0, 9]), "what is put in is not replaced again");
+    }
+}

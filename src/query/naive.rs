@@ -19,17 +19,15 @@ use crate::{
 /// How often each row occurs; no row with 0.
 pub type Bag = BTreeMap<Row, i64>;
 
+/// Computes a [`RemoteExpr`] over its arguments.
+pub type Computed<'a> = &'a mut dyn FnMut(&RemoteExpr, &[Option<String>]) -> Option<String>;
+
 /// A recursion with more rounds than this has no end: the deepest tree of a test has a few dozen levels.
 const MAX_ROUNDS: usize = 10_000;
 
 /// The result of `view` over `tables`, whose rows have the columns of its [`Table`](crate::query::Table)s, at the time `now`, in microseconds
 /// since 2000-01-01 UTC. `remote` computes what the source would.
-pub fn evaluate(
-    view: &ViewPlan,
-    tables: &BTreeMap<u32, Vec<Row>>,
-    now: i64,
-    remote: &mut dyn FnMut(&RemoteExpr, &[Option<String>]) -> Option<String>,
-) -> Result<Bag, EvalError> {
+pub fn evaluate(view: &ViewPlan, tables: &BTreeMap<u32, Vec<Row>>, now: i64, remote: Computed<'_>) -> Result<Bag, EvalError> {
     Evaluator { view, tables, now, remote, itself: Vec::new() }.bag(&view.plan)
 }
 
@@ -37,7 +35,7 @@ struct Evaluator<'a> {
     view: &'a ViewPlan,
     tables: &'a BTreeMap<u32, Vec<Row>>,
     now: i64,
-    remote: &'a mut dyn FnMut(&RemoteExpr, &[Option<String>]) -> Option<String>,
+    remote: Computed<'a>,
     /// What [`Plan::Itself`] is: the sets so far of the recursions around, the innermost last.
     itself: Vec<Bag>,
 }
@@ -422,3 +420,6 @@ fn top(bag: &Bag, partition: &[usize], order: &[Order], limit: u64) -> Bag {
     }
     sum(out)
 }
+
+#[cfg(test)]
+mod tests;

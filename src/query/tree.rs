@@ -233,16 +233,6 @@ impl<'a, 't> Node<'a, 't> {
         lists.collect()
     }
 
-    /// The single word under `name` as it was before it was escaped.
-    pub(crate) fn text(&self, name: &str) -> Option<String> {
-        let mut text = String::new();
-        let mut chars = self.atom(name)?.chars();
-        while let Some(char) = chars.next() {
-            text.extend(if char == '\\' { chars.next() } else { Some(char) });
-        }
-        Some(text)
-    }
-
     /// The bytes under `name`, such as `4 [ 1 0 0 -7 ]`.
     pub(crate) fn bytes(&self, name: &str) -> Option<Vec<u8>> {
         let [_, list] = self.field(name)? else { return None };

@@ -7,6 +7,7 @@ use crate::view::{Each, Space, State};
 type Entries = BTreeMap<Box<[u8]>, Box<[u8]>>;
 
 /// A space, and an entry's key and value.
+#[cfg(test)]
 pub(super) type Entry = (Space, Vec<u8>, Vec<u8>);
 
 /// Ordered maps.
@@ -22,7 +23,8 @@ impl MemoryState {
     }
 
     /// All of them, with their spaces.
-    pub fn entries(&self) -> Vec<Entry> {
+    #[cfg(test)]
+    pub(super) fn entries(&self) -> Vec<Entry> {
         let of = |(space, entries): (&Space, &Entries)| {
             entries.iter().map(|(key, value)| (*space, key.to_vec(), value.to_vec())).collect::<Vec<_>>()
         };

@@ -25,28 +25,27 @@
 //!
 //! In 1 derivations are looked at one by one and not netted: a row that loses one and gains another may have gained it from itself.
 
+mod step;
+
 use std::collections::{HashMap, VecDeque};
 
+pub(super) use step::REFERENCE;
+
 use crate::{
-    data::{Cells, Row},
-    query::{EqualPair, Expr, Plan},
+    data::Row,
+    query::Plan,
     view::{
         Space, State, ViewError,
-        arrangement::{Arranged, Arrangement, Nulls},
+        arrangement::Arrangement,
         delta::Delta,
-        lower::{Built, Lowering, NodeId},
+        lower::{Built, Lowering},
         operator::{BATCH_ROWS, Context, Emit, Operator, broken, walk},
+        recursive::step::{Run, Step},
     },
 };
 
 /// Rows whose derivations one chunk may change before running the query again is the better way: some 200 MiB of them.
 const MAX_TOUCHED: usize = 1_000_000;
-
-/// Why a recursive query is not kept up to date.
-pub(super) const REFERENCE: &str = "the recursive query refers to itself in another way than once, as one side of an inner join";
-
-/// Rows of the other inputs that one row may meet in a step.
-type Found = Vec<(Row, i64)>;
 
 /// How often a row is in the base, and how often the step makes it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -95,80 +94,6 @@ impl Counts {
     }
 }
 
-/// What stands between a row and what becomes of it.
-#[derive(Debug, Clone)]
-enum Stage {
-    Filter(Expr),
-    Map(Vec<Expr>),
-}
-
-/// `row` after `stages`; `None` if a condition is not TRUE.
-fn pass(stages: &[Stage], mut row: Row, now: i64) -> Result<Option<Row>, ViewError> {
-    for stage in stages {
-        let cells = Cells::of(row.as_bytes());
-        match stage {
-            Stage::Filter(condition) => {
-                if !condition.holds(&cells, now)? {
-                    return Ok(None);
-                }
-            }
-            Stage::Map(columns) => {
-                let mut bytes = Vec::new();
-                for column in columns {
-                    column.eval(&cells, now)?.write(&mut bytes);
-                }
-                row = Row::from_encoded([&bytes[..]]);
-            }
-        }
-    }
-    Ok(Some(row))
-}
-
-/// Takes filters and maps off `plan`: what is below them, and they in the order in which a row passes them.
-fn peel(mut plan: &Plan) -> (&Plan, Vec<Stage>) {
-    let mut stages = Vec::new();
-    loop {
-        plan = match plan {
-            Plan::Filter { input, condition } => {
-                stages.push(Stage::Filter(condition.clone()));
-                input
-            }
-            Plan::Map { input, columns } => {
-                stages.push(Stage::Map(columns.clone()));
-                input
-            }
-            _ => break,
-        };
-    }
-    stages.reverse();
-    (plan, stages)
-}
-
-/// One more input of a join: which, where its rows are, and what its key's columns equal.
-struct Lookup {
-    input: usize,
-    arrangement: Arrangement,
-    /// For each column of the key, the input and the column that it equals.
-    operands: Vec<(usize, usize)>,
-}
-
-/// The recursive part: a join of the set with others, or the set alone, below filters and maps.
-struct Step {
-    /// Between the set and the join.
-    before: Vec<Stage>,
-    /// Columns of each input of the join.
-    widths: Vec<usize>,
-    on: Vec<EqualPair>,
-    /// Which input is the set.
-    itself: usize,
-    /// For each input, how a row of it finds those of the others.
-    lookups: Vec<Vec<Lookup>>,
-    /// Where the set's rows are, as they enter the join.
-    arrangements: Vec<Arrangement>,
-    /// Between the join and the set.
-    after: Vec<Stage>,
-}
-
 /// Keeps count of the derivations. Its output is what the step makes, as often as it does.
 struct Derivations {
     counts: Counts,
@@ -188,162 +113,6 @@ pub(super) fn lower(lowering: &mut Lowering<'_>, base: &Plan, step: &Plan, width
     let derivations = lowering.push(Built { operator: Box::new(Derivations { counts, step }), inputs }, width);
     Ok(Built { operator: Box::new(Members { counts }), inputs: vec![base, derivations] })
 }
-
-/// How many columns there are after `stages`.
-fn width_after(stages: &[Stage], width: usize) -> usize {
-    stages.iter().rev().find_map(|stage| if let Stage::Map(columns) = stage { Some(columns.len()) } else { None }).unwrap_or(width)
-}
-
-impl Step {
-    /// The step, and the nodes of the inputs other than the set, in order.
-    fn lower(lowering: &mut Lowering<'_>, plan: &Plan, width: usize) -> Result<(Self, Vec<NodeId>), String> {
-        let (core, mut after) = peel(plan);
-        let alone = [core.clone()];
-        let (inputs, on) = match core {
-            Plan::Join { inputs, on, filter } => {
-                after.splice(0..0, filter.iter().cloned().map(Stage::Filter));
-                (&inputs[..], on.clone())
-            }
-            _ => (&alone[..], Vec::new()),
-        };
-        let is_itself = |plan: &Plan| matches!(peel(plan).0, Plan::Itself { .. });
-        let mut places = inputs.iter().enumerate().filter(|(_, input)| is_itself(input)).map(|(place, _)| place);
-        let (Some(itself), None) = (places.next(), places.next()) else { return Err(REFERENCE.into()) };
-        let (_, before) = peel(&inputs[itself]);
-        let mut nodes = Vec::new();
-        for (place, input) in inputs.iter().enumerate() {
-            nodes.push(if place == itself { None } else { Some(lowering.node(input)?) });
-        }
-        let widths = nodes.iter().map(|node| node.map_or_else(|| width_after(&before, width), |node| lowering.width(node))).collect();
-        let mut step = Self { before, widths, on, itself, lookups: Vec::new(), arrangements: Vec::new(), after };
-        for driver in 0..nodes.len() {
-            let lookups = step.plan(lowering, &nodes, driver);
-            step.lookups.push(lookups);
-        }
-        Ok((step, nodes.into_iter().flatten().collect()))
-    }
-
-    /// The order in which a row of `driver` finds the others: next the one that most columns bind.
-    fn plan(&mut self, lowering: &mut Lowering<'_>, nodes: &[Option<NodeId>], driver: usize) -> Vec<Lookup> {
-        let mut bound = vec![driver];
-        let mut lookups = Vec::new();
-        while bound.len() < nodes.len() {
-            let open = (0..nodes.len()).filter(|input| !bound.contains(input));
-            let next = open.rev().max_by_key(|input| self.binds(&bound, *input).len()).expect("an input is left");
-            let (key, operands): (Vec<usize>, Vec<_>) = self.binds(&bound, next).into_iter().unzip();
-            let arrangement = match nodes[next] {
-                Some(node) => lowering.arrange(node, &key, Nulls::Skip),
-                None => self.arrange(lowering, &key),
-            };
-            lookups.push(Lookup { input: next, arrangement, operands });
-            bound.push(next);
-        }
-        lookups
-    }
-
-    /// Columns of `input` that equal columns of the `bound` inputs, each once.
-    fn binds(&self, bound: &[usize], input: usize) -> Vec<(usize, (usize, usize))> {
-        let pairs = self.on.iter().flat_map(|pair| [(pair.left, pair.right), (pair.right, pair.left)]);
-        let mut binds: Vec<_> =
-            pairs.filter(|(own, other)| own.0 == input && bound.contains(&other.0)).map(|(own, other)| (own.1, other)).collect();
-        binds.sort_unstable();
-        binds.dedup_by_key(|bind| bind.0);
-        binds
-    }
-
-    /// An arrangement of the set, as it enters the join.
-    fn arrange(&mut self, lowering: &mut Lowering<'_>, key: &[usize]) -> Arrangement {
-        let wanted = Arrangement::new(Space(0), self.widths[self.itself], key, Nulls::Skip);
-        if let Some(known) = self.arrangements.iter().find(|known| known.serves(&wanted)) {
-            return known.clone();
-        }
-        let arrangement = Arrangement::new(lowering.space(), self.widths[self.itself], key, Nulls::Skip);
-        self.arrangements.push(arrangement.clone());
-        arrangement
-    }
-
-    /// Which of the operator's inputs, the base being the first, the join's `input` is; not asked of the set.
-    fn place(&self, input: usize) -> usize {
-        if input < self.itself { input + 1 } else { input }
-    }
-}
-
-/// The other inputs while a chunk goes through the step.
-struct Run<'a> {
-    step: &'a Step,
-    state: &'a dyn State,
-    now: i64,
-    /// For each driver and each of its lookups, what the input's change is.
-    changes: Vec<Vec<Arranged>>,
-}
-
-impl<'a> Run<'a> {
-    fn new(step: &'a Step, inputs: &[&Delta], state: &'a dyn State, now: i64) -> Self {
-        let change = |driver: usize, lookup: &Lookup| {
-            // The set comes last: it is joined with the others as they are after the chunk, and the others with it as it was before.
-            let after = lookup.input != step.itself && (driver == step.itself || lookup.input < driver);
-            if after { lookup.arrangement.arrange(inputs[step.place(lookup.input)]) } else { Arranged::default() }
-        };
-        let changes = step.lookups.iter().enumerate().map(|(driver, lookups)| lookups.iter().map(|one| change(driver, one)).collect());
-        Self { step, state, now, changes: changes.collect() }
-    }
-
-    /// Calls `each` with what the step makes of a row of the set.
-    fn of_member(&self, row: &Row, weight: i64, each: Derived<'_>) -> Result<(), ViewError> {
-        match pass(&self.step.before, row.clone(), self.now)? {
-            Some(row) => self.of_input(self.step.itself, row, weight, each),
-            None => Ok(()),
-        }
-    }
-
-    /// Calls `each` with what the step makes of a row of one input of the join.
-    fn of_input(&self, driver: usize, row: Row, weight: i64, each: Derived<'_>) -> Result<(), ViewError> {
-        let mut bound = vec![None; self.step.widths.len()];
-        bound[driver] = Some(row);
-        self.look_up(driver, 0, &mut bound, weight, each)
-    }
-
-    fn look_up(&self, driver: usize, depth: usize, bound: &mut Vec<Option<Row>>, weight: i64, each: Derived<'_>) -> Result<(), ViewError> {
-        let Some(lookup) = self.step.lookups[driver].get(depth) else { return self.derive(bound, weight, each) };
-        let mut key = Vec::new();
-        for (input, column) in &lookup.operands {
-            let row = bound[*input].as_ref().expect("operands are bound before");
-            let cells = Cells::of(row.as_bytes());
-            if cells.is_null(*column) {
-                return Ok(());
-            }
-            key.extend(cells.encoded(*column));
-        }
-        let found: Found = lookup.arrangement.rows_after(self.state, &self.changes[driver][depth], &key)?;
-        for (row, times) in found {
-            bound[lookup.input] = Some(row);
-            self.look_up(driver, depth + 1, bound, weight * times, each)?;
-        }
-        bound[lookup.input] = None;
-        Ok(())
-    }
-
-    /// A whole combination: checks every equality, those by which it was found included, and sends it up.
-    fn derive(&self, bound: &[Option<Row>], weight: i64, each: Derived<'_>) -> Result<(), ViewError> {
-        let rows: Vec<&Row> = bound.iter().flatten().collect();
-        let cells: Vec<Cells<'_>> = rows.iter().map(|row| Cells::of(row.as_bytes())).collect();
-        let equal = |pair: &EqualPair| {
-            let (left, right) = (cells[pair.left.0].encoded(pair.left.1), cells[pair.right.0].encoded(pair.right.1));
-            left == right && !cells[pair.left.0].is_null(pair.left.1)
-        };
-        if !self.step.on.iter().all(equal) {
-            return Ok(());
-        }
-        let joined = Row::from_encoded(rows.iter().map(|row| row.as_bytes()));
-        match pass(&self.step.after, joined, self.now)? {
-            Some(row) => each(row, weight),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Called with a row and how many of its derivations are gained or lost.
-type Derived<'a> = &'a mut dyn FnMut(Row, i64) -> Result<(), ViewError>;
 
 /// A row while a chunk is applied.
 #[derive(Debug, Clone, Copy)]
@@ -433,7 +202,7 @@ impl Operator for Derivations {
         for (row, weight) in inputs[0].iter() {
             rows.touch(row.clone(), weight, 0)?;
         }
-        for driver in (0..self.step.widths.len()).filter(|driver| *driver != self.step.itself) {
+        for driver in self.step.others() {
             for (row, weight) in inputs[self.step.place(driver)].iter() {
                 run.of_input(driver, row.clone(), weight, &mut |row, weight| rows.touch(row, 0, weight))?;
             }
@@ -456,13 +225,8 @@ impl Operator for Derivations {
                 flips.push((row.clone(), flip));
             }
         }
-        let mut members = Vec::new();
-        for (row, flip) in Delta::consolidate(flips).into_rows() {
-            // No stage reads the time: that is what a clock is for.
-            members.extend(pass(&self.step.before, row, 0)?.map(|row| (row, flip)));
-        }
-        let members = Delta::consolidate(members);
-        self.step.arrangements.iter().try_for_each(|arrangement| arrangement.fold(&members, state))
+        let members = self.step.entering(Delta::consolidate(flips).into_rows())?;
+        self.step.arrangements().iter().try_for_each(|arrangement| arrangement.fold(&members, state))
     }
 
     fn folds(&self, input: usize) -> Option<Vec<usize>> {
@@ -475,7 +239,7 @@ impl Operator for Derivations {
 
     /// From the base, which is folded already, everything that follows, as if the set had been empty before.
     fn scan(&self, context: &mut Context<'_>, emit: Emit<'_>) -> Result<(), ViewError> {
-        let nothing = vec![Delta::EMPTY; self.step.widths.len()];
+        let nothing = vec![Delta::EMPTY; self.step.inputs()];
         let run = Run::new(&self.step, &nothing, context.before, context.to);
         let mut steps = HashMap::<Row, i64>::new();
         let mut open = VecDeque::new();
@@ -515,7 +279,7 @@ impl Operator for Derivations {
     }
 
     fn spaces(&self) -> Vec<Space> {
-        std::iter::once(self.counts.0).chain(self.step.arrangements.iter().map(Arrangement::space)).collect()
+        std::iter::once(self.counts.0).chain(self.step.arrangements().iter().map(Arrangement::space)).collect()
     }
 }
 

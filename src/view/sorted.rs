@@ -142,3 +142,99 @@ fn push_numeric(bytes: &mut Vec<u8>, text: &str) -> Option<()> {
 fn complement(bytes: &mut [u8]) {
     bytes.iter_mut().for_each(|byte| *byte = !*byte);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Cells;
+    use proptest::prelude::*;
+    use std::cmp::Ordering;
+
+    /// Values of a comparison, the extreme ones among them.
+    fn values() -> impl Strategy<Value = (Comparison, String, String)> {
+        let integer = prop_oneof![-12..12_i64, any::<i64>(), Just(i64::MIN), Just(i64::MAX)].prop_map(|value| value.to_string());
+        let numeric = prop_oneof![
+            "-?(0|[1-9][0-9]{0,3})(\\.[0-9]{1,4})?",
+            "-?0\\.0{0,5}[0-9]{1,2}",
+            prop::sample::select(vec!["NaN", "Infinity", "-Infinity", "10", "1.0", "1.00", "0", "0.00", "100000000000000000000"])
+                .prop_map(str::to_owned),
+        ]
+        // There is no negative zero.
+        .prop_map(|text| if text.chars().any(|c| c.is_ascii_digit() && c != '0') { text } else { text.replace("-0", "0") });
+        let time = prop::sample::select(vec![
+            "infinity",
+            "-infinity",
+            "2000-01-01",
+            "1999-12-31",
+            "0001-12-31 BC",
+            "0002-01-01 BC",
+            "10000-01-01",
+            "294277-01-01",
+            "5874897-12-31",
+        ]);
+        let bytes = "[\u{0}\u{1}a\u{7f}é]{0,4}";
+        prop_oneof![
+            (integer.clone(), integer).prop_map(|(a, b)| (Comparison::Int, a, b)),
+            (numeric.clone(), numeric).prop_map(|(a, b)| (Comparison::Numeric, a, b)),
+            (time.clone(), time).prop_map(|(a, b)| (Comparison::Time, a.to_owned(), b.to_owned())),
+            (bytes, bytes).prop_map(|(a, b)| (Comparison::Bytes, a, b)),
+            ("[ft]", "[ft]").prop_map(|(a, b)| (Comparison::Bool, a, b)),
+        ]
+    }
+
+    fn sorted(comparison: Comparison, descending: bool, text: &str) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        push_sorted(&mut bytes, comparison, descending, text).expect("a value of the type");
+        bytes
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+        #[test]
+        fn sort_cells_compare_as_their_values_do((comparison, a, b) in values(), after in "[\u{0}\u{1}a]{0,2}") {
+            let wanted = scalar::compare(comparison, &a, &b);
+            for (descending, wanted) in [(false, wanted), (true, wanted.reverse())] {
+                let (x, y) = (sorted(comparison, descending, &a), sorted(comparison, descending, &b));
+                prop_assert_eq!(x.cmp(&y), wanted, "{:?} {} against {}", comparison, a, b);
+                // What follows a cell decides only between equal ones, and the cell is told apart from it.
+                let followed = [&x[..], Row::from_texts([&*after]).as_bytes()].concat();
+                if wanted != Ordering::Equal {
+                    prop_assert_eq!(followed.cmp(&y), wanted);
+                }
+                let cells = Cells::of(&followed);
+                prop_assert_eq!(cells.len(), 2);
+                prop_assert_eq!(cells.encoded(0), &x[..]);
+            }
+        }
+
+        #[test]
+        fn nulls_stand_where_the_term_says((comparison, a, _) in values(), descending: bool, nulls_first: bool) {
+            let order = Order { column: 0, comparison, descending, nulls_first };
+            let (mut null, mut value) = (Vec::new(), Vec::new());
+            push_term(&mut null, &order, None).expect("NULL");
+            push_term(&mut value, &order, Some(&a)).expect("a value of the type");
+            prop_assert_eq!(null < value, nulls_first);
+        }
+
+        #[test]
+        fn a_moment_reads_back(a in prop_oneof![-3..3_i64, any::<i64>()], b: i64) {
+            let cell = |moment| {
+                let mut bytes = Vec::new();
+                push_moment(&mut bytes, moment);
+                bytes
+            };
+            prop_assert_eq!(read_moment(&cell(a)), Some(a));
+            prop_assert_eq!(cell(a).cmp(&cell(b)), a.cmp(&b));
+        }
+    }
+
+    #[test]
+    fn what_is_not_of_the_type_is_an_error() {
+        for (comparison, text) in
+            [(Comparison::Int, "1.5"), (Comparison::Numeric, "1e5"), (Comparison::Numeric, "-"), (Comparison::Time, "x")]
+        {
+            assert!(push_sorted(&mut Vec::new(), comparison, false, text).is_err(), "{text}");
+        }
+    }
+}

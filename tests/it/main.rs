@@ -22,4 +22,5 @@ mod postgres_source;
 mod readme;
 mod reconcile;
 mod run_github;
+mod scalars;
 mod sdk;

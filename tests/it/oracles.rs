@@ -10,18 +10,29 @@
 //! they return in the shadow at its position, so the two oracles vouch for each other; and what the fact store holds when `/v1/wait`
 //! has answered for that position is at that position or beyond.
 //!
+//! **Metamorphic relations** ([`metamorphic`]): the same facts, asked for in other ways and written in other transactions.
+//!
+//! Beside concurrent writers there is no TRUNCATE: PostgreSQL shows it to snapshots that are older, so what a reader of one sees is the
+//! state at no commit.
+//!
 //! A failure prints its seed (`FACTSYNC_SEED` repeats it) and, shrunk, the application as a script for `psql`.
 
 mod audit;
 mod concurrent;
 mod followed;
+mod metamorphic;
 mod recorder;
 mod shadow;
 
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    generate::{Case, query::Class},
+    generate::{
+        Case,
+        query::{Class, Query},
+        schema::{Column, Layout, Schema, Table, Type},
+        transaction::Transaction,
+    },
     github::Random,
     postgres::{Cluster, Major},
 };
@@ -106,4 +117,43 @@ async fn exact_every_state_under_concurrent_writers_is_that_of_a_commit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn exact_at_the_positions_of_exported_snapshots_under_load() {
     assert_concurrent("oracle C", Major::V18, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exact_in_every_variant_of_a_query() {
+    let mut random = Random::new("variants");
+    let cluster = cluster(Major::V15);
+    for _ in 0..cases() {
+        metamorphic::queries(&cluster, &mut random, transactions() / 2).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exact_however_the_same_statements_are_committed() {
+    let mut random = Random::new("split and merged");
+    let cluster = cluster(Major::V15);
+    for _ in 0..cases() {
+        metamorphic::transactions(&cluster, &mut random, transactions()).await;
+    }
+}
+
+/// The oracle must be able to fail: here factsync is told another query than PostgreSQL is asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_that_is_wrong_is_found_and_made_small() {
+    let mut random = Random::new("planted");
+    let cluster = cluster(Major::V15);
+    let columns = ["k0", "c0", "c1"].map(|name| Column::new(name, Type::Int)).to_vec();
+    let table = Table { name: "t0".into(), layout: Layout::Keyed, columns, keys: 1, big: false, unused: false, parent: None };
+    let schema = Schema { tables: vec![table], views: Vec::new() };
+    let mut transactions: Vec<Transaction> = (0..5).map(|_| Transaction::new(&mut random, &schema)).collect();
+    let insert = "INSERT INTO t0 VALUES (77, 77, 0);";
+    transactions.insert(3, Transaction { statements: vec!["TRUNCATE t0;".into(), insert.into()] });
+    let query = |sql: &str, told: Option<&str>| Query::plain(sql, told);
+    let wrong = query("SELECT c0::text FROM t0", Some("SELECT c0::text FROM t0 WHERE c0 <> 77"));
+    let case = Case { schema, queries: vec![query("SELECT c1::text FROM t0", None), wrong], transactions };
+    let difference = first_difference(&cluster, &case).await;
+    assert_eq!(difference.as_deref(), Some("after transaction 3, q1 lacks [[\"77\"]] and still has []"), "{case}");
+    let small = case.shrink(async |case| first_difference(&cluster, case).await.is_some()).await;
+    assert_eq!((small.queries.len(), small.transactions.len()), (1, 1), "{small}");
+    assert_eq!(small.transactions[0].statements, [insert]);
 }

@@ -7,13 +7,15 @@ use std::collections::BTreeSet;
 
 use super::{
     Binder, Bound, RTE_CTE, RTE_FUNCTION, RTE_RELATION, RTE_RESULT, RTE_SUBQUERY, RTE_VALUES,
+    clock::ELSEWHERE,
     group::names,
-    relation::{Level, Refs, Relation, Vars, conjuncts, is_small, passing, typed},
+    relation::{Level, Refs, Relation, Vars, conjuncts, is_small, passing},
     scalar::Scope,
     subquery::Known,
     unknown, unreadable,
 };
-use crate::query::{Clock, EqualPair, Expr, KeyClass, OuterKind, Plan, Srf, scalar, tree::Node};
+use crate::data::Row;
+use crate::query::{Clock, EqualPair, Expr, Kind, OuterKind, Plan, Srf, tree::Node};
 
 /// `unnest(anyarray)`, `jsonb_array_elements_text`, `json_array_elements_text`.
 const SET_FUNCTIONS: [(u32, Srf); 3] = [(2331, Srf::Unnest), (3465, Srf::JsonbArrayElementsText), (3969, Srf::JsonArrayElementsText)];
@@ -147,13 +149,19 @@ impl<'a, 't> Binder<'_> {
     fn values(&mut self, level: &Level<'a, 't>, number: u32, entry: Node<'a, 't>) -> Result<Relation, String> {
         let lists = entry.lists("values_lists").ok_or_else(|| unknown(entry))?;
         let width = lists.first().map_or(0, Vec::len);
-        let mut rows = Vec::new();
+        let (mut constant, mut computed) = (Vec::new(), Vec::new());
         for list in lists {
             let mut row = Relation::unit();
             let columns = self.all(level, &mut row, &list)?;
-            rows.push(Plan::Map { input: Box::new(row.plan), columns });
+            match constants(&columns).filter(|_| row.width == 0) {
+                Some(row) => constant.push(row),
+                None => computed.push(Plan::Map { input: Box::new(row.plan), columns }),
+            }
         }
-        let plan = if rows.len() == 1 { rows.remove(0) } else { Plan::UnionAll(rows) };
+        if !constant.is_empty() || computed.is_empty() {
+            computed.push(Plan::Values { rows: constant, width });
+        }
+        let plan = if computed.len() == 1 { computed.remove(0) } else { Plan::UnionAll(computed) };
         Ok(Relation::entry(plan, width, number))
     }
 
@@ -283,78 +291,7 @@ impl<'a, 't> Binder<'_> {
         Ok(whole)
     }
 
-    /// An equality between two inputs, if bytes decide it.
-    fn pair(&mut self, level: &Level<'a, 't>, node: Node<'a, 't>, atoms: &mut [Relation]) -> Result<Option<EqualPair>, String> {
-        let Some((left, right)) = self.equality(node)? else { return Ok(None) };
-        let side = |node: Node<'a, 't>| {
-            let refs = Refs::of(node, level);
-            let mut touched = (0..atoms.len()).filter(|&atom| !refs.local.is_disjoint(&atoms[atom].covers));
-            touched.next().filter(|_| touched.next().is_none() && !refs.clock && !refs.subquery)
-        };
-        let (Some(one), Some(other)) = (side(left), side(right)) else { return Ok(None) };
-        if one == other {
-            return Ok(None);
-        }
-        let left = (one, self.key(level, &mut atoms[one], left, node)?);
-        let right = (other, self.key(level, &mut atoms[other], right, node)?);
-        let (left, right) = if left < right { (left, right) } else { (right, left) };
-        Ok(Some(EqualPair { left, right }))
-    }
-
-    /// The sides of an equality whose outcome the bytes of both sides' keys decide.
-    pub(super) fn equality(&mut self, node: Node<'a, 't>) -> Result<Option<(Node<'a, 't>, Node<'a, 't>)>, String> {
-        let Some([left, right]) = node.nodes("args").and_then(|args| <[Node; 2]>::try_from(args).ok()) else { return Ok(None) };
-        let operator = node.number("opno").and_then(|number| self.catalogue.operators.get(&number));
-        if node.tag() != "OPEXPR" || !operator.is_some_and(|operator| operator.equality) {
-            return Ok(None);
-        }
-        if self.key_class(typed(left)?.oid, typed(right)?.oid, node) == KeyClass::None {
-            let of = self.catalogue.type_sql(typed(left)?.oid);
-            let collation = node.number("inputcollid").and_then(|oid| self.catalogue.collations.get(&oid));
-            let under = collation.map(|collation| format!(" under collation {}", collation.sql)).unwrap_or_default();
-            self.unusable = Some(format!("it joins by an equality of {of}{under}, which only the database can decide"));
-            return Ok(None);
-        }
-        Ok(Some((left, right)))
-    }
-
-    /// How the equality `node` between values of two types is decided.
-    fn key_class(&self, left: u32, right: u32, node: Node<'_, '_>) -> KeyClass {
-        use scalar::oids::{INT2, INT4, INT8, NAME, TEXT, VARCHAR};
-        let collation = node.number("inputcollid").unwrap_or(0);
-        let (left, right) = (self.catalogue.base(left), self.catalogue.base(right));
-        let both = |oids: &[u32]| oids.contains(&left) && oids.contains(&right);
-        let comparable = left == right || both(&[INT2, INT4, INT8]) || both(&[TEXT, VARCHAR, NAME]);
-        if comparable { self.catalogue.key_class(left, collation) } else { KeyClass::None }
-    }
-
-    /// The column that is the key of one side of the equality `of`.
-    pub(super) fn key(
-        &mut self,
-        level: &Level<'a, 't>,
-        relation: &mut Relation,
-        node: Node<'a, 't>,
-        of: Node<'a, 't>,
-    ) -> Result<usize, String> {
-        let expr = self.all(level, relation, &[node])?.remove(0);
-        let expr = self.canonical(expr, node, of)?;
-        Ok(relation.append(expr))
-    }
-
-    /// The form of a side of the equality `of` in which equal values have equal bytes.
-    pub(super) fn canonical(&self, expr: Expr, node: Node<'a, 't>, of: Node<'a, 't>) -> Result<Expr, String> {
-        let oid = typed(node)?.oid;
-        match self.key_class(oid, oid, of) {
-            KeyClass::Exact => Ok(expr),
-            KeyClass::Canonical => match scalar::canonical(self.catalogue.base(oid)) {
-                Some(function) => Ok(Expr::Call { function, args: vec![expr] }),
-                None => Err(unreadable("a type")),
-            },
-            KeyClass::None => Err(unreadable("an equality")),
-        }
-    }
-
-    /// Keeps the rows for which all of `nodes` hold; what needs no help of the source goes first.
+    /// Keeps the rows for which all of `nodes` hold; comparisons that need no help of the source go first.
     pub(super) fn conditions(&mut self, level: &Level<'a, 't>, relation: &mut Relation, nodes: Vec<Node<'a, 't>>) -> Result<(), String> {
         let mut later = Vec::new();
         for node in nodes {
@@ -365,8 +302,9 @@ impl<'a, 't> Binder<'_> {
             scope.keys = &keys;
             let native = if refs.subquery || refs.clock { None } else { scope.expr(node).ok() };
             match native {
-                Some(condition) => relation.filter(condition),
-                None => later.push(node),
+                // What may fail waits for the conditions before it, which may be there to prevent that.
+                Some(condition) if later.is_empty() || never_fails(&condition) => relation.filter(condition),
+                Some(_) | None => later.push(node),
             }
         }
         later.into_iter().try_for_each(|node| self.condition(level, relation, node))
@@ -384,7 +322,9 @@ impl<'a, 't> Binder<'_> {
             let mut scope = Scope::new(self.catalogue, level, &vars, &known, Some(relation.width));
             scope.clock = Some(Vec::new());
             scope.keys = &keys;
-            let expr = scope.expr(node)?;
+            let clock = Refs::of(node, level).clock;
+            // Whatever it is, the time's part in the condition is what makes it impossible.
+            let expr = scope.expr(node).map_err(|problem| if clock { ELSEWHERE.to_owned() } else { problem })?;
             (expr, scope.remote, scope.clock.unwrap_or_default())
         };
         relation.remote(remote);
@@ -452,6 +392,33 @@ impl<'a, 't> Binder<'_> {
         let mut bound = nodes.iter().map(|node| scope.expr(*node)).collect::<Result<Vec<Expr>, String>>()?;
         Ok(if bound.len() > 1 { Some(Expr::And(bound)) } else { bound.pop() })
     }
+}
+
+/// Whether an expression is free of functions that fail for some values: it only compares what is there.
+fn never_fails(expr: &Expr) -> bool {
+    match expr {
+        Expr::Column { .. } | Expr::Const { .. } => true,
+        Expr::Call { function, args } => function.result == Kind::Bool && function.oid != 0 && args.iter().all(never_fails),
+        Expr::AnyOf { function, operand, items, .. } => {
+            function.result == Kind::Bool && never_fails(operand) && items.iter().all(never_fails)
+        }
+        Expr::And(args) | Expr::Or(args) | Expr::Coalesce(args) => args.iter().all(never_fails),
+        Expr::Not(arg) | Expr::IsNull(arg) | Expr::IsBool(arg, _) => never_fails(arg),
+        Expr::Distinct { args, .. } | Expr::NullIf { args, .. } => args.iter().all(never_fails),
+        Expr::Case { .. } | Expr::AnyElement { .. } | Expr::Now(_) => false,
+    }
+}
+
+/// The row of expressions that are all constants.
+fn constants(columns: &[Expr]) -> Option<Row> {
+    let texts: Option<Vec<Option<&str>>> = columns
+        .iter()
+        .map(|column| match column {
+            Expr::Const { text, .. } => Some(text.as_deref()),
+            _ => None,
+        })
+        .collect();
+    texts.map(Row::from_cells)
 }
 
 /// ON of the inner joins within `item`, which is as good as WHERE.

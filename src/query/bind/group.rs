@@ -212,9 +212,11 @@ impl<'a, 't> Binder<'_> {
     fn comparison(&self, of: Typed) -> Result<crate::query::Comparison, String> {
         scalar::comparison(self.catalogue.base(of.oid), collation(self.catalogue, of.collation)).ok_or_else(|| {
             match self.catalogue.collations.get(&of.collation) {
-                Some(collation) => {
-                    format!("it orders text by collation {} ({}), which only the database can do", collation.sql, collation.locale)
-                }
+                Some(collation) => format!(
+                    "it orders text by collation {} ({}), which only the database can do. Write \
+                     COLLATE \"C\" if the order of bytes will do",
+                    collation.sql, collation.locale
+                ),
                 None => format!("it orders values of type {}, which only the database can do", self.catalogue.type_sql(of.oid)),
             }
         })

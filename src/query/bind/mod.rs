@@ -8,10 +8,12 @@
 //! Nothing is guessed: a node of a kind that is not named here, or a field whose value would mean something else, is a reason. A
 //! reason ends up before a user as "… because *reason*", so it says what of the query it is about.
 //!
-//! A [`Plan::Scan`](crate::query::Plan::Scan) is first bound to all columns of its table; [`prune`] then finds which of them are used, and those
-//! and the replica identity's become the [`Table`](crate::query::Table)'s.
+//! A [`Plan::Scan`] is first bound to all columns of its table; [`prune`] then finds which of them are used, and those and the replica
+//! identity's become the [`Table`]'s.
 
 mod clock;
+mod equality;
+mod fields;
 mod from;
 mod group;
 mod keys;
@@ -64,6 +66,7 @@ pub(crate) fn bind(tree: &Tree<'_>, catalogue: &Catalogue) -> Result<ViewPlan, S
     if tree.depth() > MAX_DEPTH {
         return Err("it is nested too deeply".to_owned());
     }
+    fields::check(tree)?;
     let query = tree.root().filter(|node| node.tag() == "QUERY").ok_or_else(|| unreadable("the query"))?;
     let mut binder = Binder { catalogue, only_rows_matter: true, unusable: None, groups: BTreeMap::new() };
     let bound = binder.query(&Level { query, parent: None })?;
@@ -180,8 +183,8 @@ fn tables(plan: &Plan, catalogue: &Catalogue) -> Result<BTreeMap<u32, Table>, St
 fn identity(oid: u32, catalogue: &Catalogue) -> Result<Identity, String> {
     let table = catalogue.tables.get(&oid).ok_or_else(|| unreadable("a table"))?;
     if table.kind == TableKind::Partitioned {
-        let partitions = table.descendants.iter().filter_map(|oid| catalogue.tables.get(oid));
-        for partition in partitions.filter(|partition| partition.identity != table.identity) {
+        let mut partitions = table.descendants.iter().filter_map(|oid| catalogue.tables.get(oid));
+        if let Some(partition) = partitions.find(|partition| partition.identity != table.identity) {
             return Err(format!("partition {} has another replica identity than {}. Give both the same", partition.title(), table.title()));
         }
     }

@@ -229,6 +229,10 @@ pub(super) fn typed(node: Node<'_, '_>) -> Result<Typed, String> {
         "COALESCEEXPR" => of("coalescetype", "", "coalescecollid"),
         "MINMAXEXPR" => of("minmaxtype", "", "minmaxcollid"),
         "ARRAYEXPR" => of("array_typeid", "", "array_collid"),
+        "COLLATEEXPR" => {
+            let arg = typed(node.node("arg").ok_or_else(|| super::unknown(node))?)?;
+            node.number("collOid").map(|collation| Typed { collation, ..arg })
+        }
         "AGGREF" => of("aggtype", "", "aggcollid"),
         "WINDOWFUNC" => of("wintype", "", "wincollid"),
         "SQLVALUEFUNCTION" => of("type", "typmod", ""),

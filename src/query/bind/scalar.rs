@@ -87,6 +87,8 @@ impl<'x, 'a, 't> Scope<'x, 'a, 't> {
             "BOOLEXPR" if node.atom("boolop") == Some("not") => Ok(Expr::Not(Box::new(self.only_arg(node)?))),
             "BOOLEXPR" | "CASEEXPR" | "COALESCEEXPR" => self.guarded(node),
             "RELABELTYPE" => self.relabel(node),
+            // It says how a function above works, and that function's node says so, too.
+            "COLLATEEXPR" => self.expr(node.node("arg").ok_or_else(|| unknown(node))?),
             "COERCEVIAIO" => self.through_text(node),
             "NULLTEST" => self.null_test(node),
             "BOOLEANTEST" => self.boolean_test(node),
@@ -182,10 +184,11 @@ impl<'x, 'a, 't> Scope<'x, 'a, 't> {
     fn operator(&mut self, node: Node<'a, 't>) -> Result<Expr, String> {
         let number = node.number("opno").ok_or_else(|| unknown(node))?;
         let function = self.catalogue.operators.get(&number).ok_or_else(|| unknown(node))?.function;
-        if clock::compares(function) && self.clock.is_some() {
-            if let Some(bound) = self.compare_with_now(node, function)? {
-                return Ok(bound);
-            }
+        if clock::compares(function)
+            && self.clock.is_some()
+            && let Some(bound) = self.compare_with_now(node, function)?
+        {
+            return Ok(bound);
         }
         self.call(node, function)
     }

@@ -5,11 +5,11 @@
 //! correlated subquery read from the other end, as long as nothing between WHERE and the result (aggregates, DISTINCT, a limit) works
 //! on the rows of one outer row at a time; where something does, the keys become its groups.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Binder, EXISTS_SUBLINK, EXPR_SUBLINK,
-    from::shifted,
+    from::{project, shifted},
     relation::{Level, Refs, Relation, is_small, kind_of, passing, typed},
     scalar::{PLACES, Scope},
     unknown, unreadable,
@@ -39,6 +39,16 @@ struct Inside<'a, 't> {
     residual: Vec<Node<'a, 't>>,
     /// Its SELECT list, if it was asked for.
     targets: Vec<Expr>,
+}
+
+/// FROM and WHERE of a correlated subquery.
+struct Correlated<'a, 't> {
+    /// Its rows.
+    own: Relation,
+    /// Equalities: the outer column, the inner column.
+    on: Vec<(usize, usize)>,
+    /// What else ties it to the query around.
+    residual: Vec<Node<'a, 't>>,
 }
 
 impl<'a, 't> Binder<'_> {
@@ -241,18 +251,13 @@ impl<'a, 't> Binder<'_> {
             return Ok(Inside { level: inside, relation, on: Vec::new(), residual: Vec::new(), targets });
         }
         self.check_plain(query, exists)?;
-        let (mut own, on, residual) = self.correlated(level, relation, &inside)?;
+        let Correlated { mut own, on, residual } = self.correlated(level, relation, &inside)?;
         let targets = if exists { Vec::new() } else { self.all(&inside, &mut own, &target_exprs(query)?)? };
         Ok(Inside { level: inside, relation: own, on, residual, targets })
     }
 
     /// FROM and WHERE of a correlated subquery: its rows, the equalities with the query around, what else ties them.
-    fn correlated(
-        &mut self,
-        level: &Level<'a, 't>,
-        relation: &mut Relation,
-        inside: &Level<'a, 't>,
-    ) -> Result<(Relation, Vec<(usize, usize)>, Vec<Node<'a, 't>>), String> {
+    fn correlated(&mut self, level: &Level<'a, 't>, relation: &mut Relation, inside: &Level<'a, 't>) -> Result<Correlated<'a, 't>, String> {
         let block = self.block(inside, true)?;
         let mut own = block.relation;
         let (mut on, mut residual) = (Vec::new(), Vec::new());
@@ -278,7 +283,7 @@ impl<'a, 't> Binder<'_> {
                 None => residual.push(node),
             }
         }
-        Ok((own, on, residual))
+        Ok(Correlated { own, on, residual })
     }
 
     /// A key column of the rows around for an expression written inside of the subquery.
@@ -332,14 +337,25 @@ impl<'a, 't> Binder<'_> {
     /// A correlated subquery of rows of which there may be one for each outer row.
     fn single_scalar(&mut self, level: &Level<'a, 't>, relation: &mut Relation, inside: &Level<'a, 't>) -> Result<Expr, String> {
         self.check_plain(inside.query, false)?;
-        let (mut own, on, residual) = self.correlated(level, relation, inside)?;
+        let Correlated { mut own, on, residual } = self.correlated(level, relation, inside)?;
         check_scalar_correlation(&on, &residual)?;
         let mut targets = self.all(inside, &mut own, &target_exprs(inside.query)?)?;
         let target = targets.pop().filter(|_| targets.is_empty()).ok_or_else(|| unreadable("a subquery"))?;
         let value = own.append(target);
-        let keys: Vec<usize> = on.iter().map(|(_, inner)| *inner).collect();
-        let right = group(own.plan, keys, vec![single(value)]);
-        let index = attach(relation, right, &on, 1);
+        let keys: BTreeSet<usize> = on.iter().map(|(_, inner)| *inner).collect();
+        let index = if super::keys::keys(&own.plan, self.catalogue).iter().any(|key| key.is_subset(&keys)) {
+            // There is one row at most for each outer row: no need to see to it.
+            let index = relation.width + value;
+            relation.width += own.width;
+            relation.wrap(|left| Plan::Outer { kind: OuterKind::Left, left, right: Box::new(own.plan), on, filter: None });
+            index
+        } else {
+            // A second row is an error only where there is an outer row that asks for it.
+            let asked = project(relation.plan.clone(), &on.iter().map(|(outer, _)| *outer).collect::<Vec<_>>());
+            let pairs = on.iter().enumerate().map(|(place, (_, inner))| (*inner, place)).collect();
+            own.wrap(|left| Plan::Semi { kind: SemiKind::Semi, left, right: Box::new(asked), on: pairs, filter: None });
+            attach(relation, group(own.plan, on.iter().map(|(_, inner)| *inner).collect(), vec![single(value)]), &on, 1)
+        };
         let of = target_exprs(inside.query)?.first().map(|node| typed(*node)).ok_or_else(|| unreadable("a subquery"))??;
         Ok(Expr::Column { index, kind: kind_of(self.catalogue, of.oid) })
     }
@@ -354,7 +370,7 @@ impl<'a, 't> Binder<'_> {
         {
             return Err("a subquery in an expression both refers to the query around it and groups or limits its rows".to_owned());
         }
-        let (mut own, on, residual) = self.correlated(level, relation, inside)?;
+        let Correlated { mut own, on, residual } = self.correlated(level, relation, inside)?;
         check_scalar_correlation(&on, &residual)?;
         let targets = target_exprs(query)?;
         let [target] = targets[..] else { return Err(unreadable("a subquery")) };

@@ -46,7 +46,7 @@ const SUBSCRIPT: [&str; 9] = [
 ];
 
 /// An error if a node that is about to be written has a field that is not known and says something.
-pub(super) fn only_known(node: Node<'_, '_>) -> Result<(), String> {
+pub(in crate::query) fn only_known(node: Node<'_, '_>) -> Result<(), String> {
     let read: &[&str] = match READ.iter().find(|(tag, _)| *tag == node.tag()) {
         Some((_, read)) => read,
         None if node.tag() == "SUBSCRIPTINGREF" => &SUBSCRIPT,

@@ -13,7 +13,7 @@ use crate::query::{
 /// The functions over these types.
 pub(super) static ENTRIES: &[&[Entry]] = &[
     &equal!("uuid_", "", [UUID, UUID], Needs::Nothing, order, 2956, 2959),
-    &ordered!("uuid_", "", [UUID, UUID], Needs::Nothing, order, 2954, 2955, 2957, 2958),
+    &ordered!("uuid_", "", [UUID, UUID], Needs::Nothing, order, 2954, 2955, 2958, 2957),
     &equal!("bytea", "", [BYTEA, BYTEA], Needs::Nothing, order, 1948, 1953),
     &ordered!("bytea", "", [BYTEA, BYTEA], Needs::Nothing, order, 1949, 1950, 1951, 1952),
     &equal!("name", "", [NAME, NAME], Needs::Deterministic, order, 62, 659),

@@ -15,6 +15,9 @@ use crate::query::{
     },
 };
 
+/// The least int4.
+const LEAST: i64 = i32::MIN as i64;
+
 /// A function of one text with a text as its result.
 macro_rules! maps {
     ($oid:literal, $name:literal, $type:ident, $needs:expr, $map:expr) => {
@@ -105,15 +108,19 @@ pub(super) static ENTRIES: &[&[Entry]] = &[
             Ok(Datum::Text(text[..at].to_owned().into()))
         }),
         strict(3061, "right", &[TEXT, INT4], Needs::Nothing, Kind::Text, |args| {
-            // What is left of the last n characters, or of the first -n, is what the other function takes.
             let (text, count) = (str_of(&args[0])?, int(&args[1])?);
-            let skipped = if count < 0 { count.saturating_neg() } else { char_count(text).saturating_sub(count).max(0) };
+            let skipped = match count {
+                // PostgreSQL negates it, which leaves it as it is, and skips that many: none.
+                LEAST => 0,
+                ..0 => -count,
+                0.. => char_count(text) - count,
+            };
             Ok(Datum::Text(text[byte_of(text, skipped)..].to_owned().into()))
         }),
-        strict(883, "substr", &[TEXT, INT4], Needs::Nothing, Kind::Text, |args| substring(args)),
-        strict(937, "substring", &[TEXT, INT4], Needs::Nothing, Kind::Text, |args| substring(args)),
-        strict(877, "substr", &[TEXT, INT4, INT4], Needs::Nothing, Kind::Text, |args| substring(args)),
-        strict(936, "substring", &[TEXT, INT4, INT4], Needs::Nothing, Kind::Text, |args| substring(args)),
+        strict(883, "substr", &[TEXT, INT4], Needs::Nothing, Kind::Text, substring),
+        strict(937, "substring", &[TEXT, INT4], Needs::Nothing, Kind::Text, substring),
+        strict(877, "substr", &[TEXT, INT4, INT4], Needs::Nothing, Kind::Text, substring),
+        strict(936, "substring", &[TEXT, INT4, INT4], Needs::Nothing, Kind::Text, substring),
         strict(2087, "replace", &[TEXT, TEXT, TEXT], Needs::Deterministic, Kind::Text, |args| {
             let [text, from, to] = [str_of(&args[0])?, str_of(&args[1])?, str_of(&args[2])?];
             Ok(Datum::Text(if from.is_empty() { text.to_owned() } else { text.replace(from, to) }.into()))

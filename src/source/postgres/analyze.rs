@@ -222,9 +222,10 @@ fn judge(view: &View<String>, prepared: &Prepared, catalogue: &Catalogue, search
     let tables = uses.relations.iter().filter_map(|(oid, used)| Some((*oid, table_use(catalogue.tables.get(oid)?, used))));
     let tables: BTreeMap<u32, TableUse> = tables.collect();
     let tree = Tree::read(&prepared.tree).map_err(|error| error.to_string())?;
+    let plan = bind(&tree, catalogue);
     Ok(AnalysedView {
-        plan: bind(&tree, catalogue).map(Arc::new),
-        fingerprint: fingerprint(view, prepared, &tables, catalogue, search_path),
+        fingerprint: fingerprint(view, prepared, &tables, &plan, catalogue, search_path),
+        plan: plan.map(Arc::new),
         tables,
         columns: prepared.columns.iter().map(|(name, column_type)| (name.clone(), column_type.name().to_owned())).collect(),
         clock,
@@ -291,6 +292,7 @@ fn fingerprint(
     view: &View<String>,
     prepared: &Prepared,
     tables: &BTreeMap<u32, TableUse>,
+    plan: &Result<ViewPlan, String>,
     catalogue: &Catalogue,
     search_path: &str,
 ) -> String {
@@ -303,6 +305,8 @@ fn fingerprint(
     add(view.fact_type.to_string().as_bytes());
     add(view.query.as_bytes());
     add(&prepared.tree_digest);
+    // Whatever else it depends on, such as the identity of partitions, shows in the plan.
+    add(format!("{plan:?}").as_bytes());
     let (mut types, mut collations) = (prepared.uses.types.clone(), prepared.uses.collations.clone());
     for (oid, used) in tables {
         let Some(table) = catalogue.tables.get(oid) else { continue };

@@ -135,7 +135,10 @@ async fn unique(client: &Client, oids: &[u32]) -> Result<BTreeMap<u32, Vec<BTree
              LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
              WHERE i.indrelid = ANY ($1) AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL
                AND k.place <= i.indnkeyatts
-             GROUP BY i.indrelid, i.indexrelid HAVING bool_and(k.attnum > 0 AND a.attnotnull) ORDER BY i.indexrelid",
+             GROUP BY i.indrelid, i.indexrelid HAVING bool_and(k.attnum > 0 AND a.attnotnull AND NOT EXISTS (
+               -- Since 18 a column may be NOT NULL for new rows only.
+               SELECT FROM pg_catalog.pg_constraint n WHERE n.conrelid = i.indrelid AND n.contype = 'n' AND NOT n.convalidated
+                 AND k.attnum = ANY (n.conkey))) ORDER BY i.indexrelid",
             &[&oids],
         )
         .await?;

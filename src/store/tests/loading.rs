@@ -150,3 +150,37 @@ fn an_audit_sees_one_state_and_what_does_not_belong_to_it() {
     let doubt = followers.store.audit(&view).expect("opened").run(&Names::default(), &spool, &mut Silent).expect("read");
     assert!(matches!(doubt, Some(Doubt::Differs { missing: 1, extra: 1, .. })), "{doubt:?}");
 }
+
+#[test]
+fn a_real_dataflow_is_loaded_followed_and_audited() {
+    use crate::{
+        query::{Identity, Plan, Table, ViewPlan},
+        store::Live,
+        view::Dataflow,
+    };
+    let table = Table { title: "public.members".to_owned(), columns: vec![1, 2], identity: Identity::Key(vec![1]), toast: true };
+    let plan = ViewPlan { plan: Plan::Distinct(Box::new(Plan::Scan { table: TABLE })), tables: BTreeMap::from([(TABLE, table)]) };
+    let mut dataflow = Dataflow::new(&plan).expect("laid out");
+    let mut followers = Followers::new(&[]);
+    let fact_type = "f(User:_, String:_)".parse().expect("a signature");
+    let view = followers.store.register("db", &[&fact_type]).expect("registered").remove(0);
+    let rows = || Extent::from_sorted(["1", "2"].map(|key| Ok(Row::from_texts([key, "a"]))).into_iter());
+    let (tables, spool) = (BTreeMap::from([(TABLE, rows())]), followers.store.spool());
+    let loaded = followers.store.load(view.clone(), &mut dataflow, PLAN, tables, rows(), 0, &mut Silent).expect("loaded");
+    assert!(loaded.doubt.is_none(), "{loaded:?}");
+    followers.store.apply("db", &at(10).into(), vec![loaded.fresh], Guard::Off).expect("applied");
+    let view = followers.store.reread(&view).expect("read");
+    followers.sent();
+    let columns = crate::store::tests::scripted::columns();
+    let mut live = [Live { record: &view, dataflow: &mut dataflow, columns: &columns }];
+    let batch = transaction(20, "1 3=c 1=b");
+    followers.store.follow("db", batch, &mut |_| None, 0, &mut live, &mut Silent, Guard::Off).expect("followed").expect("whole");
+    let facts = followers
+        .store
+        .desired(view.id)
+        .expect("opened")
+        .map(|row| row.expect("read").texts().map(|text| text.expect("a text").into_owned()).collect::<String>());
+    assert_eq!(facts.collect::<Vec<_>>(), ["1b", "2a", "3c"]);
+    let doubt = followers.store.audit(&view).expect("opened").run(&dataflow, &spool, &mut Silent).expect("read");
+    assert!(doubt.is_none(), "{doubt:?}");
+}

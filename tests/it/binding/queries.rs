@@ -27,14 +27,21 @@ pub(super) const ROWS: &str = r#"
     INSERT INTO org VALUES (1, 'acme', true, '{"default": "read"}'), (2, 'beta', false, '{"default": null}'), (3, NULL, NULL, NULL),
                            (4, 'acme', true, '{"default": "write"}');
     INSERT INTO repo VALUES
-        (1, 1, 'one', '{"kind": "lib", "list": ["a", "b", null]}', '{x,y}', 'read', 1.0, 1.5, now() - interval '1 day', now() + interval '1 day', 'AB', 1, 'ab', now(), 'b'),
+        (1, 1, 'one', '{"kind": "lib", "list": ["a", "b", null]}', '{x,y}', 'read', 1.0, 1.5, now() - interval '1 day',
+         now() + interval '1 day', 'AB', 1, 'ab', now(), 'b'),
         (2, 1, 'two', '{"kind": null}', '{}', 'admin', 1.00, 1.50, NULL, now() - interval '2 hour', 'ab', 5, 'ab  ', NULL, 'a'),
         (3, 2, NULL, NULL, NULL, NULL, NULL, NULL, now() + interval '1 hour', NULL, NULL, NULL, NULL, NULL, NULL),
         (4, NULL, 'one', '{"list": []}', '{x,NULL,x}', 'write', 2, 2, NULL, NULL, 'one', 2, 'one', now(), 'one'),
-        (5, 9, 'Two', '{"kind": "app", "list": ["b"]}', '{y}', 'admin', 1, 7, now() - interval '3 day', now() + interval '5 day', '1', 1, '1', now(), 'Two');
-    INSERT INTO member VALUES (10, 1, 'admin', true), (10, 2, 'read', NULL), (11, 1, 'read', false), (12, 2, NULL, true), (1, 4, 'write', true);
+        (5, 9, 'Two', '{"kind": "app", "list": ["b"]}', '{y}', 'admin', 1, 7, now() - interval '3 day',
+         now() + interval '5 day', '1', 1, '1', now(), 'Two');
+    INSERT INTO member VALUES (10, 1, 'admin', true), (10, 2, 'read', NULL), (11, 1, 'read', false), (12, 2, NULL, true),
+                              (1, 4, 'write', true);
     INSERT INTO folder VALUES (1, NULL, 10), (2, 1, NULL), (3, 2, 11), (4, 2, 12), (5, NULL, 1), (6, 7, 10), (7, 6, NULL);
     INSERT INTO bag VALUES (1, 1, 'x'), (1, 1, 'x'), (1, NULL, 'y'), (NULL, 2, NULL), (2, 2, 'x'), (NULL, NULL, NULL), (3, 1, 'one');
+    INSERT INTO org VALUES (5, 'one', false, NULL);
+    INSERT INTO member VALUES (2, 1, NULL, false);
+    INSERT INTO animal VALUES (1, 'cat');
+    INSERT INTO made VALUES (1), (2);
     INSERT INTO part VALUES (1, 1, 'a'), (2, 2, 'b'), (1, 2, NULL);
     INSERT INTO odd VALUES (1, 'one', '00000000-0000-0000-0000-000000000001', 1), (2, NULL, NULL, 1);
 "#;
@@ -81,7 +88,8 @@ pub(super) const INCREMENTAL: &[(&str, &str)] = &[
     ("SELECT id, role::text, big::text, 'repo:' || id, lower(title) FROM repo", "map"),
     ("SELECT id, CASE WHEN meta->>'kind' = 'lib' THEN 'library' WHEN big > 1 THEN title ELSE role::text END FROM repo", "case when"),
     (
-        "SELECT id, CASE title WHEN 'one' THEN 1 WHEN 'two' THEN 2 END, COALESCE(meta->>'kind', title, 'none'), NULLIF(title, 'one') FROM repo",
+        "SELECT id, CASE title WHEN 'one' THEN 1 WHEN 'two' THEN 2 END, COALESCE(meta->>'kind', title, 'none'), NULLIF(title, \
+         'one') FROM repo",
         "case when; coalesce; nullif",
     ),
     ("SELECT id FROM repo WHERE NOT (big > 1 OR title = 'one')", "not"),
@@ -101,6 +109,7 @@ pub(super) const INCREMENTAL: &[(&str, &str)] = &[
     ("SELECT id, CASE WHEN code ~ '^[0-9]+$' THEN code::int END FROM repo", "remote"),
     ("SELECT id FROM repo WHERE code ~ '^[0-9]+$' OR num > 1.5", ""),
     ("SELECT r.id, o.id FROM repo r JOIN org o ON md5(o.name) = md5(r.title)", "remote; join"),
+    ("SELECT id FROM repo WHERE code ~ '^[0-9]+$' AND code::int > 0", "remote; filter"),
     // Joins.
     ("SELECT r.id, o.name FROM repo r JOIN org o ON o.id = r.org_id", "join 0."),
     ("SELECT r.id, o.name, m.user_id FROM repo r, org o, member m WHERE o.id = r.org_id AND m.org_id = o.id AND r.big > 0", "join; filter"),
@@ -118,7 +127,8 @@ pub(super) const INCREMENTAL: &[(&str, &str)] = &[
     ("SELECT id, name FROM org_repo WHERE id > 1", "join"),
     ("SELECT x.name, y.id FROM org_repo x JOIN org_repo y USING (org_id)", "join"),
     (
-        "WITH a AS (SELECT org_id FROM member WHERE active) SELECT x.org_id, r.id FROM a x JOIN repo r USING (org_id) JOIN a y ON y.org_id = r.id",
+        "WITH a AS (SELECT org_id FROM member WHERE active) SELECT x.org_id, r.id FROM a x JOIN repo r USING (org_id) JOIN a y \
+         ON y.org_id = r.id",
         "join",
     ),
     ("SELECT id FROM (SELECT id, title FROM repo ORDER BY title) x ORDER BY 1", "scan"),
@@ -153,11 +163,13 @@ pub(super) const INCREMENTAL: &[(&str, &str)] = &[
     ("SELECT id, EXISTS (SELECT 1 FROM member m WHERE m.org_id = r.org_id) FROM repo r", "mark join"),
     ("SELECT id, CASE WHEN org_id IN (SELECT b FROM bag) THEN 'in' ELSE 'out' END FROM repo r", "mark join"),
     (
-        "SELECT r.id FROM repo r JOIN org o ON o.id = r.org_id WHERE EXISTS (SELECT 1 FROM member m WHERE m.org_id = o.id AND m.user_id > r.id)",
+        "SELECT r.id FROM repo r JOIN org o ON o.id = r.org_id WHERE EXISTS (SELECT 1 FROM member m WHERE m.org_id = o.id AND \
+         m.user_id > r.id)",
         "semi join; join 0.",
     ),
     (
-        "SELECT id FROM org o WHERE EXISTS (SELECT 1 FROM repo r WHERE r.org_id = o.id AND NOT EXISTS (SELECT 1 FROM member m WHERE m.user_id = r.id))",
+        "SELECT id FROM org o WHERE EXISTS (SELECT 1 FROM repo r WHERE r.org_id = o.id AND NOT EXISTS (SELECT 1 FROM member m \
+         WHERE m.user_id = r.id))",
         "semi join; anti join",
     ),
     ("SELECT id FROM repo WHERE org_id IN (SELECT b FROM bag UNION SELECT user_id FROM member)", "semi join"),
@@ -188,8 +200,10 @@ pub(super) const INCREMENTAL: &[(&str, &str)] = &[
         "left join; group by",
     ),
     ("SELECT o.id FROM org o WHERE (SELECT count(*) + 1 FROM repo r WHERE r.org_id = o.id) > 1", "left join; group by"),
-    ("SELECT r.id, (SELECT o.name FROM org o WHERE o.id = r.org_id) FROM repo r", "left join; single"),
+    ("SELECT r.id, (SELECT o.name FROM org o WHERE o.id = r.org_id) FROM repo r", "left join (#1 = #0)"),
     ("SELECT r.id, (SELECT name FROM org WHERE id = 1) FROM repo r", "single"),
+    // Two rows of the subquery would be an error, if there were a row outside for them.
+    ("SELECT r.id, (SELECT c FROM bag WHERE bag.a = r.id) FROM repo r WHERE r.id IN (2, 3)", "single; semi join"),
     ("SELECT r.id FROM repo r WHERE r.org_id = (SELECT max(a) - 2 FROM bag)", "group by ()"),
     ("SELECT x.b, x.n FROM (SELECT b, count(*) n FROM bag GROUP BY b) x JOIN org o ON o.id = x.b WHERE x.n > 1", "group by; join"),
     ("SELECT o.id FROM org o GROUP BY o.id HAVING EXISTS (SELECT 1 FROM member m WHERE m.org_id = o.id)", "semi join; group by"),
@@ -197,17 +211,26 @@ pub(super) const INCREMENTAL: &[(&str, &str)] = &[
     ("SELECT DISTINCT ON (org_id) org_id, id FROM repo ORDER BY org_id, starts_at DESC, id", "first 1 of each"),
     ("SELECT DISTINCT ON (a) a, b FROM bag ORDER BY a, b", "first 1 of each"),
     (
-        "SELECT id, org_id FROM (SELECT id, org_id, row_number() OVER (PARTITION BY org_id ORDER BY expires_at DESC NULLS LAST, id) rn FROM repo) x WHERE rn = 1",
+        "SELECT id, org_id FROM (SELECT id, org_id, row_number() OVER (PARTITION BY org_id ORDER BY expires_at DESC NULLS LAST, \
+         id) rn FROM repo) x WHERE rn = 1",
         "first 1 of each",
     ),
     (
-        "SELECT id, org_id FROM (SELECT id, org_id, row_number() OVER (PARTITION BY org_id ORDER BY big, id DESC) rn FROM repo) x WHERE rn <= 2",
+        "SELECT id, org_id FROM (SELECT id, org_id, row_number() OVER (PARTITION BY org_id ORDER BY big, id DESC) rn FROM repo) \
+         x WHERE rn <= 2",
         "first 2 of each",
     ),
     ("SELECT id FROM (SELECT id, row_number() OVER (ORDER BY id) rn FROM repo) x WHERE rn < 4", "first 3 of each"),
     (
-        "SELECT x.id, x.user_id FROM (SELECT r.id, m.user_id, row_number() OVER (PARTITION BY r.id ORDER BY m.user_id) rn FROM repo r JOIN member m ON m.org_id = r.org_id) x WHERE 1 >= x.rn",
+        "SELECT x.id, x.user_id FROM (SELECT r.id, m.user_id, row_number() OVER (PARTITION BY r.id ORDER BY m.user_id) rn FROM \
+         repo r JOIN member m ON m.org_id = r.org_id) x WHERE 1 >= x.rn",
         "first 1 of each; join",
+    ),
+    ("SELECT max(title COLLATE \"C\"), min(role::text COLLATE \"C\") FROM repo", "group by (): max"),
+    (
+        "SELECT DISTINCT ON (org_id) org_id, id FROM repo ORDER BY org_id, title COLLATE \"C\" DESC, id",
+        "first 1 of each; desc \
+     nulls first",
     ),
     // Sets of functions.
     ("SELECT r.id, t.tag FROM repo r, unnest(r.tags) AS t (tag)", "unnest"),
@@ -219,15 +242,18 @@ pub(super) const INCREMENTAL: &[(&str, &str)] = &[
     ("SELECT x FROM unnest('{1,2}'::int[]) x", "unnest"),
     // Recursion.
     (
-        "WITH RECURSIVE t (id, root) AS (SELECT id, id FROM folder WHERE parent IS NULL UNION SELECT f.id, t.root FROM folder f JOIN t ON f.parent = t.id) SELECT id, root FROM t",
+        "WITH RECURSIVE t (id, root) AS (SELECT id, id FROM folder WHERE parent IS NULL UNION SELECT f.id, t.root FROM folder f \
+         JOIN t ON f.parent = t.id) SELECT id, root FROM t",
         "recursive; itself",
     ),
     (
-        "WITH RECURSIVE t AS (SELECT id, parent FROM folder WHERE owner = 11 UNION ALL SELECT f.id, f.parent FROM t, folder f WHERE f.id = t.parent) SELECT id FROM t",
+        "WITH RECURSIVE t AS (SELECT id, parent FROM folder WHERE owner = 11 UNION ALL SELECT f.id, f.parent FROM t, folder f \
+         WHERE f.id = t.parent) SELECT id FROM t",
         "recursive; itself",
     ),
     (
-        "WITH RECURSIVE t (id, up) AS (SELECT id, parent FROM folder UNION SELECT t.id, f.parent FROM t JOIN folder f ON f.id = t.up) SELECT f.owner, t.up FROM t JOIN folder f ON f.id = t.id WHERE t.up IS NOT NULL",
+        "WITH RECURSIVE t (id, up) AS (SELECT id, parent FROM folder UNION SELECT t.id, f.parent FROM t JOIN folder f ON f.id = \
+         t.up) SELECT f.owner, t.up FROM t JOIN folder f ON f.id = t.id WHERE t.up IS NOT NULL",
         "recursive; join 0.",
     ),
     (
@@ -297,11 +323,13 @@ pub(super) const REFRESH: &[(&str, &str)] = &[
     ("SELECT n FROM generate_series(1, 3) n", "pg_catalog.generate_series"),
     ("SELECT id, t.o FROM repo, unnest(tags) WITH ORDINALITY t (x, o)", "WITH ORDINALITY"),
     (
-        "WITH RECURSIVE t (id) AS (SELECT id FROM folder UNION (SELECT DISTINCT f.id FROM folder f JOIN t ON f.parent = t.id)) SELECT id FROM t",
+        "WITH RECURSIVE t (id) AS (SELECT id FROM folder UNION (SELECT DISTINCT f.id FROM folder f JOIN t ON f.parent = t.id)) \
+         SELECT id FROM t",
         "in another place than an inner join",
     ),
     (
-        "WITH RECURSIVE t (id, n) AS (SELECT id, 1 FROM folder WHERE parent IS NULL UNION ALL SELECT f.id, n + 1 FROM folder f JOIN t ON f.parent = t.id) SELECT count(*) FROM t",
+        "WITH RECURSIVE t (id, n) AS (SELECT id, 1 FROM folder WHERE parent IS NULL UNION ALL SELECT f.id, n + 1 FROM folder f \
+         JOIN t ON f.parent = t.id) SELECT count(*) FROM t",
         "counts the rows",
     ),
     ("SELECT id, shout(title) FROM repo", "public.shout, which may read tables"),

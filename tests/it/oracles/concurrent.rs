@@ -5,7 +5,7 @@ use tokio_postgres::NoTls;
 
 use super::{
     audit::Audit,
-    followed::{Answer, Answers, ask, difference, end, execute, follow, prepare},
+    followed::{Answer, Answers, ask, assert_modes, difference, end, execute, follow, prepare},
     recorder::{Record, Recorder},
     shadow::{self, State},
 };
@@ -48,6 +48,7 @@ pub(super) async fn run(cluster: &Cluster, case: &Case, audits: usize) -> Run {
     // The snapshot is taken while these write.
     let writers = write(&cluster.url(&database), early);
     process.wait_ready().await;
+    assert_modes(&process, &case.queries).await;
     finish(writers).await;
     let writers = write(&cluster.url(&database), late);
     let mut taken = Vec::new();

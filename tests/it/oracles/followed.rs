@@ -18,11 +18,21 @@ const SLOT_DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 /// The most columns a generated query has.
 const MAX_ARITY: usize = 3;
 
+/// Whether every generated query must be kept up to date change by change.
+const ALL_INCREMENTAL: bool = false;
+
 /// Rows without NULLs, as the facts of one query have them.
 pub(super) type Answer = BTreeSet<Vec<String>>;
 
 /// The answers of every query, in order.
 pub(super) type Answers = Vec<Answer>;
+
+/// How a transaction ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Committed,
+    RolledBack,
+}
 
 /// A running case.
 pub(super) struct Followed {
@@ -43,26 +53,31 @@ impl Followed {
         prepare(&client, &case.queries).await;
         let (process, folder) = follow(cluster, &database, &case.queries, more);
         process.wait_ready().await;
+        assert_modes(&process, &case.queries).await;
         Self { client, process, queries: case.queries.len(), database, _folder: folder }
     }
 
     /// Commits `transaction`, or rolls it back if it violates a constraint.
-    pub(super) async fn run(&self, transaction: &Transaction) {
-        execute(&self.client, transaction).await;
+    pub(super) async fn run(&self, transaction: &Transaction) -> Outcome {
+        execute(&self.client, transaction).await
+    }
+
+    /// The facts of each query, after all commits so far have arrived.
+    pub(super) async fn facts(&self) -> Answers {
+        self.process.wait_position(&self.position().await).await;
+        let mut answers = Answers::new();
+        for number in 0..self.queries {
+            answers.push(self.process.facts(&format!("q{number}")).await.iter().map(arguments).collect());
+        }
+        answers
     }
 
     /// Where the facts differ from what the queries return now, after all commits so far have arrived.
     pub(super) async fn difference(&self) -> Option<String> {
-        self.process.wait_position(&self.position().await).await;
+        let facts = self.facts().await;
         let wanted = ask(&self.client, self.queries).await;
-        for (number, wanted) in wanted.iter().enumerate() {
-            let facts = self.process.facts(&format!("q{number}")).await;
-            let stored: Answer = facts.iter().map(arguments).collect();
-            if stored != *wanted {
-                return Some(difference(number, &stored, wanted));
-            }
-        }
-        None
+        let pairs = facts.iter().zip(&wanted).enumerate();
+        pairs.filter(|(_, (facts, wanted))| facts != wanted).map(|(number, (facts, wanted))| difference(number, facts, wanted)).next()
     }
 
     pub(super) async fn position(&self) -> String {
@@ -86,6 +101,22 @@ pub(super) fn follow(cluster: &Cluster, database: &str, queries: &[Query], more:
     (Process::spawn(&args, &[("DATABASE_URL", &cluster.url(database))]), folder)
 }
 
+/// Says which views are not incremental, and why.
+pub(super) async fn assert_modes(process: &Process, queries: &[Query]) {
+    let status = process.status().await;
+    for line in status["fact_types"].as_array().expect("a list") {
+        if line["mode"] != "incremental" {
+            let number = line["fact_type"].as_str().and_then(|name| name.strip_prefix('q')?.split('(').next()?.parse::<usize>().ok());
+            let query = &queries[number.expect("q and a number")];
+            let because = format!("{:?} is {}, because {}: {}", query.class, line["mode"], line["reason"], query.sql);
+            if ALL_INCREMENTAL {
+                panic!("{because}");
+            }
+            eprintln!("{because}");
+        }
+    }
+}
+
 /// Ends `process` and drops its slot.
 pub(super) async fn end(process: Process, client: &Client, slot: &str) {
     process.kill();
@@ -106,14 +137,14 @@ pub(super) fn arguments(fact: &serde_json::Value) -> Vec<String> {
 }
 
 /// Commits `transaction`, or rolls it back if it violates a constraint or meets another one.
-pub(super) async fn execute(client: &Client, transaction: &Transaction) {
+pub(super) async fn execute(client: &Client, transaction: &Transaction) -> Outcome {
     let sql = transaction.sql();
-    if let Err(error) = client.batch_execute(&sql).await {
-        let state = error.code().map(|code| code.code().to_owned()).unwrap_or_default();
-        // 23: a constraint; 40: a deadlock.
-        assert!(state.starts_with("23") || state.starts_with("40"), "{error:?} in {sql}");
-        client.batch_execute("ROLLBACK").await.expect("rolled back");
-    }
+    let Err(error) = client.batch_execute(&sql).await else { return Outcome::Committed };
+    let state = error.code().map(|code| code.code().to_owned()).unwrap_or_default();
+    // 23: a constraint; 40: a deadlock.
+    assert!(state.starts_with("23") || state.starts_with("40"), "{error:?} in {sql}");
+    client.batch_execute("ROLLBACK").await.expect("rolled back");
+    Outcome::RolledBack
 }
 
 /// Prepares one statement that runs every query.
@@ -153,8 +184,8 @@ pub(super) async fn ask(client: &Client, queries: usize) -> Answers {
 fn configuration(queries: &[Query], slot: &str) -> String {
     let mut yaml = String::from("version: 1\nsource: postgres\nfacts:\n");
     for (number, query) in queries.iter().enumerate() {
-        let arguments = vec!["String:_"; query.arity].join(", ");
-        yaml.push_str(&format!("  q{number}({arguments}):\n    db: app\n    query: |-\n      {}\n", query.sql));
+        let (arguments, told) = (vec!["String:_"; query.arity].join(", "), query.told.as_ref().unwrap_or(&query.sql));
+        yaml.push_str(&format!("  q{number}({arguments}):\n    db: app\n    query: |-\n      {told}\n"));
     }
     yaml + &format!("dbs:\n  app:\n    connection_string: $DATABASE_URL\nsync:\n  slot: {slot}\n")
 }

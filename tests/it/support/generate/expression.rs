@@ -1,9 +1,8 @@
 //! Random scalar expressions and conditions over the columns in scope.
 
-use super::{
-    super::github::Random,
-    schema::{Column, Type},
-};
+use crate::support::github::Random;
+
+use super::schema::{Column, Type};
 
 /// What a query may name: relations under their aliases.
 #[derive(Debug, Clone, Default)]

@@ -42,8 +42,7 @@ impl Case {
 }
 
 impl Case {
-    /// The same without TRUNCATE, which PostgreSQL shows to older snapshots, too: beside a reader of one, no state but the last is that of a
-    /// commit.
+    /// The same without TRUNCATE, which PostgreSQL shows to older snapshots, too: what a reader of one sees is then the state at no commit.
     pub(crate) fn without_truncate(mut self) -> Self {
         for transaction in &mut self.transactions {
             transaction.statements.retain(|statement| !statement.contains("TRUNCATE"));

@@ -2,8 +2,9 @@
 //!
 //! Every output column is a text, so that each query fills a fact type whose predicate is `q` and its number.
 
+use crate::support::github::Random;
+
 use super::{
-    super::github::Random,
     expression::{Scope, condition, output},
     relation::Writer,
     schema::{Schema, Type},
@@ -67,6 +68,8 @@ pub(crate) struct Query {
     pub(crate) arity: usize,
     /// The query in pieces, where it is a plain SELECT.
     pub(crate) select: Option<Select>,
+    /// What factsync is told in its place, in a test of the tests.
+    pub(crate) told: Option<String>,
 }
 
 /// `SELECT columns FROM relations WHERE conditions`.
@@ -117,7 +120,12 @@ impl Query {
             (_, None) => writer.cte(arity),
         };
         let arity = if class == Class::Recursive { 2 } else { arity };
-        Self { class, sql, arity, select }
+        Self { class, sql, arity, select, told: None }
+    }
+
+    /// A query of one column; factsync is told another one, if any.
+    pub(crate) fn plain(sql: &str, told: Option<&str>) -> Self {
+        Self { class: Class::Filter, sql: sql.to_owned(), arity: 1, select: None, told: told.map(str::to_owned) }
     }
 }
 

@@ -1,7 +1,8 @@
 //! What can stand in FROM: tables, views and subqueries with typed columns.
 
+use crate::support::github::Random;
+
 use super::{
-    super::github::Random,
     expression::{Scope, condition},
     schema::{Column, Schema, Type},
 };

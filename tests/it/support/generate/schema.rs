@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::super::github::Random;
+use crate::support::github::Random;
 
 /// A column's type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub(crate) struct Table {
     pub(crate) keys: usize,
     /// Whether there is a column `big`, stored out of line.
     pub(crate) big: bool,
+    /// Whether there is a last column `unused`, with a default, that nobody reads or writes.
+    pub(crate) unused: bool,
     /// Column `p` references `k0` of this table; what happens on delete.
     pub(crate) parent: Option<(String, &'static str)>,
 }
@@ -138,7 +140,7 @@ impl Table {
         columns.extend(parent.map(|parent| Column::new("p", parent.columns[0].of)));
         let big = random.chance(3);
         let parent = parent.map(|parent| (parent.name.clone(), *random.one(&["CASCADE", "SET NULL"])));
-        Self { name, layout, columns, keys, big, parent }
+        Self { name, layout, columns, keys, big, unused: false, parent }
     }
 
     /// The columns of the primary key.
@@ -154,6 +156,7 @@ impl Table {
     fn ddl(&self) -> String {
         let mut lines: Vec<String> = self.columns.iter().map(|column| format!("{} {}", column.name, column.of.sql())).collect();
         lines.extend(self.big.then(|| "big text".to_owned()));
+        lines.extend(self.unused.then(|| "unused timestamptz DEFAULT clock_timestamp()".to_owned()));
         if self.keys > 0 {
             let key: Vec<&str> = self.key().iter().map(|column| column.name.as_str()).collect();
             lines.push(format!("PRIMARY KEY ({})", key.join(", ")));

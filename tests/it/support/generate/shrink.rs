@@ -6,8 +6,10 @@ impl Case {
     /// The smallest case found that still `fails`: first queries are dropped, then transactions, in ever smaller runs, then statements.
     pub(crate) async fn shrink(self, mut fails: impl AsyncFnMut(&Self) -> bool) -> Self {
         let mut case = self;
-        case.queries =
-            shortened(case.queries.clone(), async |queries| fails(&Self { queries: queries.to_vec(), ..case.clone() }).await).await;
+        case.queries = shortened(case.queries.clone(), async |queries| {
+            !queries.is_empty() && fails(&Self { queries: queries.to_vec(), ..case.clone() }).await
+        })
+        .await;
         case.transactions = shortened(case.transactions.clone(), async |transactions| {
             fails(&Self { transactions: transactions.to_vec(), ..case.clone() }).await
         })

@@ -4,10 +4,9 @@
 //! one transaction, cascades, and updates that leave a value alone that is stored out of line, also together with a new key.
 //! A statement may violate a constraint; the transaction then rolls back, as an application's would.
 
-use super::{
-    super::github::Random,
-    schema::{Schema, Table, Type},
-};
+use crate::support::github::Random;
+
+use super::schema::{Schema, Table, Type};
 
 /// A transaction.
 #[derive(Debug, Clone)]
@@ -29,6 +28,16 @@ impl Transaction {
             }
         };
         Self { statements: (0..count).map(|_| piece()).collect() }
+    }
+
+    /// All of `transactions` as one.
+    pub(crate) fn merged(transactions: &[Self]) -> Self {
+        Self { statements: transactions.iter().flat_map(|transaction| transaction.statements.clone()).collect() }
+    }
+
+    /// A transaction of its own for each statement.
+    pub(crate) fn split(&self) -> Vec<Self> {
+        self.statements.iter().map(|statement| Self { statements: vec![statement.clone()] }).collect()
     }
 
     pub(crate) fn sql(&self) -> String {

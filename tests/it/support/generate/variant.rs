@@ -41,7 +41,7 @@ impl Variant {
             Self::Split => [also(format!("({probe}) IS TRUE")), also(format!("({probe}) IS NOT TRUE"))].join(" UNION ALL "),
             Self::Twice => format!("({}) UNION ({})", select.sql(), select.sql()),
         };
-        Some(Query { class: query.class, sql, arity: query.arity, select: None })
+        Some(Query { class: query.class, sql, arity: query.arity, select: None, told: None })
     }
 }
 
