@@ -2,7 +2,10 @@
 //!
 //! A flow travels: its loop lends it to the blocking pool for one store transaction and gets it back with the outcome.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use tokio::runtime::Handle;
 
@@ -13,6 +16,9 @@ use crate::{
     store::{Live, ViewRecord},
     view::{Dataflow, Guard, Remote, ViewError},
 };
+
+/// Why a view is not followed change by change although it could be.
+const FAILING_REASON: &str = "its query fails, so it runs again when one of its tables changes, until it succeeds";
 
 /// One incremental view.
 pub(super) struct Flow {
@@ -29,6 +35,8 @@ pub(super) struct Flow {
 #[derive(Default)]
 pub(super) struct Flows {
     flows: Vec<Option<Flow>>,
+    /// Views whose query fails: they are run again like refresh views until it succeeds, and then loaded.
+    failing: BTreeSet<usize>,
     evaluator: Option<Arc<dyn Evaluate>>,
 }
 
@@ -36,6 +44,7 @@ impl Flows {
     /// Lays out a flow for each view that can be followed change by change; for the others why not, if that is news.
     pub(super) fn new(prepared: &Prepared, records: &[ViewRecord], evaluator: Option<Arc<dyn Evaluate>>) -> (Self, Vec<Option<String>>) {
         let mut reasons = vec![None; records.len()];
+        let mut failing = BTreeSet::new();
         let mut flows = Vec::with_capacity(records.len());
         for ((view, record), reason) in prepared.views.iter().zip(records).zip(&mut reasons) {
             let ViewMode::Incremental(plan) = &view.mode else {
@@ -44,6 +53,10 @@ impl Flows {
             };
             let built = match record.demotion(&view.fingerprint) {
                 Some(why) => Err(why.to_owned()),
+                None if record.failing => {
+                    failing.insert(flows.len());
+                    Err(FAILING_REASON.to_owned())
+                }
                 None => Dataflow::new(plan),
             };
             match built {
@@ -52,7 +65,7 @@ impl Flows {
                     dataflow,
                     fingerprint: view.fingerprint.clone(),
                     columns: BTreeMap::new(),
-                    loaded: record.known && !record.failing && record.has_state(&view.fingerprint),
+                    loaded: record.known && record.has_state(&view.fingerprint),
                 })),
                 Err(why) => {
                     flows.push(None);
@@ -60,7 +73,7 @@ impl Flows {
                 }
             }
         }
-        let mut flows = Self { flows, evaluator };
+        let mut flows = Self { flows, failing, evaluator };
         flows.find_columns();
         (flows, reasons)
     }
@@ -74,6 +87,11 @@ impl Flows {
             flow.columns =
                 tables.map(|(oid, table)| (*oid, table.columns.iter().map(|column| place(&images[oid], column)).collect())).collect();
         }
+    }
+
+    /// Whether the query of `view` failed when it was tried last, and nothing else stands against following it change by change.
+    pub(super) fn is_failing(&self, view: usize) -> bool {
+        self.failing.contains(&view)
     }
 
     /// Whether one of them depends on the time.

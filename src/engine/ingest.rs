@@ -49,6 +49,9 @@ use crate::{
 pub(super) const EVENT_QUEUE: usize = 8;
 /// How often progress without changes is made durable, and thereby acknowledged upstream.
 const PERSIST_EVERY: Duration = Duration::from_secs(1);
+/// How often upstream is told what is durable while changes flow: each time costs a flush of the checkpoint, and the server has to keep
+/// the log that long.
+const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(100);
 /// Loads of one view's state that end in a contradiction before the view is refreshed instead: one may be bad luck with DDL.
 const MOST_RELOADS: u32 = 3;
 
@@ -80,6 +83,12 @@ pub(super) struct Session {
     flows: Flows,
     /// Whether the first cut is of views that are ahead of the source's position.
     loading: bool,
+    /// Whether a view could not be loaded in this attempt, which the next one has to know.
+    unloaded: bool,
+    /// Whether the source has been told to stop.
+    halting: bool,
+    /// When the last acknowledgement was sent.
+    acknowledged: Instant,
     /// Received and settled, not durable yet.
     pending: Option<(Position, Position)>,
     /// Where the source stands, durably.
@@ -103,6 +112,7 @@ enum Ended {
 
 /// What the loop woke up for.
 enum Wake {
+    Stop,
     Time,
     Event(Option<Event>),
     Tick,
@@ -220,11 +230,20 @@ impl Ingest {
         let next = loop {
             let wake = tokio::select! {
                 biased;
+                () = stopped(&mut self.stop), if !session.halting => Wake::Stop,
                 () = session.clock.due() => Wake::Time,
                 event = session.inbox.next() => Wake::Event(event),
                 _ = tick.tick() => Wake::Tick,
             };
             let next = match wake {
+                Wake::Stop => {
+                    // First what is durable, so that the source can tell it on its way out.
+                    self.persist(&mut session).await?;
+                    self.acknowledge(&mut session).await?;
+                    session.halting = true;
+                    session.halt.send_replace(true);
+                    Next::GoOn
+                }
                 Wake::Time => self.let_time_pass(&mut session).await?,
                 Wake::Event(Some(event)) => self.on_event(&mut session, event, backoff).await?,
                 // The sender went with the follow task.
@@ -255,10 +274,11 @@ impl Ingest {
     fn open(&self, mut follower: Box<dyn Follow>, from: Option<Position>, compared: Compared, roles: Vec<Role>, flows: Flows) -> Session {
         let (events_in, events) = mpsc::channel(EVENT_QUEUE);
         let durable = watch::Sender::new(from.clone());
-        let (halt, halted) = crate::engine::halt(self.stop.clone());
+        let (halt, halted) = watch::channel(false);
         let mut link = Link { events: events_in, durable: durable.subscribe(), wanted: self.board.wanted(self.index), stop: halted };
         let position = from.clone();
         let loading = from.is_some() && roles.contains(&Role::Load);
+        let behind = loading || roles.contains(&Role::Refresh { stale: true });
         let start = source::Start { from, roles };
         let follow = tokio::spawn(async move {
             let outcome = follower.follow(start, &mut link).await;
@@ -266,14 +286,30 @@ impl Ingest {
             (follower, outcome)
         });
         let commit_no = self.writer.commit_no();
-        let settled = position.clone().filter(|_| !loading);
+        let settled = position.clone().filter(|_| !behind);
         if let (Some(settled), Compared::Done(_)) = (&settled, &compared) {
             self.board.applied(self.index, settled.clone(), commit_no);
         }
         self.board.founded(self.index, matches!(compared, Compared::Done(_)).then_some(commit_no));
         let clock = SourceClock::new(self.views.iter().filter_map(|view| view.clock).max());
         let inbox = Inbox::new(events);
-        Session { inbox, durable, halt, follow, compared, flows, loading, pending: None, position, settled, unacknowledged: None, clock }
+        Session {
+            inbox,
+            durable,
+            halt,
+            follow,
+            compared,
+            flows,
+            loading,
+            unloaded: false,
+            halting: false,
+            acknowledged: Instant::now(),
+            pending: None,
+            position,
+            settled,
+            unacknowledged: None,
+            clock,
+        }
     }
 
     async fn on_event(&mut self, session: &mut Session, event: Event, backoff: &mut Backoff) -> Result<Next, EngineError> {
@@ -298,6 +334,7 @@ impl Ingest {
                 self.writer.mark_failing(self.views[view].id).await?;
                 self.views[view].failing = true;
                 self.board.view_failed(self.index, view, Some(problem));
+                session.unloaded |= session.flows.get(view).is_some();
             }
             Event::Progress { received, settled } => {
                 // Nothing changed, so the position may be told before it is durable; acknowledging waits for the tick.
@@ -375,6 +412,9 @@ impl Ingest {
         if let Some(position) = followed.position {
             session.position = Some(position.clone());
             session.unacknowledged = Some(position);
+            if session.acknowledged.elapsed() >= ACKNOWLEDGE_EVERY {
+                self.acknowledge(session).await?;
+            }
         }
         session.clock.wait_for(followed.due);
         Ok(next)
@@ -384,6 +424,7 @@ impl Ingest {
     async fn flow_failed(&mut self, session: &mut Session, id: ViewId, why: &ViewError) -> Result<(), EngineError> {
         let view = self.views.iter().position(|view| view.id == id).expect("the store knows the views it was given");
         let reason = causes(why);
+        self.board.view_failed(self.index, view, Some(reason.clone()));
         let fact_type = &self.views[view].fact_type;
         error!(source = self.name, %fact_type, reason, "fact type cannot be kept up to date change by change, reading it again");
         self.reloads[view] += 1;
@@ -415,7 +456,8 @@ impl Ingest {
         snapshot: bool,
     ) -> Result<Next, EngineError> {
         let numbers: Vec<usize> = views.iter().map(|(view, _)| *view).collect();
-        let mut next = Next::GoOn;
+        let healed = numbers.iter().any(|view| session.flows.is_failing(*view));
+        let mut next = if healed || std::mem::take(&mut session.unloaded) { Next::StartAgain } else { Next::GoOn };
         let mut fresh = Vec::with_capacity(views.len());
         for (view, reading) in views {
             let (one, loaded) = self.load(session, view, reading).await?;
@@ -521,6 +563,7 @@ impl Ingest {
         let (checkpoint, name, id, told) = (self.checkpoint.clone(), self.name.clone(), self.writer.store_id(), position.clone());
         tokio::task::spawn_blocking(move || checkpoint.tell(&name, &id, &told)).await.map_err(EngineError::panicked)??;
         session.durable.send_replace(Some(position));
+        session.acknowledged = Instant::now();
         Ok(())
     }
 

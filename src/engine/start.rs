@@ -126,7 +126,9 @@ impl Ingest {
                     ("refused", Some(problem.clone()))
                 }
             };
-            self.board.view_failed(self.index, view, reason.clone().filter(|_| mode == "refused"));
+            if mode == "refused" || !self.views[view].failing {
+                self.board.view_failed(self.index, view, reason.clone().filter(|_| mode == "refused"));
+            }
             self.board.mode(self.index, view, mode, reason);
         }
     }
