@@ -463,10 +463,11 @@ impl Ingest {
     async fn load(&mut self, session: &mut Session, view: usize, reading: Reading) -> Result<(Fresh, Next), EngineError> {
         let record = self.views[view].clone();
         let Reading { answer, tables, now } = reading;
-        if session.flows.get(view).is_none() {
+        let Some(flow) = session.flows.get(view) else {
             return Ok((Fresh::from((record, answer)), Next::GoOn));
-        }
-        if tables.is_empty() {
+        };
+        // A query of constants has no tables.
+        if tables.is_empty() && !flow.dataflow.tables().is_empty() {
             // It failed when it was to be loaded, and can be read now.
             return Ok((Fresh::from((record, answer)), Next::StartAgain));
         }

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{
     generate::{
-        Case,
+        Case, OnPanic,
         query::{Class, Query},
         schema::{Column, Layout, Schema, Table, Type},
         transaction::Transaction,
@@ -58,6 +58,7 @@ fn cluster(major: Major) -> Cluster {
 
 /// Runs `case` with one writer; where and how the facts first differ.
 async fn first_difference(cluster: &Cluster, case: &Case) -> Option<String> {
+    let _shown = OnPanic(case);
     let followed = Followed::start(cluster, case, &[]).await;
     let mut difference = followed.difference().await.map(|difference| format!("at first, {difference}"));
     for (number, transaction) in case.transactions.iter().enumerate() {
@@ -92,6 +93,7 @@ async fn exact_after_every_commit_of_generated_applications() {
 }
 
 async fn concurrent_difference(cluster: &Cluster, case: &Case, audits: usize) -> Option<String> {
+    let _shown = OnPanic(case);
     let run = concurrent::run(cluster, case, audits).await;
     let (commits, steps) = run.steps();
     eprintln!("{commits} commits arrived in {steps} batches");

@@ -5,7 +5,7 @@ use tokio_postgres::NoTls;
 
 use super::{
     audit::Audit,
-    followed::{Answer, Answers, ask, assert_modes, difference, end, execute, follow, prepare},
+    followed::{Answer, Answers, ask, difference, end, execute, follow, modes, prepare},
     recorder::{Record, Recorder},
     shadow::{self, State},
 };
@@ -27,6 +27,8 @@ pub(super) struct Run {
     record: Record,
     /// Each with how many batches were acknowledged when its position was waited for.
     audits: Vec<(Audit, usize)>,
+    /// Which views are incremental. Those are ahead of the others, which are read again after a commit.
+    incremental: Vec<bool>,
 }
 
 /// Runs `case` with several writers, takes `audits` on the way, and waits until everything has arrived.
@@ -48,7 +50,7 @@ pub(super) async fn run(cluster: &Cluster, case: &Case, audits: usize) -> Run {
     // The snapshot is taken while these write.
     let writers = write(&cluster.url(&database), early);
     process.wait_ready().await;
-    assert_modes(&process, &case.queries).await;
+    let incremental = modes(&process, &case.queries).await;
     finish(writers).await;
     let writers = write(&cluster.url(&database), late);
     let mut taken = Vec::new();
@@ -71,7 +73,7 @@ pub(super) async fn run(cluster: &Cluster, case: &Case, audits: usize) -> Run {
     );
     end(process, &source, &database).await;
     source.execute("SELECT pg_drop_replication_slot($1)", &[&slot]).await.expect("nobody reads the slot");
-    Run { commits, record, audits: taken }
+    Run { commits, record, audits: taken, incremental }
 }
 
 /// Starts writers that share `transactions`. Each pauses inside of its transactions, so that they overlap and end in another order than
@@ -101,7 +103,7 @@ async fn finish(writers: Vec<JoinHandle<()>>) {
 impl Run {
     /// Where the record contradicts the oracles.
     pub(super) fn difference(&self) -> Option<String> {
-        self.idle().or_else(|| self.states()).or_else(|| self.audits())
+        self.idle().or_else(|| self.states(true)).or_else(|| self.states(false)).or_else(|| self.audits())
     }
 
     /// How many commits there were, and in how many steps they arrived.
@@ -115,12 +117,17 @@ impl Run {
         (!idle.is_empty()).then(|| format!("batches changed nothing with {idle:?}"))
     }
 
-    /// Exact: each state of the fact store is that of a commit, and none is before that of the state before.
-    fn states(&self) -> Option<String> {
+    /// Exact: each state of the fact store is that of a commit, and none is before that of the state before; for the views that are
+    /// incremental, and for the others.
+    fn states(&self, incremental: bool) -> Option<String> {
         let mut at = 0;
+        let differ =
+            |state: &Answers, commit: &State| differing(state, &commit.answers).filter(|n| self.incremental[*n] == incremental).count();
         for (number, state) in self.record.states.iter().enumerate() {
-            let Some(further) = self.commits[at..].iter().position(|commit| commit.answers == *state) else {
-                return Some(format!("after batch {number} the facts are those of no commit from {at} on: {}", self.nearest(at, state)));
+            let Some(further) = self.commits[at..].iter().position(|commit| differ(state, commit) == 0) else {
+                let nearest = self.commits[at..].iter().min_by_key(|commit| differ(state, commit)).expect("the last commit");
+                let difference = describe(state, &nearest.answers);
+                return Some(format!("after batch {number} the facts are those of no commit from {at} on: {difference}"));
             };
             at += further;
         }
@@ -132,13 +139,6 @@ impl Run {
         }
     }
 
-    /// How `state` differs from the commit, from `at` on, that it differs least from.
-    fn nearest(&self, at: usize, state: &Answers) -> String {
-        let apart = |commit: &&State| commit.answers.iter().zip(state).filter(|(a, b)| a != b).count();
-        let nearest = self.commits[at..].iter().min_by_key(apart).expect("the last commit");
-        describe(state, &nearest.answers)
-    }
-
     fn audits(&self) -> Option<String> {
         for (audit, batches) in &self.audits {
             let index = self.commits.iter().rposition(|commit| commit.end <= audit.lsn()).expect("the beginning is at 0");
@@ -148,7 +148,8 @@ impl Run {
             }
             let empty = vec![Answer::new(); audit.answers.len()];
             let state = batches.checked_sub(1).map_or(&empty, |last| &self.record.states[last]);
-            if !self.commits[index..].iter().any(|commit| commit.answers == *state) {
+            let reached = |number: usize| self.commits[index..].iter().any(|commit| commit.answers[number] == state[number]);
+            if !(0..state.len()).all(reached) {
                 return Some(format!("the wait for {} ended before commit {index} had arrived", audit.position));
             }
         }
@@ -156,8 +157,11 @@ impl Run {
     }
 }
 
+/// The queries whose answers differ.
+fn differing<'a>(one: &'a Answers, other: &'a Answers) -> impl Iterator<Item = usize> {
+    one.iter().zip(other).enumerate().filter(|(_, (one, other))| one != other).map(|(number, _)| number)
+}
+
 fn describe(stored: &Answers, wanted: &Answers) -> String {
-    let differing = stored.iter().zip(wanted).enumerate().filter(|(_, (stored, wanted))| stored != wanted);
-    let line = |(number, (stored, wanted)): (usize, (_, _))| difference(number, stored, wanted);
-    differing.map(line).collect::<Vec<_>>().join("; ")
+    differing(stored, wanted).map(|number| difference(number, &stored[number], &wanted[number])).collect::<Vec<_>>().join("; ")
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::support::{
     generate::{
-        Case,
+        Case, OnPanic,
         query::{Class, Query},
         schema::Schema,
         transaction::Transaction,
@@ -30,15 +30,17 @@ pub(super) async fn queries(cluster: &Cluster, random: &mut Random, transactions
             case.queries.push(variant);
         }
     }
+    let shown = OnPanic(&case);
     let followed = Followed::start(cluster, &case, &[]).await;
     for transaction in &case.transactions {
         followed.run(transaction).await;
         let facts = followed.facts().await;
         for (query, variant) in &same {
-            assert!(facts[*query] == facts[*variant], "q{query} and q{variant} ask the same and get other facts\n{case}");
+            assert!(facts[*query] == facts[*variant], "q{query} and q{variant} ask the same and get other facts");
         }
     }
     followed.stop().await;
+    drop(shown);
     // And none of them is wrong in the same way as the others.
     case.transactions.truncate(transactions / 3);
     assert_follows(cluster, case).await;
@@ -48,6 +50,7 @@ pub(super) async fn queries(cluster: &Cluster, random: &mut Random, transactions
 /// with every statement for itself.
 pub(super) async fn transactions(cluster: &Cluster, random: &mut Random, transactions: usize) {
     let case = Case::new(random, &Class::ALL, transactions);
+    let _shown = OnPanic(&case);
     let plain = Followed::start(cluster, &case, &[]).await;
     let wider = Case { schema: widened(&case.schema), ..case.clone() };
     let (merged, split) = (Followed::start(cluster, &wider, &[]).await, Followed::start(cluster, &case, &[]).await);
@@ -59,28 +62,28 @@ pub(super) async fn transactions(cluster: &Cluster, random: &mut Random, transac
                 committed.push(transaction.clone());
             }
         }
-        must_commit(&merged, &Transaction::merged(&committed), &case).await;
+        must_commit(&merged, &Transaction::merged(&committed)).await;
         for transaction in committed.iter().flat_map(Transaction::split) {
-            must_commit(&split, &transaction, &case).await;
+            must_commit(&split, &transaction).await;
         }
         let facts = plain.facts().await;
-        assert_same(&facts, &merged.facts().await, "merged", &committed, &case);
-        assert_same(&facts, &split.facts().await, "split", &committed, &case);
+        assert_same(&facts, &merged.facts().await, "merged", &committed);
+        assert_same(&facts, &split.facts().await, "split", &committed);
     }
     for followed in [plain, merged, split] {
         followed.stop().await;
     }
 }
 
-async fn must_commit(followed: &Followed, transaction: &Transaction, case: &Case) {
+async fn must_commit(followed: &Followed, transaction: &Transaction) {
     let outcome = followed.run(transaction).await;
-    assert_eq!(outcome, Outcome::Committed, "{}\n{case}", transaction.sql());
+    assert_eq!(outcome, Outcome::Committed, "{}", transaction.sql());
 }
 
-fn assert_same(facts: &Answers, other: &Answers, how: &str, transactions: &[Transaction], case: &Case) {
+fn assert_same(facts: &Answers, other: &Answers, how: &str, transactions: &[Transaction]) {
     let last: Vec<String> = transactions.iter().map(Transaction::sql).collect();
     let differing: Vec<usize> = (0..facts.len()).filter(|query| facts[*query] != other[*query]).collect();
-    assert!(differing.is_empty(), "{how}, the facts of queries {differing:?} are others after\n{}\n\n{case}", last.join("\n"));
+    assert!(differing.is_empty(), "{how}, the facts of queries {differing:?} are others after\n{}", last.join("\n"));
 }
 
 /// With a column at the end of each table that no query reads and no statement writes.

@@ -51,6 +51,17 @@ impl Case {
     }
 }
 
+/// Prints the case if the test panics while this is held.
+pub(crate) struct OnPanic<'a>(pub(crate) &'a Case);
+
+impl Drop for OnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.0);
+        }
+    }
+}
+
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.schema.ddl())?;
