@@ -214,8 +214,8 @@ pub enum Event {
     /// the position before. Every commit before `position` was reported before, commits after it may have been, too: they are in the
     /// incremental views and not in these results.
     ///
-    /// The exception is the first cut after a start from a position with views that are loaded ([`Role::Load`]): it comes before any change,
-    /// and its views, which it has all of, skip the commits that start before `position`.
+    /// The exception is the first cut after a start from a position with views that are loaded ([`Role::Load`]): it comes before any
+    /// change, and its views, which it has all of, skip the commits that start before `position`.
     Cut {
         /// The state they belong to.
         position: Position,

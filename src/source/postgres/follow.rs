@@ -12,11 +12,11 @@
 //! Why nothing is lost over a restart from P. P was reported when every commit that starts before P was received and in the results
 //! ([`tail`](super::tail)), and made durable with them. Only durable positions are acknowledged, so the slot still has
 //! everything from P on, and says so: its confirmed position is not beyond P. Commits between that position and P are skipped by
-//! the server. A slot that is missing, lost or beyond P means that everything is read again; a view's fingerprint that differs means that for
-//! the one view.
+//! the server. A slot that is missing, lost or beyond P means that everything is read again; a view's fingerprint that differs means that
+//! for the one view.
 //!
-//! Between the survey of the catalogues and the snapshot there may be DDL. So after views were loaded the survey is repeated, and a view whose
-//! fingerprint differs then is not begun.
+//! Between the survey of the catalogues and the snapshot there may be DDL. So after views were loaded the survey is repeated, and a view
+//! whose fingerprint differs then is not begun.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -279,8 +279,8 @@ fn undelivered(analysis: &Analysis, view: &AnalysedView, plan: &ViewPlan) -> Opt
     })
 }
 
-/// The queries that read the tables of a plan: the columns it keeps, and for a table whose rows may be equal where each is stored. Each with
-/// the count of its columns.
+/// The queries that read the tables of a plan: the columns it keeps, and for a table whose rows may be equal where each is stored.
+/// Each with the count of its columns.
 pub(crate) fn table_queries(analysis: &Analysis, plan: &ViewPlan) -> BTreeMap<u32, (String, usize)> {
     let queries = plan.tables.iter().filter_map(|(oid, used)| {
         let table = analysis.tables.get(oid)?;

@@ -25,7 +25,8 @@ const TABLES: &str = "
     CREATE TABLE tree_2 (name text, junk int, kind int NOT NULL, id int NOT NULL, PRIMARY KEY (id, kind));
     ALTER TABLE tree_2 DROP COLUMN junk;
     ALTER TABLE tree ATTACH PARTITION tree_2 FOR VALUES IN (2);
-    INSERT INTO doc VALUES (1, repeat('x', 9000), NULL, true, '2020-01-02 03:04:05.678+02', 'happy', 'u'), (2, 'short', 'n', false, NULL, NULL, NULL);
+    INSERT INTO doc VALUES (1, repeat('x', 9000), NULL, true, '2020-01-02 03:04:05.678+02', 'happy', 'u');
+    INSERT INTO doc VALUES (2, 'short', 'n', false, NULL, NULL, NULL);
     INSERT INTO grants VALUES (1, 'x', 'r'), (2, E'tab\\\\t', NULL);
     INSERT INTO bag VALUES (1, repeat('y', 9000), 1), (1, 'twin', 1), (1, 'twin', 2), (NULL, NULL, NULL);
     INSERT INTO one VALUES (1), (2);
@@ -146,7 +147,8 @@ impl Dice {
             9 => format!("DELETE FROM bag WHERE ctid IN (SELECT ctid FROM bag WHERE id = {small} LIMIT 2)"),
             10 => format!("INSERT INTO tree VALUES ({key}, {}, 't') ON CONFLICT (id, kind) DO UPDATE SET name = 'u{other}'", 1 + small % 2),
             11 => format!(
-                "UPDATE tree SET kind = 3 - kind WHERE id = {key} AND NOT EXISTS (SELECT FROM tree t WHERE t.id = {key} AND t.kind <> tree.kind)"
+                "UPDATE tree SET kind = 3 - kind
+                 WHERE id = {key} AND NOT EXISTS (SELECT FROM tree t WHERE t.id = {key} AND t.kind <> tree.kind)"
             ),
             12 => format!(
                 "SAVEPOINT s; DELETE FROM doc; DELETE FROM one; ROLLBACK TO s; INSERT INTO one VALUES ({other}) ON CONFLICT DO NOTHING"
@@ -236,7 +238,8 @@ const DDL: [(&str, &str); 7] = [
     ("ALTER TABLE doc ALTER COLUMN body TYPE varchar(9001)", "INSERT INTO doc VALUES (50)"),
     ("ALTER TABLE doc REPLICA IDENTITY FULL", "UPDATE doc SET flag = NULL"),
     (
-        "UPDATE doc SET flag = true; CREATE UNIQUE INDEX other ON doc (id, flag); ALTER TABLE doc ALTER flag SET NOT NULL; ALTER TABLE doc REPLICA IDENTITY USING INDEX other",
+        "UPDATE doc SET flag = true; CREATE UNIQUE INDEX other ON doc (id, flag);
+         ALTER TABLE doc ALTER flag SET NOT NULL; ALTER TABLE doc REPLICA IDENTITY USING INDEX other",
         "DELETE FROM doc WHERE id = 2",
     ),
     (

@@ -97,7 +97,8 @@ impl Shadow {
             let names = cluster.psql(
                 database,
                 &format!(
-                    "SELECT string_agg(pg_catalog.format('CASE WHEN %1$I IS NOT NULL THEN format(''%%s'', %1$I) END', attname), ', ' ORDER BY attnum) FROM pg_attribute
+                    "SELECT string_agg(pg_catalog.format('CASE WHEN %1$I IS NOT NULL THEN format(''%%s'', %1$I) END', attname),
+                                       ', ' ORDER BY attnum) FROM pg_attribute
                      WHERE attrelid = {oid} AND attnum IN ({})",
                     numbers.join(",")
                 ),

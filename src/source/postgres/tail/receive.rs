@@ -126,7 +126,7 @@ impl Tail {
 
     pub(super) fn lost(&self, error: PgWireError) -> SourceError {
         match &error {
-            // Dropped and made anew, the publication does not exist at the places in the log in between, and the stream cannot get past them.
+            // Dropped and made anew, the publication does not exist at the places in the log in between: the stream cannot get past them.
             PgWireError::Server(text) if fault::sqlstate(text) == UNDEFINED_OBJECT => SourceError::PositionLost {
                 name: self.server.name.to_string(),
                 problem: "the publication was dropped meanwhile".to_owned(),
