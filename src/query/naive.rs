@@ -1,8 +1,8 @@
 //! The definition of every operator: a whole plan recomputed from whole tables.
 //!
-//! This is test support, public because integration tests use it as well: the incremental dataflow ([`crate::view`]) must at every moment have the
-//! result that [`evaluate`] computes from the tables' rows. It is written to be obviously right and shares nothing with the dataflow but
-//! the scalar expressions: nested loops over multisets, no index, no order, nothing remembered. Never used in production.
+//! This is test support, public because integration tests use it as well: the incremental dataflow ([`crate::view`]) must at every moment
+//! have the result that [`evaluate`] computes from the tables' rows. It is written to be obviously right and shares nothing with the
+//! dataflow but the scalar expressions: nested loops over multisets, no index, no order, nothing remembered. Never used in production.
 
 use std::{
     cmp::Ordering,
@@ -25,8 +25,8 @@ pub type Computed<'a> = &'a mut dyn FnMut(&RemoteExpr, &[Option<String>]) -> Opt
 /// A recursion with more rounds than this has no end: the deepest tree of a test has a few dozen levels.
 const MAX_ROUNDS: usize = 10_000;
 
-/// The result of `view` over `tables`, whose rows have the columns of its [`Table`](crate::query::Table)s, at the time `now`, in microseconds
-/// since 2000-01-01 UTC. `remote` computes what the source would.
+/// The result of `view` over `tables`, whose rows have the columns of its [`Table`](crate::query::Table)s, at the time `now`, in
+/// microseconds since 2000-01-01 UTC. `remote` computes what the source would.
 pub fn evaluate(view: &ViewPlan, tables: &BTreeMap<u32, Vec<Row>>, now: i64, remote: Computed<'_>) -> Result<Bag, EvalError> {
     Evaluator { view, tables, now, remote, itself: Vec::new() }.bag(&view.plan)
 }

@@ -1,8 +1,8 @@
 //! What is kept of a group, and the aggregates' values computed from it.
 //!
-//! Counts, sums and truth values are running [`Totals`]: a change adds its own share and looks at no other row. `min`, `max`, `DISTINCT` and
-//! the row of a scalar subquery need the group's [`Values`]: an entry for each, found by the group's cells and sorted, so that the first
-//! one is the answer; `max` sorts the other way round.
+//! Counts, sums and truth values are running [`Totals`]: a change adds its own share and looks at no other row. `min`, `max`, `DISTINCT`
+//! and the row of a scalar subquery need the group's [`Values`]: an entry for each, found by the group's cells and sorted, so that the
+//! first one is the answer; `max` sorts the other way round.
 //!
 //! Sums are exact: 128 bits hold any number of bigints that fits on a disk. PostgreSQL's sum of int2 and int4 is a bigint, which the
 //! same rows cannot exceed either; that of int8 is a numeric, whose text is the same.

@@ -1,15 +1,15 @@
 //! Conditions on `now()`: rows come and go because time passes.
 //!
-//! A row is in the output at `now` if the condition is TRUE then. `now()` stands in it only beside a comparison of timestamptz with a *term* t
-//! that is free of it, shifted by a constant s. Whatever the comparison is, its value is the same for all `now` with `now + s < t`, for all with
-//! `now + s > t`, and at the one microsecond in between where they are equal. So with m = t − s a row's condition is constant between two
-//! moments unless m or m + 1 of one of its terms lies in between: at m a `>` becomes FALSE, at m + 1 a `>=` does, and an `=` is TRUE from
-//! m until m + 1. No other moment needs to be looked at, and at those the condition is evaluated, not guessed.
+//! A row is in the output at `now` if the condition is TRUE then. `now()` stands in it only beside a comparison of timestamptz with a
+//! *term* t that is free of it, shifted by a constant s. Whatever the comparison is, its value is the same for all `now` with `now + s <
+//! t`, for all with `now + s > t`, and at the one microsecond in between where they are equal. So with m = t − s a row's condition is
+//! constant between two moments unless m or m + 1 of one of its terms lies in between: at m a `>` becomes FALSE, at m + 1 a `>=` does,
+//! and an `=` is TRUE from m until m + 1. No other moment needs to be looked at, and at those the condition is evaluated, not guessed.
 //!
 //! So each row has one entry for each m, by time, whatever `now` is. When time passes from f to t, the condition can differ only for rows
-//! with m or m + 1 in (f, t], that is with m in [f, t]; those are judged once at f and once at t, so many moments passed at once
-//! cost no more than one, and what became TRUE and FALSE again is not seen. The next moment after `now` is m or m + 1 of the first entry with
-//! m ≥ `now`. A term that is NULL, infinite or, shifted, out of range has no moment: its comparison never changes.
+//! with m or m + 1 in (f, t], that is with m in [f, t]; those are judged once at f and once at t, so many moments passed at once cost no
+//! more than one, and what became TRUE and FALSE again is not seen. The next moment after `now` is m or m + 1 of the first entry with m ≥
+//! `now`. A term that is NULL, infinite or, shifted, out of range has no moment: its comparison never changes.
 //!
 //! Entries do not depend on the time at which they are made; so they are what a load would make, at whatever time it runs. An entry whose
 //! moment has passed goes when its row does.

@@ -1,8 +1,8 @@
 //! `x NOT IN (SELECT …)`, the condition with the three values.
 //!
-//! For a left row, S is what the subquery returns for its correlation cells. The condition is TRUE if S is empty, whatever x is; else if x is
-//! not NULL, no element of S is, and x is none of them. So S decides in one of three ways, its [`Regime`], and only when a chunk changes
-//! the regime must every left row with these correlation cells be judged again; else only those whose operand is a value that
+//! For a left row, S is what the subquery returns for its correlation cells. The condition is TRUE if S is empty, whatever x is; else if
+//! x is not NULL, no element of S is, and x is none of them. So S decides in one of three ways, its [`Regime`], and only when a chunk
+//! changes the regime must every left row with these correlation cells be judged again; else only those whose operand is a value that
 //! entered or left S.
 //!
 //! Entries: of a left row its correlation cells, its operand and itself; of a right row its correlation cells and its operand, so that

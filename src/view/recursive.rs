@@ -8,9 +8,9 @@
 //!              └────────┘
 //! ```
 //!
-//! For every row it is kept how often the base has it and how often the step makes it of the set's rows: its *derivations*. A row is a member if
-//! it has one. The number alone cannot tell when a member must go: on a cycle rows derive each other long after the last way in from
-//! the base is gone. So a chunk is applied as delete and re-derive (DRed), with the numbers saying what can be re-derived:
+//! For every row it is kept how often the base has it and how often the step makes it of the set's rows: its *derivations*. A row is a
+//! member if it has one. The number alone cannot tell when a member must go: on a cycle rows derive each other long after the last way in
+//! from the base is gone. So a chunk is applied as delete and re-derive (DRed), with the numbers saying what can be re-derived:
 //!
 //! 1. **The chunk's own share**: what the base gains and loses, and what the step gains and loses because its other inputs change, over the
 //!    set as it was.
@@ -19,9 +19,9 @@
 //!    alone, in as many steps as before.
 //! 3. **Insert**: a row with a derivation left or gained is a member; what the step makes of it gains derivations, and so on.
 //!
-//! After 3 the members are exactly the rows with a derivation, so the set is closed under the step; and each of them follows from the base, so
-//! no smaller set is. Every derivation is counted once: with the others' change over the old set in 1, and with every later change of the
-//! set over the others as they are after the chunk in 2 and 3.
+//! After 3 the members are exactly the rows with a derivation, so the set is closed under the step; and each of them follows from the
+//! base, so no smaller set is. Every derivation is counted once: with the others' change over the old set in 1, and with every later
+//! change of the set over the others as they are after the chunk in 2 and 3.
 //!
 //! In 1 derivations are looked at one by one and not netted: a row that loses one and gains another may have gained it from itself.
 

@@ -1,7 +1,7 @@
 //! The first rows of each partition: DISTINCT ON, `row_number() <= limit`.
 //!
-//! Every row of the input has an entry: its partition, its place in the order as sort cells, and itself. So a partition's first rows are the first
-//! entries under its cells, and a change reads no more of a touched partition than those and what the chunk removes among them.
+//! Every row of the input has an entry: its partition, its place in the order as sort cells, and itself. So a partition's first rows are
+//! the first entries under its cells, and a change reads no more of a touched partition than those and what the chunk removes among them.
 //! Rows that the order does not tell apart are equal (it is total), or stand in byte order.
 
 use std::{collections::BTreeMap, ops::ControlFlow};

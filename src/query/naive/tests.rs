@@ -1,5 +1,5 @@
-//! The definition itself is checked by hand, on what SQL is known to trip people up with; PostgreSQL's own answers are compared with it by the
-//! tests that have a server.
+//! The definition itself is checked by hand, on what SQL is known to trip people up with; PostgreSQL's own answers are compared with it
+//! by the tests that have a server.
 
 use super::*;
 use crate::query::{Comparison, Identity, Kind, Table};

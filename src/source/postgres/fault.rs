@@ -91,8 +91,10 @@ const CERTIFICATE: &str = "Check the certificate authority (ca_file, sslrootcert
 
 fn verdict(code: &str) -> Verdict {
     match code {
-        // Shut down, starting up, crashed, idle too long, cancelled; the object is in use; lost a race; out of connections.
-        "57P01" | "57P02" | "57P03" | "57P05" | "57014" | "55006" | "40001" | "40P01" | "25P03" | "25P04" | "53300" => Verdict::Retry,
+        // Shut down, starting up, crashed, idle too long, cancelled; the object is in use or locked; lost a race; out of connections.
+        "55P03" | "57P01" | "57P02" | "57P03" | "57P05" | "57014" | "55006" | "40001" | "40P01" | "25P03" | "25P04" | "53300" => {
+            Verdict::Retry
+        }
         "53400" => Verdict::Refused("Raise max_replication_slots and max_wal_senders, or drop slots nobody uses."),
         "42501" => Verdict::Refused("Have an administrator run what `factsync setup CONFIG` prints."),
         "3D000" => Verdict::Refused("Check the database's name."),

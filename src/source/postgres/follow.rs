@@ -31,16 +31,13 @@ use tokio::time;
 use crate::{
     config::{PostgresConfig, View},
     data::{Lsn, Position},
-    query::{Identity, ViewPlan},
     source::{
         self, Evaluate, Event, Follow, Link, Reading, Role, SourceError, SourceState, Start,
         postgres::{
-            catalog::Kind,
             evaluate::Evaluator,
             fault,
             images::Images,
-            prepare::{Prepared, Survey},
-            publication::quoted,
+            prepare::{self, Prepared, Survey},
             pulse::Pulse,
             read::{Load, Reader},
             refresh::Refresh,
@@ -288,8 +285,11 @@ impl Follower {
         views: &[usize],
         loaded: &[usize],
     ) -> Result<Snapshot, SourceError> {
-        let loads = loaded.iter().filter_map(|view| Some((*view, load(survey, *view, survey.plan(*view)?))));
-        let loads: BTreeMap<usize, Load> = loads.collect();
+        let load = |view: &usize| {
+            let tables = prepare::table_queries(&survey.analysis, survey.plan(*view)?);
+            Some((*view, Load { tables, clock: survey.has_clock(*view) }))
+        };
+        let loads: BTreeMap<usize, Load> = loaded.iter().filter_map(load).collect();
         let mut snapshot = Snapshot { readings: Vec::new(), failures: Vec::new() };
         for (view, outcome) in self.reader(server).read(&anchor.snapshot, views, &loads, &|_, _| ()).await? {
             match outcome {
@@ -384,22 +384,4 @@ fn plan(survey: &Survey, parts: &Parts) -> Plan {
 fn images(survey: &Survey, parts: &Parts, point: Option<Lsn>) -> Images {
     let loaded = point.into_iter().flat_map(|point| parts.loaded.iter().map(move |view| (*view, point)));
     Images::new(survey.kept(&parts.incremental()), loaded.collect())
-}
-
-/// The queries that read a view's tables: the columns that its plan keeps, and for a table whose rows may be equal where each is stored.
-fn load(survey: &Survey, view: usize, plan: &ViewPlan) -> Load {
-    let tables = plan.tables.iter().filter_map(|(oid, used)| {
-        let table = survey.analysis.tables.get(oid)?;
-        let columns = used.columns.iter().filter_map(|number| table.columns.get(number));
-        let mut cells: Vec<String> =
-            columns.map(|column| format!("t.{}", postgres_protocol::escape::escape_identifier(&column.name))).collect();
-        if used.identity == Identity::Full {
-            cells.push("t.tableoid::pg_catalog.text || t.ctid::pg_catalog.text".to_owned());
-        }
-        // The rows of a partitioned table are those of its partitions; children of an ordinary one are tables of their own.
-        let only = if table.kind == Kind::Partitioned { "" } else { "ONLY " };
-        let sql = format!("SELECT {} FROM {only}{} AS t", cells.join(", "), quoted(&table.schema, &table.name));
-        Some((*oid, (sql, cells.len())))
-    });
-    Load { tables: tables.collect(), clock: survey.has_clock(view) }
 }

@@ -152,14 +152,14 @@ impl Images {
         let mut write_old = Writer { layout, bytes: row.bytes(), readable: true, null_key: false };
         let mut write_new = write_old.clone();
         match tuples {
-            Tuples::Insert => batch.insert(row.relation, |image| write_new.new(image, new, &[])),
-            Tuples::Update => batch.update(row.relation, None::<fn(&mut ImageWriter<'_>)>, |image| write_new.new(image, new, &[])),
+            Tuples::Insert => batch.insert(row.relation, |image| write_new.tell_new(image, new, &[])),
+            Tuples::Update => batch.update(row.relation, None::<fn(&mut ImageWriter<'_>)>, |image| write_new.tell_new(image, new, &[])),
             Tuples::UpdateWithOld => {
-                batch.update(row.relation, Some(|image: &mut ImageWriter<'_>| write_old.old(image, old)), |image| {
-                    write_new.new(image, new, old)
+                batch.update(row.relation, Some(|image: &mut ImageWriter<'_>| write_old.tell_old(image, old)), |image| {
+                    write_new.tell_new(image, new, old)
                 });
             }
-            Tuples::Delete => batch.delete(row.relation, |image| write_old.old(image, old)),
+            Tuples::Delete => batch.delete(row.relation, |image| write_old.tell_old(image, old)),
         }
         if !write_old.readable || !write_new.readable {
             return Err(Wrong::Unreadable);
@@ -240,7 +240,7 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn old(&mut self, image: &mut ImageWriter<'_>, cells: &[Cell]) {
+    fn tell_old(&mut self, image: &mut ImageWriter<'_>, cells: &[Cell]) {
         for &(place, told) in &self.layout.places {
             match place.filter(|_| told) {
                 Some(place) => {
@@ -252,7 +252,7 @@ impl Writer<'_> {
         }
     }
 
-    fn new(&mut self, image: &mut ImageWriter<'_>, cells: &[Cell], old: &[Cell]) {
+    fn tell_new(&mut self, image: &mut ImageWriter<'_>, cells: &[Cell], old: &[Cell]) {
         for &(place, told) in &self.layout.places {
             let Some(place) = place else {
                 image.absent();

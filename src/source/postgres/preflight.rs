@@ -9,7 +9,7 @@ use crate::{
         postgres::{
             address::Address,
             analyze::{self, Analysis},
-            fault,
+            fault, prepare,
             publication::{self, Publication},
             session::{Purpose, Server},
             slot::{self, SlotState},
@@ -191,19 +191,17 @@ async fn settings(client: &Client) -> Result<Vec<Finding>, tokio_postgres::Error
 /// Whether the role may run each query: analysing one checks no privileges, starting it does.
 async fn privileges(client: &Client, config: &PostgresConfig, analysis: &Analysis) -> Result<Vec<Finding>, tokio_postgres::Error> {
     let mut findings = Vec::new();
+    let read = prepare::columns_read(analysis);
     for (view, analysed) in config.views.iter().zip(&analysis.views) {
         let Ok(analysed) = analysed else { continue };
-        let probe = format!("SELECT * FROM (\n{}\n) factsync_probe LIMIT 0", view.query);
-        let problem = match client.query(&probe, &[]).await {
-            Ok(_) => continue,
-            Err(error) => match fault::of_query(&error) {
-                Some(problem) => problem,
-                None => return Err(error),
-            },
-        };
+        let mut queries = vec![view.query.clone()];
+        if let Ok(plan) = prepare::incremental(analysis, analysed) {
+            queries.extend(prepare::table_queries(analysis, plan).into_values().map(|(sql, _)| sql));
+        }
+        let Some(problem) = probe(client, &queries).await? else { continue };
         let mut text = format!("{}: {problem}", view.fact_type);
         for (oid, used) in &analysed.tables {
-            let columns: Vec<&String> = used.columns.iter().collect();
+            let columns: Vec<&String> = read.get(oid).into_iter().flatten().collect();
             let forbidden = "SELECT pg_catalog.array_agg(c) FROM pg_catalog.unnest($2::text[]) c
                              WHERE NOT pg_catalog.has_column_privilege($1::oid, c, 'SELECT')";
             let row = client.query_one(forbidden, &[oid, &columns]).await?;
@@ -215,6 +213,17 @@ async fn privileges(client: &Client, config: &PostgresConfig, analysis: &Analysi
         findings.push(Finding { place: Some(view.place.clone()), ..bad });
     }
     Ok(findings)
+}
+
+/// What the server holds against running one of `queries`, if anything.
+async fn probe(client: &Client, queries: &[String]) -> Result<Option<String>, tokio_postgres::Error> {
+    for query in queries {
+        let probe = format!("SELECT * FROM (\n{query}\n) factsync_probe LIMIT 0");
+        if let Err(error) = client.query(&probe, &[]).await {
+            return fault::of_query(&error).map(Some).ok_or(error);
+        }
+    }
+    Ok(None)
 }
 
 async fn slot_finding(client: &Client, config: &PostgresConfig) -> Result<Finding, tokio_postgres::Error> {

@@ -9,6 +9,7 @@ use std::{
     sync::Arc,
 };
 
+use postgres_protocol::escape::escape_identifier;
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
             catalog::{self, Kind},
             fault,
             images::{Announced, Kept, KeptColumn},
-            publication::{self, Publication},
+            publication::{self, Publication, quoted},
             pulse::{self, Shapes},
             session::{Purpose, Server},
         },
@@ -29,9 +30,16 @@ use crate::{
 };
 
 /// How a refresh view that depends on the time is kept up to date.
-pub(crate) const CLOCK_REASON: &str = "its query runs again every few seconds, and when one of its tables changes";
+const CLOCK_REASON: &str = "it depends on the time, so its query runs again every few seconds, and when one of its tables changes";
 /// The same for other refresh views.
-pub(crate) const REFRESH_REASON: &str = "its query runs again when one of its tables changes";
+const REFRESH_REASON: &str = "its query runs again when one of its tables changes";
+
+/// How long a survey waits for a table that somebody has locked for DDL. Shorter than PostgreSQL's `deadlock_timeout` of a second, so
+/// that a survey never is the reason for which one of the application's transactions is cancelled.
+const LOCK_PATIENCE: &str = "500ms";
+
+/// The system columns that say where a row is stored.
+const PLACE: [&str; 2] = ["tableoid", "ctid"];
 
 /// What is known before following begins.
 #[derive(Debug, Clone)]
@@ -71,6 +79,7 @@ impl Survey {
     pub(crate) async fn take(server: &Server, slot: &str, views: &[View<String>], ensure: bool) -> Result<Self, SourceError> {
         let failed = |error| fault::sql(&server.name, "read the catalogue", error);
         let mut session = server.connect(Purpose::Analyze).await?;
+        session.client.batch_execute(&format!("SET lock_timeout = '{LOCK_PATIENCE}'")).await.map_err(failed)?;
         let analysis = analyze::analyze(server, &mut session, views).await?;
         if ensure {
             let writer = server.connect(Purpose::Write).await?;
@@ -268,6 +277,42 @@ fn undelivered(analysis: &Analysis, view: &AnalysedView, plan: &ViewPlan) -> Opt
         }
         None
     })
+}
+
+/// The queries that read the tables of a plan: the columns it keeps, and for a table whose rows may be equal where each is stored. Each with
+/// the count of its columns.
+pub(crate) fn table_queries(analysis: &Analysis, plan: &ViewPlan) -> BTreeMap<u32, (String, usize)> {
+    let queries = plan.tables.iter().filter_map(|(oid, used)| {
+        let table = analysis.tables.get(oid)?;
+        let columns = used.columns.iter().filter_map(|number| table.columns.get(number));
+        let mut cells: Vec<String> = columns.map(|column| format!("t.{}", escape_identifier(&column.name))).collect();
+        if used.identity == Identity::Full {
+            cells.push("t.tableoid::pg_catalog.text || t.ctid::pg_catalog.text".to_owned());
+        }
+        // The rows of a partitioned table are those of its partitions; children of an ordinary one are tables of their own.
+        let only = if table.kind == Kind::Partitioned { "" } else { "ONLY " };
+        let sql = format!("SELECT {} FROM {only}{} AS t", cells.join(", "), quoted(&table.schema, &table.name));
+        Some((*oid, (sql, cells.len())))
+    });
+    queries.collect()
+}
+
+/// The columns of each table that the role reads: those of the queries, and what [`table_queries`] asks for besides.
+pub(crate) fn columns_read(analysis: &Analysis) -> BTreeMap<u32, BTreeSet<String>> {
+    let mut read: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
+    for view in analysis.views.iter().flatten() {
+        for (oid, used) in &view.tables {
+            read.entry(*oid).or_default().extend(used.columns.iter().cloned());
+        }
+        let Ok(plan) = incremental(analysis, view) else { continue };
+        for (oid, used) in &plan.tables {
+            let Some(table) = analysis.tables.get(oid) else { continue };
+            let columns = used.columns.iter().filter_map(|number| Some(table.columns.get(number)?.name.clone()));
+            let places = (used.identity == Identity::Full).then(|| PLACE.map(str::to_owned)).into_iter().flatten();
+            read.entry(*oid).or_default().extend(columns.chain(places));
+        }
+    }
+    read
 }
 
 /// Whether old rows with this identity tell what the plan takes from them.

@@ -12,7 +12,7 @@ use crate::{
         SourceError,
         postgres::{
             analyze::{self, Analysis},
-            fault,
+            fault, prepare,
             publication::{self, Publication, quoted},
             session::{Purpose, Server, Session},
             slot::{self, SlotState},
@@ -55,9 +55,10 @@ fn grants(analysis: &Analysis, role: &str) -> String {
     let role = escape_identifier(role);
     let mut schemas = BTreeSet::new();
     let mut tables = BTreeSet::new();
-    for used in analysis.views.iter().flatten().flat_map(|view| view.tables.values()) {
+    for (oid, columns) in prepare::columns_read(analysis) {
+        let Some(used) = analysis.tables.get(&oid) else { continue };
         schemas.insert(format!("GRANT USAGE ON SCHEMA {} TO {role};", escape_identifier(&used.schema)));
-        let columns: Vec<String> = used.columns.iter().map(|column| escape_identifier(column)).collect();
+        let columns: Vec<String> = columns.iter().map(|column| escape_identifier(column)).collect();
         let table = quoted(&used.schema, &used.name);
         // A query that counts rows uses no column, and then any one of them is enough; the key is the least telling.
         tables.insert(match columns.as_slice() {

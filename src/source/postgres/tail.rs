@@ -65,6 +65,8 @@ const FAILED_RERUN: Duration = Duration::from_secs(30);
 const REANALYZE_EVERY: Duration = Duration::from_secs(60);
 /// Between two of them when the stream asks for one: TRUNCATE announces a table anew as DDL does, and may do so in every commit.
 const REANALYZE_PAUSE: Duration = Duration::from_secs(1);
+/// How long the analysis may fail, because somebody has locked a table for instance, before the attempt ends.
+const ANALYSIS_PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at the source's clock. In between it is taken to run like ours; a second of drift is far below a microsecond's worth
 /// for any clock that is kept right.
 const CLOCK_EVERY: Duration = Duration::from_secs(1);
@@ -120,6 +122,7 @@ pub(crate) struct Tail {
     next_clock: Option<Instant>,
     analyzed: Instant,
     next_analysis: Instant,
+    unanalyzed: Option<Instant>,
     known: BTreeSet<u32>,
     transaction: Option<Transaction>,
     dirty: Dirty,
@@ -174,6 +177,7 @@ impl Tail {
             analyzing: None,
             analyzed: now,
             next_analysis: now + REANALYZE_EVERY,
+            unanalyzed: None,
             known: BTreeSet::new(),
             transaction: None,
             dirty,
@@ -203,7 +207,7 @@ impl Tail {
                 Wake::Refresh(turn) => self.turn(turn?),
                 Wake::Beat(beat) => self.beaten(beat?)?,
                 Wake::Time(time) => self.tell_time(time?),
-                Wake::Analysis(essence) => self.compare(&essence?)?,
+                Wake::Analysis(essence) => self.compare(essence)?,
                 Wake::Timer => self.check_link()?,
                 Wake::Stream(event) => {
                     self.rhythm.hear(Instant::now());
@@ -413,8 +417,18 @@ impl Tail {
     }
 
     /// Tables, functions or the publication have changed: what the stream means for these views is no longer known.
-    fn compare(&self, essence: &[String]) -> Result<(), SourceError> {
-        let pairs = self.plan.essence.iter().zip(essence).enumerate();
+    fn compare(&mut self, essence: Result<Vec<String>, SourceError>) -> Result<(), SourceError> {
+        let essence = match (essence, self.unanalyzed) {
+            (Ok(essence), _) => essence,
+            (Err(SourceError::Unreachable { .. }), since) if since.is_none_or(|since| since.elapsed() < ANALYSIS_PATIENCE) => {
+                self.unanalyzed.get_or_insert(self.analyzed);
+                self.analyze_soon();
+                return Ok(());
+            }
+            (Err(error), _) => return Err(error),
+        };
+        self.unanalyzed = None;
+        let pairs = self.plan.essence.iter().zip(&essence).enumerate();
         let views: Vec<usize> = pairs.filter(|(_, (before, now))| before != now).map(|(view, _)| view).collect();
         if views.is_empty() {
             return Ok(());

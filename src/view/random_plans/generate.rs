@@ -136,42 +136,9 @@ pub(super) fn plan(choices: &mut Choices<'_>, depth: usize) -> Typed {
             let joined = join(choices, left, right);
             small(choices, joined)
         }
-        5 => {
-            let ((left, left_types), (right, right_types)) = (below(choices), below(choices));
-            let on = pairs(choices, &left_types, &right_types);
-            let types = [left_types, right_types].concat();
-            let filter = filter(choices, &types);
-            let kind = [OuterKind::Left, OuterKind::Full][choices.below(2)];
-            let outer = Plan::Outer { kind, left: Box::new(left), right: Box::new(right), on, filter };
-            small(choices, (outer, types))
-        }
-        6 => {
-            let ((left, mut types), (right, right_types)) = (below(choices), below(choices));
-            let on = pairs(choices, &types, &right_types);
-            let filter = filter(choices, &[types.clone(), right_types].concat());
-            let kind = [SemiKind::Semi, SemiKind::Anti, SemiKind::Mark][choices.below(3)];
-            types.extend((kind == SemiKind::Mark).then_some(Type::Bool));
-            (Plan::Semi { kind, left: Box::new(left), right: Box::new(right), on, filter }, types)
-        }
-        7 | 8 => {
-            let ((left, left_types), (right, right_types)) = (below(choices), below(choices));
-            let (right, right_types) = projected(choices, (right, right_types), &[left_types[0], left_types[left_types.len() - 1]]);
-            let on = pairs(choices, &left_types, &right_types);
-            let operand = [(0, 0), (left_types.len() - 1, 1)][choices.below(2)];
-            (Plan::NotIn { left: Box::new(left), right: Box::new(right), on, operand }, left_types)
-        }
-        9 | 10 => {
-            let mut left = below(choices);
-            if choices.flip() {
-                left = projected(choices, left, &[Type::Int]);
-            }
-            let right = below(choices);
-            let (right, types) = projected(choices, right, &left.1);
-            if choices.flip() {
-                return (Plan::UnionAll(vec![left.0, right]), types);
-            }
-            let kind = [SetKind::Except, SetKind::ExceptAll, SetKind::Intersect, SetKind::IntersectAll][choices.below(4)];
-            (Plan::Set { kind, left: Box::new(left.0), right: Box::new(right) }, types)
+        5..=10 => {
+            let (left, right) = (below(choices), below(choices));
+            two_sides(choices, kind, left, right)
         }
         11 => {
             let (input, types) = below(choices);
@@ -207,6 +174,45 @@ pub(super) fn plan(choices: &mut Choices<'_>, depth: usize) -> Typed {
                 otherwise: Box::new(Expr::Const { text: Some(array.into()), kind: Kind::Text }),
             };
             (Plan::Unnest { input: Box::new(input), function: Srf::Unnest, argument }, types)
+        }
+    }
+}
+
+/// Operators with a left and a right side that are not inner joins.
+fn two_sides(choices: &mut Choices<'_>, kind: usize, left: Typed, right: Typed) -> Typed {
+    match kind {
+        5 => {
+            let ((left, left_types), (right, right_types)) = (left, right);
+            let on = pairs(choices, &left_types, &right_types);
+            let types = [left_types, right_types].concat();
+            let filter = filter(choices, &types);
+            let kind = [OuterKind::Left, OuterKind::Full][choices.below(2)];
+            let outer = Plan::Outer { kind, left: Box::new(left), right: Box::new(right), on, filter };
+            small(choices, (outer, types))
+        }
+        6 => {
+            let ((left, mut types), (right, right_types)) = (left, right);
+            let on = pairs(choices, &types, &right_types);
+            let filter = filter(choices, &[types.clone(), right_types].concat());
+            let kind = [SemiKind::Semi, SemiKind::Anti, SemiKind::Mark][choices.below(3)];
+            types.extend((kind == SemiKind::Mark).then_some(Type::Bool));
+            (Plan::Semi { kind, left: Box::new(left), right: Box::new(right), on, filter }, types)
+        }
+        7 | 8 => {
+            let (left, left_types) = left;
+            let (right, right_types) = projected(choices, right, &[left_types[0], left_types[left_types.len() - 1]]);
+            let on = pairs(choices, &left_types, &right_types);
+            let operand = [(0, 0), (left_types.len() - 1, 1)][choices.below(2)];
+            (Plan::NotIn { left: Box::new(left), right: Box::new(right), on, operand }, left_types)
+        }
+        _ => {
+            let left = if choices.flip() { projected(choices, left, &[Type::Int]) } else { left };
+            let (right, types) = projected(choices, right, &left.1);
+            if choices.flip() {
+                return (Plan::UnionAll(vec![left.0, right]), types);
+            }
+            let kind = [SetKind::Except, SetKind::ExceptAll, SetKind::Intersect, SetKind::IntersectAll][choices.below(4)];
+            (Plan::Set { kind, left: Box::new(left.0), right: Box::new(right) }, types)
         }
     }
 }

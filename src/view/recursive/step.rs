@@ -1,8 +1,8 @@
 //! One step of a recursion: what becomes of the set's rows, alone or joined with others.
 //!
-//! The step is linear: the set is one input of one inner join, so what it makes of two rows is what it makes of the one and of the other. The
-//! join looks up input by input, in an order of its own for each input that it starts from. In the sum that makes up a
-//! difference the set comes last: the others' changes meet the set as it was, the set's changes meet the others as they are after the chunk.
+//! The step is linear: the set is one input of one inner join, so what it makes of two rows is what it makes of the one and of the other.
+//! The join looks up input by input, in an order of its own for each input that it starts from. In the sum that makes up a difference the
+//! set comes last: the others' changes meet the set as it was, the set's changes meet the others as they are after the chunk.
 
 use crate::{
     data::{Cells, Row},

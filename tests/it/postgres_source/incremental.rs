@@ -366,6 +366,37 @@ async fn views_of_the_clock_are_told_the_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_role_that_setup_makes_may_read_the_tables_that_are_loaded() {
+    for major in [Major::V15, Major::V18] {
+        let (cluster, database) = tables(major);
+        // Not even the keys are in the queries' results.
+        let queries = [
+            "SELECT body FROM doc",
+            "SELECT role FROM grants",
+            "SELECT body FROM bag",
+            "SELECT name FROM tree",
+            "SELECT count(*) FROM one",
+        ];
+        let admin = of_queries(&cluster, &database, &queries);
+        let url = SecretString::from(cluster.url(&database).replace("postgres@", "sync@"));
+        let limited = PostgresConfig { connection_string: url, ..of_queries(&cluster, &database, &queries) };
+        cluster.psql(&database, "CREATE ROLE sync LOGIN; GRANT SELECT (body) ON doc TO sync");
+        let missing = preflight("app_db", &limited).await;
+        let missing: Vec<&str> = missing.iter().map(|finding| finding.text.as_str()).collect();
+        assert!(missing.iter().any(|text| text.contains("no SELECT on public.doc (id)")), "{missing:?}");
+        let script = setup_sql("app_db", &admin, Some("sync")).await.expect("a script");
+        apply_setup("app_db", &admin, &script).await.expect("applied");
+        let plans = plans(&limited).await;
+        let mut followed = begin(&limited, &plans);
+        cluster.psql(&database, "UPDATE doc SET id = id + 5; DELETE FROM bag WHERE body = 'twin'; INSERT INTO one VALUES (9)");
+        followed.catch_up(&cluster, &database).await;
+        assert!(followed.failed.is_empty(), "{:?}", followed.failed);
+        followed.agree(&cluster, &database);
+        followed.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_locked_for_ddl_does_not_end_the_stream() {
     let (cluster, database, config, plans) = prepared(Major::V15).await;
     let mut followed = begin(&config, &plans);
