@@ -41,16 +41,6 @@ impl Case {
     }
 }
 
-impl Case {
-    /// The same without TRUNCATE, which PostgreSQL shows to older snapshots, too: what a reader of one sees is then the state at no commit.
-    pub(crate) fn without_truncate(mut self) -> Self {
-        for transaction in &mut self.transactions {
-            transaction.statements.retain(|statement| !statement.contains("TRUNCATE"));
-        }
-        self
-    }
-}
-
 /// Prints the case if the test panics while this is held.
 pub(crate) struct OnPanic<'a>(pub(crate) &'a Case);
 

@@ -40,6 +40,12 @@ impl Transaction {
         self.statements.iter().map(|statement| Self { statements: vec![statement.clone()] }).collect()
     }
 
+    /// The same without TRUNCATE.
+    pub(crate) fn without_truncate(mut self) -> Self {
+        self.statements.retain(|statement| !statement.contains("TRUNCATE"));
+        self
+    }
+
     pub(crate) fn sql(&self) -> String {
         format!("BEGIN;\n{}\nCOMMIT;", self.statements.join("\n"))
     }
