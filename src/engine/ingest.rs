@@ -26,22 +26,15 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    data::{ChangeBatch, Position},
+    data::Position,
     engine::{
-        backoff::Backoff,
-        board::Board,
-        clock::SourceClock,
-        error::EngineError,
-        flows::{Flows, Task},
-        inbox::Inbox,
-        start::Start,
-        writer::Writer,
+        backoff::Backoff, board::Board, clock::SourceClock, error::EngineError, flows::Flows, inbox::Inbox, start::Start, writer::Writer,
     },
     error::{Disposition, causes},
-    source::{self, Event, Follow, Link, Prepared, Reading, Role, SourceError, SourceState},
-    store::{Applied, Changes, Checkpoint, Followed, Fresh, Loaded, Reached, ViewId, ViewRecord},
+    source::{self, Event, Follow, Link, Prepared, Role, SourceError, SourceState},
+    store::{Changes, Checkpoint, Reached, ViewRecord},
     target::FactStore,
-    view::{Guard, ViewError},
+    view::Guard,
 };
 
 /// Events between a source and its loop. A cut is one event, however large, since its rows are spooled; a few are enough to
@@ -51,9 +44,7 @@ pub(super) const EVENT_QUEUE: usize = 8;
 const PERSIST_EVERY: Duration = Duration::from_secs(1);
 /// How often upstream is told what is durable while changes flow: each time costs a flush of the checkpoint, and the server has to keep
 /// the log that long.
-const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(100);
-/// Loads of one view's state that end in a contradiction before the view is refreshed instead: one may be bad luck with DDL.
-const MOST_RELOADS: u32 = 3;
+pub(super) const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(100);
 
 /// A source's loop.
 pub(super) struct Ingest {
@@ -74,30 +65,30 @@ pub(super) struct Ingest {
 
 /// What one connection attempt carries along.
 pub(super) struct Session {
-    inbox: Inbox,
+    pub(super) inbox: Inbox,
     durable: watch::Sender<Option<Position>>,
     /// Ends this attempt alone.
     halt: watch::Sender<bool>,
     follow: JoinHandle<(Box<dyn Follow>, Result<(), SourceError>)>,
     pub(super) compared: Compared,
-    flows: Flows,
+    pub(super) flows: Flows,
     /// Whether the first cut is of views that are ahead of the source's position.
-    loading: bool,
+    pub(super) loading: bool,
     /// Whether a view could not be loaded in this attempt, which the next one has to know.
-    unloaded: bool,
+    pub(super) unloaded: bool,
     /// Whether the source has been told to stop.
     halting: bool,
     /// When the last acknowledgement was sent.
-    acknowledged: Instant,
+    pub(super) acknowledged: Instant,
     /// Received and settled, not durable yet.
-    pending: Option<(Position, Position)>,
+    pub(super) pending: Option<(Position, Position)>,
     /// Where the source stands, durably.
     pub(super) position: Option<Position>,
     /// Up to here no view lacks anything.
     pub(super) settled: Option<Position>,
     /// What may be acknowledged and has not been.
-    unacknowledged: Option<Position>,
-    clock: SourceClock,
+    pub(super) unacknowledged: Option<Position>,
+    pub(super) clock: SourceClock,
 }
 
 /// How an attempt ends.
@@ -120,7 +111,7 @@ enum Wake {
 
 /// What an event asks of the loop.
 #[derive(PartialEq, Eq)]
-enum Next {
+pub(super) enum Next {
     GoOn,
     /// As [`Ended::Again`].
     StartAgain,
@@ -352,182 +343,6 @@ impl Ingest {
         Ok(Next::GoOn)
     }
 
-    /// Row changes, and all that have come since, in one store transaction.
-    async fn on_changes(&mut self, session: &mut Session, first: ChangeBatch) -> Result<Next, EngineError> {
-        let now = session.clock.now();
-        let task = Task {
-            source: self.name.clone(),
-            records: self.views.clone(),
-            flows: std::mem::take(&mut session.flows),
-            inbox: std::mem::replace(&mut session.inbox, Inbox::closed()),
-            guard: self.guard,
-        };
-        let (task, followed) = self.writer.follow(task, first, now).await?;
-        (session.flows, session.inbox) = (task.flows, task.inbox);
-        // The rest of a transaction did not come, because the source was lost: nothing happened.
-        let Some(followed) = followed else { return Ok(Next::GoOn) };
-        session.clock.passed(now);
-        session.pending = None;
-        let next = self.take_in(session, followed).await?;
-        if let Some(settled) = session.inbox.settled() {
-            session.settled = Some(settled.clone());
-            if let Compared::Done(_) = session.compared {
-                self.board.applied(self.index, settled, self.writer.commit_no());
-            }
-        }
-        Ok(next)
-    }
-
-    /// The moment has come at which rows begin or cease to count.
-    async fn let_time_pass(&mut self, session: &mut Session) -> Result<Next, EngineError> {
-        let now = session.clock.now();
-        let task = Task {
-            source: self.name.clone(),
-            records: self.views.clone(),
-            flows: std::mem::take(&mut session.flows),
-            inbox: Inbox::closed(),
-            guard: self.guard,
-        };
-        let (task, followed) = self.writer.advance_clock(task, now).await?;
-        session.flows = task.flows;
-        session.clock.passed(now);
-        self.take_in(session, followed).await
-    }
-
-    /// Keeps everything in step with a store transaction of the flows.
-    async fn take_in(&mut self, session: &mut Session, followed: Followed) -> Result<Next, EngineError> {
-        let mut next = Next::GoOn;
-        for applied in followed.views {
-            let change = match applied {
-                Applied::Changed(change) => change,
-                Applied::Failed { change, why } => {
-                    self.flow_failed(session, change.view, &why).await?;
-                    next = Next::StartAgain;
-                    change
-                }
-            };
-            let view = self.views.iter().position(|view| view.id == change.view).expect("the store knows the views it was given");
-            self.note(&[view], &Changes { views: vec![change], commit_no: followed.commit_no });
-        }
-        if let Some(position) = followed.position {
-            session.position = Some(position.clone());
-            session.unacknowledged = Some(position);
-            if session.acknowledged.elapsed() >= ACKNOWLEDGE_EVERY {
-                self.acknowledge(session).await?;
-            }
-        }
-        session.clock.wait_for(followed.due);
-        Ok(next)
-    }
-
-    /// A view could not be kept up to date: it is loaded again, or refreshed if that makes no sense.
-    async fn flow_failed(&mut self, session: &mut Session, id: ViewId, why: &ViewError) -> Result<(), EngineError> {
-        let view = self.views.iter().position(|view| view.id == id).expect("the store knows the views it was given");
-        let reason = causes(why);
-        self.board.view_failed(self.index, view, Some(reason.clone()));
-        let fact_type = &self.views[view].fact_type;
-        error!(source = self.name, %fact_type, reason, "fact type cannot be kept up to date change by change, reading it again");
-        self.reloads[view] += 1;
-        let hopeless = matches!(why, ViewError::Budget(_)) || self.reloads[view] >= MOST_RELOADS;
-        if let (true, Some(flow)) = (hopeless, session.flows.get(view)) {
-            self.demote(view, &flow.fingerprint.clone(), reason).await?;
-        }
-        // Only a result that is read again makes its facts current.
-        self.writer.mark_failing(id).await?;
-        (self.views[view].failing, self.views[view].fingerprint) = (true, self.views[view].fingerprint.take().filter(|_| hopeless));
-        session.flows.drop_view(view);
-        Ok(())
-    }
-
-    /// From now on the plan of this fingerprint is not used for the view.
-    async fn demote(&mut self, view: usize, fingerprint: &str, why: String) -> Result<(), EngineError> {
-        let record = &mut self.views[view];
-        warn!(source = self.name, fact_type = %record.fact_type, why, "fact type is refreshed from now on");
-        self.writer.demote(record.id, fingerprint, &why).await?;
-        (record.fingerprint, record.demoted) = (Some(fingerprint.to_owned()), Some(why));
-        Ok(())
-    }
-
-    async fn on_cut(
-        &mut self,
-        session: &mut Session,
-        position: Position,
-        views: Vec<(usize, Reading)>,
-        snapshot: bool,
-    ) -> Result<Next, EngineError> {
-        let numbers: Vec<usize> = views.iter().map(|(view, _)| *view).collect();
-        let healed = numbers.iter().any(|view| session.flows.is_failing(*view));
-        let mut next = if healed || std::mem::take(&mut session.unloaded) { Next::StartAgain } else { Next::GoOn };
-        let mut fresh = Vec::with_capacity(views.len());
-        for (view, reading) in views {
-            let (one, loaded) = self.load(session, view, reading).await?;
-            if loaded == Next::StartAgain {
-                next = Next::StartAgain;
-            }
-            fresh.push(one);
-        }
-        // Views that were loaded are ahead of the others, which still wait for the commits in between.
-        let loading = std::mem::take(&mut session.loading);
-        let stands = session.position.clone().filter(|_| loading).unwrap_or_else(|| position.clone());
-        let settled = if loading { session.settled.clone().unwrap_or_else(|| stands.clone()) } else { position.clone() };
-        let reached = Reached { cut: position, position: stands, settled: settled.clone() };
-        // A view whose first result comes now was left out of the comparison, for nothing was known about it.
-        let compare = snapshot || numbers.iter().any(|&view| !self.views[view].known);
-        let uncompared = matches!(session.compared, Compared::Due(_));
-        let changes = if compare || uncompared {
-            self.writer.replace(&self.name, reached, fresh).await?
-        } else {
-            self.writer.apply(&self.name, reached, fresh, self.guard).await?
-        };
-        self.note(&numbers, &changes);
-        for view in &numbers {
-            (self.views[*view].known, self.views[*view].failing) = (true, false);
-            self.board.view_failed(self.index, *view, None);
-        }
-        self.views = self.writer.views(&self.views).await?;
-        session.pending = None;
-        let stored = self.writer.source(&self.name).await?.and_then(|record| record.position);
-        (session.position, session.unacknowledged, session.settled) = (stored.clone(), stored, Some(settled.clone()));
-        self.acknowledge(session).await?;
-        if compare {
-            session.compared = Compared::Due(Instant::now());
-            self.compare_if_due(session).await?;
-        } else if !uncompared {
-            self.board.applied(self.index, settled, changes.commit_no);
-        }
-        if next == Next::GoOn && session.flows.has_clock() {
-            return self.let_time_pass(session).await;
-        }
-        Ok(next)
-    }
-
-    /// Builds the state of an incremental view from what was read.
-    async fn load(&mut self, session: &mut Session, view: usize, reading: Reading) -> Result<(Fresh, Next), EngineError> {
-        let record = self.views[view].clone();
-        let Reading { answer, tables, now } = reading;
-        let Some(flow) = session.flows.get(view) else {
-            return Ok((Fresh::from((record, answer)), Next::GoOn));
-        };
-        // A query of constants has no tables.
-        if tables.is_empty() && !flow.dataflow.tables().is_empty() {
-            // It failed when it was to be loaded, and can be read now.
-            return Ok((Fresh::from((record, answer)), Next::StartAgain));
-        }
-        let flows = std::mem::take(&mut session.flows);
-        let now = now.unwrap_or_else(|| session.clock.now());
-        let (flows, Loaded { fresh, doubt }) = self.writer.load(flows, view, record, tables, answer, now).await?;
-        session.flows = flows;
-        let Some(doubt) = doubt else {
-            session.flows.get_mut(view).expect("it has just been used").loaded = true;
-            session.clock.passed(now);
-            return Ok((fresh, Next::GoOn));
-        };
-        let fingerprint = session.flows.get(view).expect("it has just been used").fingerprint.clone();
-        self.demote(view, &fingerprint, causes(&doubt)).await?;
-        session.flows.drop_view(view);
-        Ok((Fresh { view: self.views[view].clone(), ..fresh }, Next::StartAgain))
-    }
-
     /// Keeps the numbers of the views in step with what was committed.
     pub(super) fn note(&mut self, numbers: &[usize], changes: &Changes) {
         for (&view, change) in numbers.iter().zip(&changes.views) {
@@ -558,7 +373,7 @@ impl Ingest {
     }
 
     /// Writes down what is durable, then lets the source tell upstream.
-    async fn acknowledge(&self, session: &mut Session) -> Result<(), EngineError> {
+    pub(super) async fn acknowledge(&self, session: &mut Session) -> Result<(), EngineError> {
         let Some(position) = session.unacknowledged.take() else { return Ok(()) };
         let (checkpoint, name, id, told) = (self.checkpoint.clone(), self.name.clone(), self.writer.store_id(), position.clone());
         tokio::task::spawn_blocking(move || checkpoint.tell(&name, &id, &told)).await.map_err(EngineError::panicked)??;

@@ -13,6 +13,7 @@
 //! [`GRACE`] to finish; then everything is joined. Nothing has to be written at the end: what is not durable by then was not
 //! acknowledged to anybody.
 
+mod apply;
 mod backoff;
 mod board;
 mod clock;

@@ -120,6 +120,8 @@ const QUERY: [&str; 28] = [
     "hasWindowFuncs",
     "hasTargetSRFs",
     "hasSubLinks",
+    // That a table has policies; those that apply to us are `securityQuals` of its entry, and refused.
+    "hasRowSecurity",
     "hasDistinctOn",
     "hasRecursive",
     "hasGroupRTE",
