@@ -112,7 +112,7 @@ const ENTRY: [&str; 36] = [
     "tablesample",
 ];
 
-const QUERY: [&str; 28] = [
+const QUERY: [&str; 29] = [
     "commandType",
     "querySource",
     "canSetTag",
