@@ -15,6 +15,7 @@ mod delivery;
 mod delta_rules;
 mod embedded;
 mod invariants;
+mod live_views;
 mod mongo_source;
 mod oracles;
 mod oso_target;

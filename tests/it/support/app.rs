@@ -24,18 +24,25 @@ pub(crate) struct App {
 impl App {
     /// Runs `schema` and writes a configuration of `facts`, each a signature and a query; `sync` goes into the block of that name.
     pub(crate) async fn start(schema: &str, facts: &[(&str, &str)], sync: &str) -> Self {
-        let cluster = Cluster::start(Major::V15);
+        Self::start_on(Major::V15, schema, facts, sync).await
+    }
+
+    /// The same on another server.
+    pub(crate) async fn start_on(major: Major, schema: &str, facts: &[(&str, &str)], sync: &str) -> Self {
+        let cluster = Cluster::start(major);
         let database = cluster.database();
         let client = cluster.client(&database).await;
         client.batch_execute(schema).await.expect("the schema runs");
         let folder = tempfile::tempdir().expect("a folder");
-        let parsed = facts.iter().map(|(signature, query)| (signature.parse().expect("a signature"), (*query).to_owned()));
-        let app = Self { facts: parsed.collect(), cluster, database, client, folder };
+        let mut app = Self { facts: Vec::new(), cluster, database, client, folder };
         app.configure(facts, sync);
         app
     }
 
-    fn configure(&self, facts: &[(&str, &str)], sync: &str) {
+    /// Other fact types for the next [`Self::run`].
+    pub(crate) fn configure(&mut self, facts: &[(&str, &str)], sync: &str) {
+        let parsed = facts.iter().map(|(signature, query)| (signature.parse().expect("a signature"), (*query).to_owned()));
+        self.facts = parsed.collect();
         let mut yaml = String::from("version: 1\nsource: postgres\nfacts:\n");
         for (signature, query) in facts {
             yaml.push_str(&format!("  {signature}:\n    db: app\n    query: |-\n      {query}\n"));
