@@ -46,9 +46,9 @@
 //! Each has tests that carry its name.
 //!
 //! 1. **Exact.** After each commit of the local store the desired facts of every incremental view equal its query at one commit of the
-//!    source, the same for all of them; those of a refresh view equal its query at the point it was last read. A batch ends where such a
-//!    commit does, so the fact store passes through the same states; only a commit that is too large for a batch is split, its
-//!    deletes first.
+//!    source, the same for all of them (one that was just loaded is ahead until the others get there); those of a refresh view equal its
+//!    query at the point it was last read. A batch ends where such a commit does, so the fact store passes through the same states; only a
+//!    commit that is too large for a batch is split, its deletes first.
 //! 2. **Atomic.** Views' state, desired facts, outbox and position change in one local transaction, which ends at a commit of the
 //!    source; a `kill -9` anywhere and a restart end in the same state as no kill.
 //! 3. **Seamless.** No change falls between snapshot and stream, and an overlap changes nothing ([`source::postgres`] argues why).
@@ -61,7 +61,7 @@
 //! 8. **Guarded.** A change that would remove more than the configured share of a fact type waits for a person ([`view::Guard`]).
 //! 9. **Loud.** What cannot be applied is counted, shown in `/v1/status` and logged once per cause; it never stops other fact types.
 //!
-//! And three about the code, kept true by `tests/tidy.rs` and by review:
+//! And three about the code, kept true by `tests/tidy.rs` as far as a program can tell:
 //!
 //! - Nothing outside [`store`] and [`target::embedded`] knows SQLite, nothing outside [`store`] knows sled, and nothing outside
 //!   `source/x` knows the driver of x.
