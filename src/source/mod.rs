@@ -1,8 +1,9 @@
 //! Where rows come from: PostgreSQL, MongoDB, CSV.
 //!
 //! A source knows nothing of facts. Asked once ([`snapshot`]), it reads every view in one consistent state. Asked to follow
-//! ([`Follow`]), it reports consistent cuts: the complete new results of the views that a change touched, and the one
-//! position they all belong to.
+//! ([`Follow`]), it first says how each view can be kept up to date ([`ViewMode`]), and then reports for the incremental ones the row
+//! changes of their tables, in commit order, and for the others consistent cuts: the complete new results of the views that a change
+//! touched, and the one position they all belong to.
 
 pub mod csv;
 pub mod mongo;
