@@ -315,6 +315,8 @@ pub enum Role {
 pub struct Start {
     /// From here, or with a new history if that is `None`; then no view has the role [`Role::Incremental`].
     pub from: Option<Position>,
+    /// Up to here a stale refresh view lacks nothing; not beyond `from`. Nothing beyond it is reported as settled until those are read.
+    pub settled: Option<Position>,
     /// One for each view.
     pub roles: Vec<Role>,
 }
@@ -322,7 +324,7 @@ pub struct Start {
 impl Start {
     /// From `from` with refresh views only, none of them stale.
     pub fn refreshing(from: Option<Position>, views: usize) -> Self {
-        Self { from, roles: vec![Role::Refresh { stale: false }; views] }
+        Self { settled: from.clone(), from, roles: vec![Role::Refresh { stale: false }; views] }
     }
 }
 

@@ -112,6 +112,11 @@ impl Outgoing {
         self.part == Part::Nothing
     }
 
+    /// Refresh views lack what is after `settled`, which is before the position.
+    pub(crate) fn unsettled(&mut self, settled: Lsn) {
+        self.reported.settled = settled;
+    }
+
     /// What was reported last.
     pub(crate) fn reported(&self) -> Reach {
         self.reported
