@@ -4,15 +4,14 @@
     cargo build --release && benches/streaming.py
     benches/streaming.py --cases join --rows 10000000
 
-For each case and each size of transaction: factsync is stopped with SIGSTOP while a workload is committed, so that both readers find the
-same backlog; then pg_recvlogical drains its slot, then factsync goes on and is waited for. The figures are changed rows per second until
+For each case and each size of transaction: a workload is committed while factsync is stopped, so that both readers find the same
+backlog; then pg_recvlogical drains its slot, then factsync starts and is waited for. The figures are changed rows per second, the start included, until
 the changes are durable in factsync's state (`local`) and until the fact store has acknowledged them all (`delivered`), and their
-ratios to pg_recvlogical's. Then, idle, the time from an application's commit to the fact store's acknowledgement, the time of a restart, and
-the resident memory.
+ratios to pg_recvlogical's. Then, idle, the time from an application's commit to the fact store's acknowledgement, the time of a restart, and the resident memory.
 
 Everything it starts lives in a temporary directory and ends with it. Needs what tests/run.sh installs.
 """
-import argparse, glob, http.client, json, os, pathlib, pwd, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
+import argparse, glob, http.client, json, os, pathlib, shutil, socket, statistics, subprocess, sys, tempfile, time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -37,7 +36,7 @@ CASES = {
         fill='INSERT INTO repository SELECT n, n % 1000 FROM generate_series(1, {rows}) n;',
         facts='has_relation(Repository:_, parent, Organization:_)',
         query='SELECT id, organization_id FROM repository',
-        change='UPDATE repository SET organization_id = organization_id + 1 WHERE id = 1 + (k * 7919) % 10000'),
+        change='UPDATE repository SET organization_id = organization_id + 1 WHERE id = 1 + (k::bigint * 7919) % 10000'),
     # The same over all rows, none of them twice in a row.
     'random': dict(
         tables='CREATE TABLE repository (id int PRIMARY KEY, organization_id int);',
@@ -173,7 +172,6 @@ class Factsync:
         return field('VmRSS'), field('VmHWM')
 
     def stop(self):
-        self.process.send_signal(signal.SIGCONT)
         self.process.terminate()
         self.process.wait(30)
 
@@ -208,7 +206,7 @@ def run_case(server, work, name, args):
 def measure(server, factsync, name, change, size, done, changes):
     reference = 'reference'
     server.sql(name, f"SELECT pg_create_logical_replication_slot('{reference}', 'pgoutput')")
-    factsync.process.send_signal(signal.SIGSTOP)
+    factsync.stop()
     server.sql(name, f'''DO $$ BEGIN FOR k IN {done + 1}..{done + changes} LOOP {change};
         IF k % {size} = 0 THEN COMMIT; END IF; END LOOP; END $$''')
     # A commit behind the changes, and a position behind that commit, for both readers to arrive at.
@@ -219,7 +217,7 @@ def measure(server, factsync, name, change, size, done, changes):
     plain = time.perf_counter() - began
     server.sql(name, f"SELECT pg_drop_replication_slot('{reference}')")
     began = time.perf_counter()
-    factsync.process.send_signal(signal.SIGCONT)
+    factsync.start()
     factsync.reaches(end)
     local = time.perf_counter() - began
     factsync.wait(end)

@@ -6,50 +6,74 @@
 //! architecture; the modules are in the order in which a change passes through them.
 //!
 //! ```text
-//!  PostgreSQL WAL ─┐           rows             facts                  one transaction                 batches
-//!  MongoDB ────────┼─> source ──────> view ──────────────> store [ desired facts, outbox, position ] ──> target ─> fact store
-//!  CSV files ──────┘     ^      sorted extents, net change          │ commit (fsync), checkpoint           /api/batch
-//!                        └──────────────── acknowledge upstream ────┘
+//!          SQL ──analysed by the source──> query: a plan, or the reason why there is none
+//!                                            │
+//!                     row changes            v            facts                one transaction
+//!  PostgreSQL WAL ─┐ (incremental) ┌> view::Dataflow ──┐         ┌──────────────────────────────────────────┐    batches
+//!  CSV files ──────┼─> source ─────┤                   ├─> store │ views' state, desired facts, outbox,     │──> target ─> fact
+//!  MongoDB ────────┘     ^         └> view::refresh ───┘         │ position                                 │   /api/batch store
+//!                        │  whole results                        └────────────────────┬─────────────────────┘
+//!                        │    (refresh)                                commit (fsync), checkpoint
+//!                        └─────────────────── acknowledge upstream ───────────────────┘
 //! ```
+//!
+//! [`query`] says what a view computes, [`view`] keeps it computed, [`store`] makes that durable, and [`engine`] moves everything along.
 //!
 //! # Where to find what
 //!
 //! | question | place |
 //! |---|---|
 //! | where does the YAML become a [`Config`](config::Config)? | [`config::load`] |
-//! | where does a WAL message become "this view must be run again"? | [`source::postgres`], `decode.rs` and `tail.rs` |
+//! | where is a query analysed, and where is it refused? | [`source::postgres`], `analyze.rs` and `uses.rs` |
+//! | where does the server's node tree become a plan, or the reason why not? | [`query`], `tree.rs` reads it, `bind/` binds it |
+//! | who decides between incremental, refresh and refused? | [`source::postgres`], `prepare.rs`; `engine/flows.rs` for what shows later |
+//! | what does an operator of a plan mean? | [`query::Plan`]; [`query::naive`] is the definition in code |
+//! | where is a scalar function computed? | [`query::scalar`], each compared with PostgreSQL; else by the source: `evaluate.rs` |
+//! | where does a WAL message become a row? | [`source::postgres`], `decode.rs` and `images.rs`; many of them: [`data::ChangeBatch`] |
+//! | where does a row change become a fact that begins or ends? | [`view::Dataflow`]; its operators are listed in [`view`] |
+//! | where do rows come and go because time passes? | `view/clock.rs`; `engine/clock.rs` knows the source's clock |
+//! | where does a WAL message become "this view must be run again"? | [`source::postgres`], `tail.rs`, `dirty.rs` and `refresh.rs` |
 //! | where does a query's output become a row? | [`source::postgres`], `copy.rs`; [`source::csv`]; [`source::mongo`] |
-//! | where does a row become a fact? | [`fact::FactType::fact`], compared in [`view::refresh()`] |
+//! | how does a view get its first state? | `view/load.rs` from whole tables, `store/load.rs` compares it with the database's own answer |
+//! | where does a row become a fact? | [`fact::FactType::fact`]; `store/settle.rs` for row changes, [`view::refresh()`] for whole results |
 //! | where does a fact become a request? | `engine/deliver.rs` picks it, [`target::batch`] packs it, [`target::oso`] sends it |
-//! | who decides between resuming and a new snapshot? | `engine/ingest.rs` |
+//! | who decides between resuming and a new snapshot, for each view? | `engine/start.rs` |
+//! | what happens to a view that fails? | `engine/apply.rs`, `flow_failed` |
 //! | what is on the disk? | [`store`] (local state), [`target::embedded`] (the embedded fact store) |
 //!
 //! # Invariants
 //!
 //! Each has tests that carry its name.
 //!
-//! 1. **Exact.** After each delivered batch the fact store equals the views at one position of the source.
-//! 2. **Atomic.** Position, desired facts and outbox change in one local transaction; a `kill -9` anywhere and a restart end in the
-//!    same state as no kill.
+//! 1. **Exact.** After each commit of the local store the desired facts of every incremental view equal its query at one commit of the
+//!    source, the same for all of them (one that was just loaded is ahead until the others get there); those of a refresh view equal its
+//!    query at the point it was last read. A batch ends where such a commit does, so the fact store passes through the same states; only a
+//!    commit that is too large for a batch is split, its deletes first.
+//! 2. **Atomic.** Views' state, desired facts, outbox and position change in one local transaction, which ends at a commit of the
+//!    source; a `kill -9` anywhere and a restart end in the same state as no kill.
 //! 3. **Seamless.** No change falls between snapshot and stream, and an overlap changes nothing ([`source::postgres`] argues why).
 //! 4. **Idempotent.** A batch delivered twice, or whose answer was lost, changes nothing.
 //! 5. **Scoped.** Only facts under a configured signature are ever read or written.
 //! 6. **Net.** The fact store is sent the net change only.
-//! 7. **Bounded.** Memory does not grow with the database, the fact store or an outage: results are sorted on disk
-//!    ([`data`]), the outbox is on disk ([`store`]), every queue has a named limit.
+//! 7. **Bounded.** Memory does not grow with the database, a commit, the fact store or an outage: a commit of any size is applied in
+//!    chunks ([`view::Dataflow`]), what it flips and what is read as a whole is sorted on disk ([`data`]), views' state and the
+//!    outbox are on disk ([`store`]), every queue has a named limit. What a recursion touches at once is in memory, up to a named limit.
 //! 8. **Guarded.** A change that would remove more than the configured share of a fact type waits for a person ([`view::Guard`]).
 //! 9. **Loud.** What cannot be applied is counted, shown in `/v1/status` and logged once per cause; it never stops other fact types.
 //!
-//! And two about the code, kept true by `tests/tidy.rs`:
+//! And three about the code, kept true by `tests/tidy.rs` as far as a program can tell:
 //!
 //! - Nothing outside [`store`] and [`target::embedded`] knows SQLite, nothing outside [`store`] knows sled, and nothing outside
 //!   `source/x` knows the driver of x.
-//! - [`view`] never sees a clock, a socket or a random number: the same rows in give the same changes out.
+//! - [`query`] and [`view`] know no I/O of their own: a plan is a value, the disk is a [`view::State`], the source's help a
+//!   [`view::Remote`], the time an argument.
+//! - So [`view`] never sees a clock, a socket or a random number: the same rows in give the same changes out.
 //!
 //! # In this release
 //!
-//! PostgreSQL views are *refresh* views: a commit that touches one of a view's tables runs its query again, in the only kind of
-//! snapshot that PostgreSQL ties to a log position. MongoDB can be reconciled and not yet followed.
+//! A PostgreSQL view is *incremental*: every commit brings exactly the facts it changes. What cannot be bound to a plan falls back to
+//! *refresh*, with the reason by name: a commit that touches one of the view's tables runs its query again, in the only kind of snapshot
+//! that PostgreSQL ties to a log position. CSV files are refreshed. MongoDB can be reconciled and not yet followed.
 
 pub mod cli;
 pub mod config;

@@ -70,6 +70,7 @@ const DIRECTIONS: &[(&str, Knows)] = &[
     ("error", Knows::Only(&[])),
     ("query", Knows::Only(&["data"])),
     ("fact", Knows::Only(&["data"])),
+    ("view", Knows::Only(&["data", "query", "fact", "target", "config"])),
     ("config", Knows::Only(&["data", "fact"])),
     ("source", Knows::AnyBut(&["engine", "server", "cli", "store", "reconcile", "target"])),
     ("target", Knows::AnyBut(&["engine", "server", "cli", "store", "reconcile", "source"])),

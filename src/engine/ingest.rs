@@ -213,7 +213,7 @@ impl Ingest {
             Start::Refused(problem) => {
                 return Ok((follower, Ended::Failed(SourceError::Unsupported { name: self.name.clone(), problem })));
             }
-            Start::At { from, compared, roles, flows } => self.open(follower, from, compared, roles, flows),
+            Start::At { from, settled, compared, roles, flows } => self.open(follower, (from, settled), compared, roles, flows),
         };
         let mut tick = tokio::time::interval(PERSIST_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -262,23 +262,28 @@ impl Ingest {
         }
     }
 
-    fn open(&self, mut follower: Box<dyn Follow>, from: Option<Position>, compared: Compared, roles: Vec<Role>, flows: Flows) -> Session {
+    fn open(
+        &self,
+        mut follower: Box<dyn Follow>,
+        (from, settled): (Option<Position>, Option<Position>),
+        compared: Compared,
+        roles: Vec<Role>,
+        flows: Flows,
+    ) -> Session {
         let (events_in, events) = mpsc::channel(EVENT_QUEUE);
         let durable = watch::Sender::new(from.clone());
         let (halt, halted) = watch::channel(false);
         let mut link = Link { events: events_in, durable: durable.subscribe(), wanted: self.board.wanted(self.index), stop: halted };
         let position = from.clone();
         let loading = from.is_some() && roles.contains(&Role::Load);
-        let behind = loading || roles.contains(&Role::Refresh { stale: true });
-        let start = source::Start { from, roles };
+        let start = source::Start { from, settled: settled.clone(), roles };
         let follow = tokio::spawn(async move {
             let outcome = follower.follow(start, &mut link).await;
             drop(link);
             (follower, outcome)
         });
         let commit_no = self.writer.commit_no();
-        let settled = position.clone().filter(|_| !behind);
-        if let (Some(settled), Compared::Done(_)) = (&settled, &compared) {
+        if let (Some(settled), Compared::Done(_), false) = (&settled, &compared, loading) {
             self.board.applied(self.index, settled.clone(), commit_no);
         }
         self.board.founded(self.index, matches!(compared, Compared::Done(_)).then_some(commit_no));

@@ -18,8 +18,8 @@ use crate::{
 
 /// What a session starts with.
 pub(super) enum Start {
-    /// From a position, or with a new history.
-    At { from: Option<Position>, compared: Compared, roles: Vec<Role>, flows: Flows },
+    /// From a position, or with a new history; refresh views may lack what is after `settled`.
+    At { from: Option<Position>, settled: Option<Position>, compared: Compared, roles: Vec<Role>, flows: Flows },
     /// Not at all, and why.
     Refused(String),
 }
@@ -53,7 +53,7 @@ impl Ingest {
         let roles = self.roles(prepared, &record, &flows);
         self.keep_changed_views_stale(prepared, &record, &roles).await?;
         let compared = if record.compared { Compared::Done(self.next_audit()) } else { Compared::Due(Instant::now()) };
-        Ok(Start::At { from: Some(position), compared, roles, flows })
+        Ok(Start::At { from: Some(position), settled: record.settled, compared, roles, flows })
     }
 
     /// A new history, which begins with a snapshot.
@@ -74,7 +74,7 @@ impl Ingest {
             (None, ViewMode::Incremental(_) | ViewMode::Refresh(_)) => Role::Refresh { stale: false },
         });
         let roles = roles.collect();
-        Ok(Start::At { from: None, compared: Compared::Due(Instant::now()), roles, flows })
+        Ok(Start::At { from: None, settled: None, compared: Compared::Due(Instant::now()), roles, flows })
     }
 
     /// Whether a view that can be followed lacks something before the stored position.

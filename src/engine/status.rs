@@ -52,9 +52,11 @@ pub struct FactTypeStatus {
     pub fact_type: String,
     /// Its source.
     pub source: String,
-    /// `refresh` or `refused`.
+    /// How its facts are kept up to date: `incremental` (every commit brings exactly the facts it changes), `refresh` (its query is run
+    /// again) or `refused` (it cannot be followed, its facts stay as they are). A view that could be incremental and whose
+    /// query fails is `refresh` until the query succeeds.
     pub mode: &'static str,
-    /// Why this mode.
+    /// Why it is not incremental; null where it is, and before the source has answered.
     pub reason: Option<String>,
     /// Why its facts are not current, if so.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,7 +1,7 @@
 //! What the source's catalogues say about everything a query names: plain data, filled by whoever can ask the database.
 //!
-//! The numbers are OIDs. Nothing here decides what a query means; [`crate::query::bind`] and [`crate::query::deparse`] do, and what they
-//! cannot find here they refuse.
+//! The numbers are OIDs. Nothing here decides what a query means; [`crate::query::bind()`] and [`crate::query::deparse`] do, and what
+//! they cannot find here they refuse.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,8 +1,9 @@
 //! Where rows come from: PostgreSQL, MongoDB, CSV.
 //!
 //! A source knows nothing of facts. Asked once ([`snapshot`]), it reads every view in one consistent state. Asked to follow
-//! ([`Follow`]), it reports consistent cuts: the complete new results of the views that a change touched, and the one
-//! position they all belong to.
+//! ([`Follow`]), it first says how each view can be kept up to date ([`ViewMode`]), and then reports for the incremental ones the row
+//! changes of their tables, in commit order, and for the others consistent cuts: the complete new results of the views that a change
+//! touched, and the one position they all belong to.
 
 pub mod csv;
 pub mod mongo;
@@ -314,6 +315,8 @@ pub enum Role {
 pub struct Start {
     /// From here, or with a new history if that is `None`; then no view has the role [`Role::Incremental`].
     pub from: Option<Position>,
+    /// Up to here a stale refresh view lacks nothing; not beyond `from`. Nothing beyond it is reported as settled until those are read.
+    pub settled: Option<Position>,
     /// One for each view.
     pub roles: Vec<Role>,
 }
@@ -321,7 +324,7 @@ pub struct Start {
 impl Start {
     /// From `from` with refresh views only, none of them stale.
     pub fn refreshing(from: Option<Position>, views: usize) -> Self {
-        Self { from, roles: vec![Role::Refresh { stale: false }; views] }
+        Self { settled: from.clone(), from, roles: vec![Role::Refresh { stale: false }; views] }
     }
 }
 

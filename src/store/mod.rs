@@ -1,7 +1,8 @@
 //! The local store: what the fact store should hold, what is still to be sent, and how far each source is.
 //!
 //! One SQLite file, `state.db`, in the state directory. Everything that one event changes changes in one transaction, so a
-//! `kill -9` between any two instructions leaves either all of it or nothing:
+//! `kill -9` between any two instructions leaves either all of it or nothing. An event is a run of whole commits (as many as have
+//! arrived, `follow.rs`), the passing of time, a cut of whole results (`cut.rs`), or an acknowledged batch (`outbox.rs`):
 //!
 //! ```text
 //! begin ─ views' state ─ desired facts ─ outbox ─ counts ─ position ─ commit (fsync) ─ checkpoint (sled) ─ acknowledge upstream
@@ -22,8 +23,9 @@
 //! `PRAGMA user_version` is the layout's version ([`LAYOUT`]); an older file is brought up to date in one transaction when it is opened,
 //! one of a later version is refused by name.
 //!
-//! A state is used only under the fingerprint of the plan that made it, which is written in the same transaction as the facts that belong
-//! to it. So whatever happens in between, a state without its facts, or of another plan, is as good as none.
+//! A view's state is made from whole tables (`load.rs`), and kept only if it computes what the database itself answers for the same moment.
+//! It is used only under the fingerprint of the plan that made it, which is written in the same transaction as the facts that belong to it.
+//! So whatever happens in between, a state without its facts, or of another plan, is as good as none.
 //!
 //! Writers go through [`Store`], of which there is one; readers open connections of their own and see one committed state
 //! for as long as they read. A failed commit or fsync is final ([`StoreError::Poisoned`]): what SQLite's cache holds may then

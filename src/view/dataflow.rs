@@ -1,8 +1,9 @@
 //! One view's dataflow: from the row changes of commits to the facts that begin and cease to be true.
 //!
 //! Two phases. Each operator first computes what its output gains and loses, reading only the state before the chunk and the chunk's
-//! own changes; then everything is folded into the state. A chunk is any run of row changes: since every run takes the tables from one valid
-//! state to the next, a transaction of any size is applied chunk by chunk, and the facts that come and go again in between cancel in the end.
+//! own changes; then everything is folded into the state. A chunk is any run of row changes: since every run takes the tables from one
+//! valid state to the next, a transaction of any size is applied chunk by chunk, and the facts that come and go again in between cancel
+//! in the end.
 
 use std::{collections::BTreeMap, io, ops::ControlFlow, path::Path};
 
@@ -50,8 +51,8 @@ pub trait Remote {
     fn evaluate(&mut self, expr: &RemoteExpr, rows: &[Vec<Option<String>>]) -> Result<Vec<Option<String>>, ViewError>;
 }
 
-/// What happens to the view's result. Within one call of the dataflow a row may flip more than once, each time for real: only a row that is not
-/// in the result is inserted, only one that is in it is deleted.
+/// What happens to the view's result. Within one call of the dataflow a row may flip more than once, each time for real: only a row that
+/// is not in the result is inserted, only one that is in it is deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Flip {
     /// This row becomes or ceases to be a fact.

@@ -2,8 +2,8 @@
 //!
 //! The difference is a sum with one term for each input, the term's *driver*: the driver's difference, joined with the inputs before it as
 //! they are after the chunk and with those after it as they were before. Summed up, the terms telescope to new minus old. Each term
-//! looks up the other inputs in an order of its own, in which equalities bind as much as possible of each next input. Equality is transitive
-//! here, as texts are equal or not, so columns fall into classes, and what one member of a class is the others are.
+//! looks up the other inputs in an order of its own, in which equalities bind as much as possible of each next input. Equality is
+//! transitive here, as texts are equal or not, so columns fall into classes, and what one member of a class is the others are.
 //!
 //! Only a row whose every joined cell is not NULL joins, so lookups with a NULL are not made.
 

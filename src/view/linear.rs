@@ -1,7 +1,7 @@
 //! Operators whose output's difference depends on their input's difference alone, and constant rows.
 //!
-//! The difference of the output is the operator applied to the difference of the input, weights carried along: a condition keeps a row when it
-//! is TRUE, expressions are deterministic, so a row that goes produces exactly what it produced when it came.
+//! The difference of the output is the operator applied to the difference of the input, weights carried along: a condition keeps a row
+//! when it is TRUE, expressions are deterministic, so a row that goes produces exactly what it produced when it came.
 
 use std::borrow::Cow;
 

@@ -1,6 +1,6 @@
 //! Values as bytes that sort as their type does, so that the first entry of a space is the smallest value, or the largest.
 //!
-//! A sort cell is a cell of a [`Row`](crate::data::Row) by its form: it begins and ends like one, and zero bytes inside are escaped. So
+//! A sort cell is a cell of a [`Row`] by its form: it begins and ends like one, and zero bytes inside are escaped. So
 //! it may stand among other cells in a space's key, and two keys compare as their cells do, one after the other. Inside is a byte string
 //! that no other value's byte string is a prefix of; the bytewise complement of such strings sorts the other way round.
 //!

@@ -28,8 +28,8 @@ pub trait State {
 
     /// Adds `weight` to the number under `key`, where no entry is 0, and returns the sum; an entry that becomes 0 goes.
     ///
-    /// A space holds numbers or values, never both. The number's encoding is the implementation's own: entries of such a space are read with
-    /// [`State::weight`].
+    /// A space holds numbers or values, never both. The number's encoding is the implementation's own: entries of such a space are read
+    /// with [`State::weight`].
     fn add(&mut self, space: Space, key: &[u8], weight: i64) -> io::Result<i64>;
 
     /// The number in a value that [`State::scan`] gave out for a space written with [`State::add`].

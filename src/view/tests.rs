@@ -1,5 +1,5 @@
-//! Every operator, alone and composed, against recomputation: random transactions over tiny value domains, so that NULLs, duplicates, swapped
-//! keys and rows that come and go within a chunk meet all the time.
+//! Every operator, alone and composed, against recomputation: random transactions over tiny value domains, so that NULLs, duplicates,
+//! swapped keys and rows that come and go within a chunk meet all the time.
 
 mod plans;
 mod world;

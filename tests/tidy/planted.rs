@@ -52,6 +52,7 @@ fn planted() -> Vec<Planted> {
         plant("crate homes", "src/source/mod.rs", "csv::Reader::new();\n", 1, "pub mod csv;\nfn f() { csv::snapshot() }\n"),
         plant("directions", "src/data/row.rs", "fn f() -> crate::fact::Fact {}\n", 1, "use crate::data::Value;\n"),
         plant("directions", "src/fact/mod.rs", "use crate::config::Config;\n", 1, "use crate::data::Row;\n"),
+        plant("directions", "src/view/join.rs", "use crate::store::Store;\n", 1, "use crate::query::Plan;\n"),
         plant("elsewhere", "src/a.rs", elsewhere, 2, "//! x\n// see ../README.md\n"),
     ]
 }

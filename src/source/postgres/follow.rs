@@ -43,7 +43,7 @@ use crate::{
             refresh::Refresh,
             session::{Purpose, Server},
             slot::{self, Anchor, Lifetime, SlotState},
-            tail::{Plan, Reanalyze, Streaming, Tail, stopped},
+            tail::{Plan, Reanalyze, Streaming, Tail, lsn, stopped},
         },
     },
 };
@@ -143,7 +143,7 @@ impl Follower {
             }
         }
         let parts = self.parts(&survey, &start)?;
-        let mut plan = plan(&survey, &parts);
+        let mut plan = plan(&survey, &parts, &start);
         let state = self.free_slot(&server, link).await?;
         let begun = match start.from {
             Some(from) => self.resume(&server, &survey, state, from, &parts, &mut plan, link).await?,
@@ -366,13 +366,14 @@ async fn report(link: &Link, point: Lsn, snapshot: Snapshot, plan: &mut Plan, ne
 }
 
 /// What the loop needs to know.
-fn plan(survey: &Survey, parts: &Parts) -> Plan {
+fn plan(survey: &Survey, parts: &Parts, start: &Start) -> Plan {
     Plan {
         views: survey.touched(&parts.refreshed),
         images: images(survey, parts, None),
         clock: parts.refreshed.iter().copied().filter(|view| survey.has_clock(*view)).collect(),
         tells_time: parts.incremental().into_iter().any(|view| survey.has_clock(view)),
         stale: parts.stale.clone(),
+        settled: lsn(&start.settled),
         failed: BTreeSet::new(),
         essence: survey.essence(&parts.incremental()),
         publication: survey.publication.clone(),

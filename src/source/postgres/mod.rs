@@ -1,15 +1,22 @@
 //! The PostgreSQL source.
 //!
 //! ```text
-//! config ─address─tls─> session ──prepare──> tree ─uses─> analyze ──> publication ──> slot (snapshot + point)
-//!                                                                                       │
-//!        Changes, Cut, Progress <── outgoing <── tail <── decode, images               │
-//!                                                 └── refresh <── read <── copy  <──────┘
+//! config ─address, tls─> session ──> analyze (tree, uses, catalog, query::bind) ──> prepare: mode, fingerprint ──> publication
+//!                                                                                                                      │
+//!     Changes, Cut, Progress, Clock <── outgoing <── tail <── decode, images <── the log                               v
+//!                                                     ├── dirty, refresh <── read <── copy <── snapshot and point <── slot
+//!                                                     └── pulse: heartbeats, the clock, what the log does not carry
 //! ```
 //!
 //! An *incremental* view is read once, with its tables, in the snapshot that belongs to a point of the log; from there on it gets every row
 //! change. For a *refresh* view a commit that touches one of its tables makes it dirty, and dirty views are
 //! read again in a snapshot whose log position is known. `follow` and `tail` argue why no commit is lost.
+//!
+//! Each view has a fingerprint of everything its result and its plan depend on besides rows (`analyze`, `prepare`). It is compared with the
+//! stored one on connect, and the catalogues are surveyed again every minute and when the stream announces a table anew. A view whose
+//! fingerprint differs is planned and read anew; the others go on where they are.
+//!
+//! What the plan needs and this crate does not compute is computed by the server over the values (`evaluate`).
 
 mod address;
 mod analyze;

@@ -64,11 +64,13 @@ impl Outgoing {
         Self { batch: ChangeBatch::default(), part: Part::Nothing, events: VecDeque::new(), batch_first: false, reported }
     }
 
-    /// Where the next row change of the open transaction goes.
-    pub(crate) fn batch(&mut self) -> &mut ChangeBatch {
+    /// Where the next row change of the open transaction goes, whose commit record starts at `start`.
+    pub(crate) fn batch(&mut self, start: Lsn) -> &mut ChangeBatch {
         if self.part == Part::Nothing {
             self.part = Part::All;
         }
+        // In each piece anew: who has the transaction already must know that from its first change on.
+        self.batch.begin(start);
         &mut self.batch
     }
 
@@ -108,6 +110,11 @@ impl Outgoing {
     /// Whether no transaction with changes is being received.
     pub(crate) fn is_between(&self) -> bool {
         self.part == Part::Nothing
+    }
+
+    /// Refresh views lack what is after `settled`, which is before the position.
+    pub(crate) fn unsettled(&mut self, settled: Lsn) {
+        self.reported.settled = settled;
     }
 
     /// What was reported last.
@@ -205,7 +212,7 @@ mod tests {
                 match step {
                     Step::Change(size) => {
                         if outgoing.has_room() {
-                            outgoing.batch().insert(1, |image| image.text(&"x".repeat(size)));
+                            outgoing.batch(Lsn(clock)).insert(1, |image| image.text(&"x".repeat(size)));
                             open = true;
                         }
                     }
@@ -220,6 +227,7 @@ mod tests {
                         Some(Event::Changes { batch, settled: now }) => {
                             sent.extend(batch.commits().iter().map(|commit| commit.end.0));
                             torn = batch.commits().last().map_or(0, |commit| commit.changes) < batch.len();
+                            prop_assert_eq!(torn, batch.open().is_some(), "each piece says which transaction goes on");
                             let Position::Lsn(now) = now else { panic!("{now:?}") };
                             told = told.max(sent.last().copied().unwrap_or(0));
                             prop_assert!(now >= settled && now.0 <= told);
@@ -247,7 +255,7 @@ mod tests {
         let mut outgoing = Outgoing::new(Lsn(1));
         let reach = Reach { received: Lsn(9), settled: Lsn(9) };
         assert!(outgoing.is_behind(reach));
-        outgoing.batch().truncate(1);
+        outgoing.batch(Lsn(5)).truncate(1);
         assert!(outgoing.is_behind(reach), "a transaction that is being received is after the position");
         outgoing.commit(Lsn(5), Lsn(6));
         assert!(!outgoing.is_behind(reach));

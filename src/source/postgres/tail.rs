@@ -97,6 +97,8 @@ pub(crate) struct Plan {
     pub(crate) tells_time: bool,
     /// The refresh views that are read at once: they lack changes from before the stream.
     pub(crate) stale: BTreeSet<usize>,
+    /// What they lack comes after this.
+    pub(crate) settled: Option<Lsn>,
     /// The refresh views whose last read failed.
     pub(crate) failed: BTreeSet<usize>,
     /// What each view depends on ([`Survey::essence`](super::prepare::Survey::essence)), under which all of this holds.
@@ -162,7 +164,13 @@ impl Tail {
         let now = Instant::now();
         let reruns = plan.clock.iter().chain(&plan.failed).map(|view| (*view, now + CLOCK_RERUN)).collect();
         let mut dirty = Dirty::default();
-        plan.stale.iter().for_each(|view| dirty.touch(*view, position));
+        let mut outgoing = Outgoing::new(position);
+        // Another start before they are read must still know that they are stale.
+        let settled = plan.settled.unwrap_or_default().min(position);
+        for view in &plan.stale {
+            dirty.touch(*view, settled);
+            outgoing.unsettled(settled);
+        }
         Self {
             server,
             next_clock: plan.tells_time.then_some(now),
@@ -182,7 +190,7 @@ impl Tail {
             transaction: None,
             dirty,
             reruns,
-            outgoing: Outgoing::new(position),
+            outgoing,
             received: position,
             next_report: now,
             head: position,
@@ -485,7 +493,8 @@ async fn finish<T>(running: &mut Option<BoxFuture<'static, T>>) -> T {
     }
 }
 
-fn lsn(position: &Option<Position>) -> Option<Lsn> {
+/// A position of this source.
+pub(crate) fn lsn(position: &Option<Position>) -> Option<Lsn> {
     match position {
         Some(Position::Lsn(lsn)) => Some(*lsn),
         Some(Position::Digest(_)) | None => None,

@@ -204,7 +204,7 @@ impl Incremental {
         let position = from.as_ref().map_or(Lsn(0), lsn);
         let task = tokio::spawn(async move {
             let mut link = Link { events: sender, durable: durable_receiver, wanted: wanted_receiver, stop: stop_receiver };
-            follower.follow(Start { from, roles }, &mut link).await
+            follower.follow(Start { settled: from.clone(), from, roles }, &mut link).await
         });
         Self {
             task,

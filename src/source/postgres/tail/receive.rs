@@ -68,7 +68,8 @@ impl Tail {
                 for relation in relations {
                     self.touched(relation);
                     if self.plan.images.keep(relation) {
-                        self.outgoing.batch().truncate(relation);
+                        let Some(transaction) = &self.transaction else { return Err(self.broken(UNREADABLE)) };
+                        self.outgoing.batch(transaction.commit).truncate(relation);
                     }
                 }
             }
@@ -88,7 +89,7 @@ impl Tail {
 
     fn deliver(&mut self, row: RowChange<'_>) -> Result<(), SourceError> {
         let Some(transaction) = &self.transaction else { return Err(self.broken(UNREADABLE)) };
-        self.plan.images.row(row, transaction.commit, self.outgoing.batch()).map_err(|wrong| match wrong {
+        self.plan.images.row(row, transaction.commit, self.outgoing.batch(transaction.commit)).map_err(|wrong| match wrong {
             Wrong::Unreadable => self.broken(UNREADABLE),
             Wrong::Changed { views, problem } => self.changed(views, problem),
         })
