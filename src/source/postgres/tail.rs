@@ -444,14 +444,6 @@ impl Tail {
         Err(self.changed(views, "their tables, functions or publication have changed".to_owned()))
     }
 
-    fn changed(&self, views: Vec<usize>, problem: String) -> SourceError {
-        SourceError::ViewsChanged { name: self.server.name.to_string(), views, problem }
-    }
-
-    fn analyze_soon(&mut self) {
-        self.next_analysis = self.next_analysis.min(self.analyzed + REANALYZE_PAUSE);
-    }
-
     fn check_link(&self) -> Result<(), SourceError> {
         match self.rhythm.deadline() {
             Some(deadline) if deadline <= Instant::now() => Err(fault::timeout(&self.server.name, "get a heartbeat back")),

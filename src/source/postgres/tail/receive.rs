@@ -139,4 +139,12 @@ impl Tail {
     pub(super) fn broken(&self, problem: &'static str) -> SourceError {
         SourceError::Unreachable { name: self.server.name.to_string(), action: "stream changes", source: problem.into() }
     }
+
+    pub(super) fn changed(&self, views: Vec<usize>, problem: String) -> SourceError {
+        SourceError::ViewsChanged { name: self.server.name.to_string(), views, problem }
+    }
+
+    pub(super) fn analyze_soon(&mut self) {
+        self.next_analysis = self.next_analysis.min(self.analyzed + super::REANALYZE_PAUSE);
+    }
 }
