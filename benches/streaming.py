@@ -179,43 +179,44 @@ class Factsync:
 def run_case(server, work, name, args):
     case = CASES[name]
     fill = lambda text: text.format(rows=args.rows, working=min(args.rows // 2, 10_000_000))
-    server.sql('postgres', f'CREATE DATABASE {name}')
-    server.sql(name, fill(case['tables']) + fill(case['fill']) + 'VACUUM ANALYZE; CHECKPOINT;')
-    factsync = Factsync(args, work, name, server.url(name))
+    database = f'bench_{name}'
+    server.sql('postgres', f'CREATE DATABASE {database}')
+    server.sql(database, fill(case['tables']) + fill(case['fill']) + 'VACUUM ANALYZE; CHECKPOINT;')
+    factsync = Factsync(args, work, name, server.url(database))
     mode = factsync.status()['fact_types'][0]
     if mode['mode'] != 'incremental':
         print(f'{name}: mode is {mode["mode"]}, because {mode["reason"]}', file=sys.stderr)
-    factsync.wait(server.sql(name, 'SELECT pg_current_wal_lsn()'))
+    factsync.wait(server.sql(database, 'SELECT pg_current_wal_lsn()'))
     done = 0
     for size in map(int, args.sizes.split(',')):
         rounds = []
         for _ in range(args.rounds):
-            rounds.append(measure(server, factsync, name, fill(case['change']), size, done, args.changes))
+            rounds.append(measure(server, factsync, database, name, fill(case['change']), size, done, args.changes))
             done += args.changes
         plain, local, delivered = (statistics.median(column) for column in zip(*rounds))
         print(f'| {name} | {size} | {plain:,.0f}/s | {local:,.0f}/s | {local / plain:.2f} | {delivered:,.0f}/s | {delivered / plain:.2f} |', flush=True)
-    latency(server, factsync, name, fill(case['change']), done, args.commits)
+    latency(server, factsync, database, name, fill(case['change']), done, args.commits)
     rss, peak = factsync.memory()
     factsync.stop()
     restart = factsync.start()
     print(f'\n{name}: resident {rss:.0f} MiB, peak {peak:.0f} MiB; streaming again {restart * 1000:.0f} ms after a restart, with {args.rows:,} rows\n', flush=True)
     factsync.stop()
-    server.sql(name, f"SELECT pg_drop_replication_slot('factsync_{name}')")
+    server.sql(database, f"SELECT pg_drop_replication_slot('factsync_{name}')")
 
 
-def measure(server, factsync, name, change, size, done, changes):
+def measure(server, factsync, database, name, change, size, done, changes):
     reference = 'reference'
-    server.sql(name, f"SELECT pg_create_logical_replication_slot('{reference}', 'pgoutput')")
+    server.sql(database, f"SELECT pg_create_logical_replication_slot('{reference}', 'pgoutput')")
     factsync.stop()
-    server.sql(name, f'''DO $$ BEGIN FOR k IN {done + 1}..{done + changes} LOOP {change};
+    server.sql(database, f'''DO $$ BEGIN FOR k IN {done + 1}..{done + changes} LOOP {change};
         IF k % {size} = 0 THEN COMMIT; END IF; END LOOP; END $$''')
     # A commit behind the changes, and a position behind that commit, for both readers to arrive at.
-    end = server.sql(name, "CHECKPOINT; SELECT pg_logical_emit_message(true, 'bench', ''); SELECT pg_current_wal_lsn()").splitlines()[-1]
+    end = server.sql(database, "CHECKPOINT; SELECT pg_logical_emit_message(true, 'bench', ''); SELECT pg_current_wal_lsn()").splitlines()[-1]
     began = time.perf_counter()
-    server.run('pg_recvlogical', '-h', server.data, '-p', server.port, '-U', 'postgres', '-d', name, '-S', reference, '--start', '-f', '/dev/null', '--endpos', end,
+    server.run('pg_recvlogical', '-h', server.data, '-p', server.port, '-U', 'postgres', '-d', database, '-S', reference, '--start', '-f', '/dev/null', '--endpos', end,
                '-o', 'proto_version=1', '-o', f'publication_names=factsync_{name}', '--no-loop')
     plain = time.perf_counter() - began
-    server.sql(name, f"SELECT pg_drop_replication_slot('{reference}')")
+    server.sql(database, f"SELECT pg_drop_replication_slot('{reference}')")
     began = time.perf_counter()
     factsync.start()
     factsync.reaches(end)
@@ -225,9 +226,9 @@ def measure(server, factsync, name, change, size, done, changes):
     return changes / plain, changes / local, changes / delivered
 
 
-def latency(server, factsync, name, change, done, commits):
+def latency(server, factsync, database, name, change, done, commits):
     """One psql session that commits, one connection that waits for each commit's position."""
-    command = [f'{server.bin}/psql', '-X', '-q', '-At', '-h', str(server.data), '-p', str(server.port), '-U', 'postgres', '-d', name]
+    command = [f'{server.bin}/psql', '-X', '-q', '-At', '-h', str(server.data), '-p', str(server.port), '-U', 'postgres', '-d', database]
     session = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
     connection = http.client.HTTPConnection('127.0.0.1', factsync.port, timeout=60)
     times = []

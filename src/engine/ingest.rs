@@ -42,6 +42,9 @@ use crate::{
 pub(super) const EVENT_QUEUE: usize = 8;
 /// How often progress without changes is made durable, and thereby acknowledged upstream.
 const PERSIST_EVERY: Duration = Duration::from_secs(1);
+/// The least time from the end of one store transaction to the next under load. A transaction of its own costs a dozen times what a
+/// row in it does, so commits that come faster than this share one; a commit after a pause waits for nothing.
+pub(super) const PACE: Duration = Duration::from_millis(2);
 /// How often upstream is told what is durable while changes flow: each time costs a flush of the checkpoint, and the server has to keep
 /// the log that long.
 pub(super) const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(100);
@@ -78,6 +81,8 @@ pub(super) struct Session {
     pub(super) unloaded: bool,
     /// Whether the source has been told to stop.
     halting: bool,
+    /// When the last store transaction with changes ended.
+    pub(super) followed: Instant,
     /// When the last acknowledgement was sent.
     pub(super) acknowledged: Instant,
     /// Received and settled, not durable yet.
@@ -299,6 +304,7 @@ impl Ingest {
             loading,
             unloaded: false,
             halting: false,
+            followed: Instant::now(),
             acknowledged: Instant::now(),
             pending: None,
             position,
