@@ -15,7 +15,8 @@ CREATE TABLE access_token (
 );
 CREATE VIEW active_account AS SELECT id, login FROM account WHERE NOT suspended;
 CREATE VIEW active_member AS
-    SELECT account.id AS account_id, organization_id, role FROM organization_member JOIN active_account AS account ON account.id = account_id;
+    SELECT account.id AS account_id, organization_id, role
+    FROM organization_member JOIN active_account AS account ON account.id = account_id;
 INSERT INTO block VALUES (1, 5), (2, 6);
 INSERT INTO access_token
     SELECT id, id, id, now() + (id - 5) * interval '1 day' FROM generate_series(1, 9) AS id";
@@ -63,7 +64,8 @@ const FACTS: [(&str, &str); 12] = [
         // Rows of a cycle are below no top, so this UNION ALL ends.
         "is_below(Folder:_, Folder:_)",
         "WITH RECURSIVE tree (id, top) AS (
-           SELECT id, id FROM folder WHERE parent_id IS NULL UNION ALL SELECT f.id, t.top FROM tree AS t JOIN folder AS f ON f.parent_id = t.id)
+           SELECT id, id FROM folder WHERE parent_id IS NULL
+           UNION ALL SELECT f.id, t.top FROM tree AS t JOIN folder AS f ON f.parent_id = t.id)
          SELECT id, top FROM tree",
     ),
     (
