@@ -3,6 +3,9 @@
 //! What is read when is seen in the server's own log ([`Copies`]): factsync reads whole results and tables by COPY only.
 
 mod all_twelve;
+mod bounded;
+mod ddl;
+mod joining;
 mod moments;
 
 use crate::support::{app::App, factsync::Process};
