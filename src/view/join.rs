@@ -63,9 +63,8 @@ impl Operator for Join {
 
     fn scan(&self, context: &mut Context<'_>, emit: Emit<'_>) -> Result<(), ViewError> {
         let before = context.before;
-        let mut inputs = vec![Delta::EMPTY; self.widths.len()];
         self.first.scan(before, &mut |batch| {
-            let mut inputs = std::mem::take(&mut inputs);
+            let mut inputs = vec![Delta::EMPTY; self.widths.len()];
             inputs[0] = &batch;
             self.stream(&inputs, context, emit)
         })

@@ -6,6 +6,7 @@ mod all_twelve;
 mod bounded;
 mod ddl;
 mod joining;
+mod large;
 mod moments;
 
 use crate::support::{app::App, factsync::Process};
