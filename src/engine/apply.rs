@@ -14,7 +14,7 @@ use crate::{
     },
     error::causes,
     source::Reading,
-    store::{Applied, Changes, Followed, Fresh, Loaded, Reached, ViewId},
+    store::{Applied, Changes, Doubt, Followed, Fresh, Loaded, Reached, ViewId},
     view::ViewError,
 };
 
@@ -26,13 +26,8 @@ impl Ingest {
     pub(super) async fn on_changes(&mut self, session: &mut Session, first: ChangeBatch) -> Result<Next, EngineError> {
         tokio::time::sleep(PACE.saturating_sub(session.followed.elapsed())).await;
         let now = session.clock.now();
-        let task = Task {
-            source: self.name.clone(),
-            records: self.views.clone(),
-            flows: std::mem::take(&mut session.flows),
-            inbox: std::mem::replace(&mut session.inbox, Inbox::closed()),
-            guard: self.guard,
-        };
+        let inbox = std::mem::replace(&mut session.inbox, Inbox::closed());
+        let task = self.task(session, inbox);
         let (task, followed) = self.writer.follow(task, first, now).await?;
         (session.flows, session.inbox) = (task.flows, task.inbox);
         // The rest of a transaction did not come, because the source was lost: nothing happened.
@@ -41,7 +36,8 @@ impl Ingest {
         session.clock.passed(now);
         session.pending = None;
         let next = self.take_in(session, followed).await?;
-        if let Some(settled) = session.inbox.settled() {
+        // A view that failed lacks what is in these commits: nobody may be told that they are in.
+        if let (Some(settled), Next::GoOn) = (session.inbox.settled(), &next) {
             session.settled = Some(settled.clone());
             if let Compared::Done(_) = session.compared {
                 self.board.applied(self.index, settled, self.writer.commit_no());
@@ -50,16 +46,15 @@ impl Ingest {
         Ok(next)
     }
 
+    fn task(&self, session: &mut Session, inbox: Inbox) -> Task {
+        let flows = std::mem::take(&mut session.flows);
+        Task { source: self.name.clone(), records: self.views.clone(), flows, inbox, guard: self.guard }
+    }
+
     /// The moment has come at which rows begin or cease to count.
     pub(super) async fn let_time_pass(&mut self, session: &mut Session) -> Result<Next, EngineError> {
         let now = session.clock.now();
-        let task = Task {
-            source: self.name.clone(),
-            records: self.views.clone(),
-            flows: std::mem::take(&mut session.flows),
-            inbox: Inbox::closed(),
-            guard: self.guard,
-        };
+        let task = self.task(session, Inbox::closed());
         let (task, followed) = self.writer.advance_clock(task, now).await?;
         session.flows = task.flows;
         session.clock.passed(now);
@@ -99,8 +94,7 @@ impl Ingest {
         self.board.view_failed(self.index, view, Some(reason.clone()));
         let fact_type = &self.views[view].fact_type;
         error!(source = self.name, %fact_type, reason, "fact type cannot be kept up to date change by change, reading it again");
-        self.reloads[view] += 1;
-        let hopeless = matches!(why, ViewError::Budget(_)) || self.reloads[view] >= MOST_RELOADS;
+        let hopeless = self.is_hopeless(view, why);
         if let (true, Some(flow)) = (hopeless, session.flows.get(view)) {
             self.demote(view, &flow.fingerprint.clone(), reason).await?;
         }
@@ -109,6 +103,18 @@ impl Ingest {
         (self.views[view].failing, self.views[view].fingerprint) = (true, self.views[view].fingerprint.take().filter(|_| hopeless));
         session.flows.drop_view(view);
         Ok(())
+    }
+
+    /// Whether loading again makes no sense. A query that fails may heal and a source that is away comes back, so neither counts.
+    fn is_hopeless(&mut self, view: usize, why: &ViewError) -> bool {
+        match why {
+            ViewError::Budget(_) => true,
+            ViewError::Broken(_) => {
+                self.reloads[view] += 1;
+                self.reloads[view] >= MOST_RELOADS
+            }
+            ViewError::Eval(_) | ViewError::Remote(_) | ViewError::State(_) => false,
+        }
     }
 
     /// From now on the plan of this fingerprint is not used for the view.
@@ -195,7 +201,12 @@ impl Ingest {
             return Ok((fresh, Next::GoOn));
         };
         let fingerprint = session.flows.get(view).expect("it has just been used").fingerprint.clone();
-        self.demote(view, &fingerprint, causes(&doubt)).await?;
+        // The source may just have gone away while it computed; it says so soon enough if it has not.
+        let passing = matches!(doubt, Doubt::Failed(ViewError::Remote(_)));
+        self.reloads[view] += u32::from(passing);
+        if !passing || self.reloads[view] >= MOST_RELOADS {
+            self.demote(view, &fingerprint, causes(&doubt)).await?;
+        }
         session.flows.drop_view(view);
         Ok((Fresh { view: self.views[view].clone(), ..fresh }, Next::StartAgain))
     }
