@@ -288,7 +288,9 @@ impl Ingest {
             (follower, outcome)
         });
         let commit_no = self.writer.commit_no();
-        if let (Some(settled), Compared::Done(_), false) = (&settled, &compared, loading) {
+        // A view that failed is tried before anybody is answered, so that who asks next is told of it.
+        let unsure = loading || self.views.iter().any(|view| view.failing);
+        if let (Some(settled), Compared::Done(_), false) = (&settled, &compared, unsure) {
             self.board.applied(self.index, settled.clone(), commit_no);
         }
         self.board.founded(self.index, matches!(compared, Compared::Done(_)).then_some(commit_no));
