@@ -39,7 +39,7 @@ impl Ingest {
         // A view that failed lacks what is in these commits: nobody may be told that they are in.
         if let (Some(settled), Next::GoOn) = (session.inbox.settled(), &next) {
             session.settled = Some(settled.clone());
-            if let Compared::Done(_) = session.compared {
+            if session.answers() {
                 self.board.applied(self.index, settled, self.writer.commit_no());
             }
         }
@@ -159,6 +159,7 @@ impl Ingest {
         };
         self.note(&numbers, &changes);
         for view in &numbers {
+            session.untried.remove(view);
             (self.views[*view].known, self.views[*view].failing) = (true, false);
             self.board.view_failed(self.index, *view, None);
         }
@@ -170,7 +171,7 @@ impl Ingest {
         if compare {
             session.compared = Compared::Due(Instant::now());
             self.compare_if_due(session).await?;
-        } else if !uncompared {
+        } else if session.answers() {
             self.board.applied(self.index, settled, changes.commit_no);
         }
         if next == Next::GoOn && session.flows.has_clock() {

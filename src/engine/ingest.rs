@@ -15,6 +15,7 @@
 //! is then stored.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -77,6 +78,8 @@ pub(super) struct Session {
     pub(super) flows: Flows,
     /// Whether the first cut is of views that are ahead of the source's position.
     pub(super) loading: bool,
+    /// Views that failed before this attempt and have not been tried in it.
+    pub(super) untried: BTreeSet<usize>,
     /// Whether a view could not be loaded in this attempt, which the next one has to know.
     pub(super) unloaded: bool,
     /// Whether the source has been told to stop.
@@ -94,6 +97,13 @@ pub(super) struct Session {
     /// What may be acknowledged and has not been.
     pub(super) unacknowledged: Option<Position>,
     pub(super) clock: SourceClock,
+}
+
+impl Session {
+    /// Whether those who wait may be told what is in. A view that failed is tried first, so that who asks next is told of it.
+    pub(super) fn answers(&self) -> bool {
+        matches!(self.compared, Compared::Done(_)) && !self.loading && self.untried.is_empty()
+    }
 }
 
 /// How an attempt ends.
@@ -281,6 +291,8 @@ impl Ingest {
         let mut link = Link { events: events_in, durable: durable.subscribe(), wanted: self.board.wanted(self.index), stop: halted };
         let position = from.clone();
         let loading = from.is_some() && roles.contains(&Role::Load);
+        let tried = |view: &usize| !matches!(roles[*view], Role::Off);
+        let untried: BTreeSet<usize> = (0..self.views.len()).filter(|view| self.views[*view].failing).filter(tried).collect();
         let start = source::Start { from, settled: settled.clone(), roles };
         let follow = tokio::spawn(async move {
             let outcome = follower.follow(start, &mut link).await;
@@ -288,15 +300,10 @@ impl Ingest {
             (follower, outcome)
         });
         let commit_no = self.writer.commit_no();
-        // A view that failed is tried before anybody is answered, so that who asks next is told of it.
-        let unsure = loading || self.views.iter().any(|view| view.failing);
-        if let (Some(settled), Compared::Done(_), false) = (&settled, &compared, unsure) {
-            self.board.applied(self.index, settled.clone(), commit_no);
-        }
         self.board.founded(self.index, matches!(compared, Compared::Done(_)).then_some(commit_no));
         let clock = SourceClock::new(self.views.iter().filter_map(|view| view.clock).max());
         let inbox = Inbox::new(events);
-        Session {
+        let session = Session {
             inbox,
             durable,
             halt,
@@ -304,6 +311,7 @@ impl Ingest {
             compared,
             flows,
             loading,
+            untried,
             unloaded: false,
             halting: false,
             followed: Instant::now(),
@@ -313,7 +321,11 @@ impl Ingest {
             settled,
             unacknowledged: None,
             clock,
+        };
+        if let (Some(settled), true) = (&session.settled, session.answers()) {
+            self.board.applied(self.index, settled.clone(), commit_no);
         }
+        session
     }
 
     async fn on_event(&mut self, session: &mut Session, event: Event, backoff: &mut Backoff) -> Result<Next, EngineError> {
@@ -338,11 +350,12 @@ impl Ingest {
                 self.writer.mark_failing(self.views[view].id).await?;
                 self.views[view].failing = true;
                 self.board.view_failed(self.index, view, Some(problem));
+                session.untried.remove(&view);
                 session.unloaded |= session.flows.get(view).is_some();
             }
             Event::Progress { received, settled } => {
                 // Nothing changed, so the position may be told before it is durable; acknowledging waits for the tick.
-                if let Compared::Done(_) = session.compared {
+                if session.answers() {
                     self.board.applied(self.index, settled.clone(), self.writer.commit_no());
                 }
                 session.pending = Some((received, settled));
