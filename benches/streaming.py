@@ -11,7 +11,7 @@ ratios to pg_recvlogical's. Then, idle, the time from an application's commit to
 
 Everything it starts lives in a temporary directory and ends with it. Needs what tests/run.sh installs.
 """
-import argparse, glob, http.client, json, os, pathlib, shutil, socket, statistics, subprocess, sys, tempfile, time
+import argparse, glob, http.client, json, os, pathlib, shutil, socket, statistics, subprocess, sys, tempfile, time, urllib.parse
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -68,13 +68,14 @@ def main():
     parser.add_argument('--rounds', type=int, default=3, help='how often; medians are shown')
     parser.add_argument('--commits', type=int, default=200, help='commits for the latency, one after the other')
     parser.add_argument('--factsync', default=str(ROOT / 'target/release/factsync'))
+    parser.add_argument('--tcp', action='store_true', help='both readers over TCP instead of the socket in the file system')
     parser.add_argument('--keep', action='store_true', help='keep the temporary directory')
     args = parser.parse_args()
     if not os.access(args.factsync, os.X_OK):
         sys.exit(f'{args.factsync} is missing; run cargo build --release')
     work = pathlib.Path(tempfile.mkdtemp(prefix='factsync-bench-'))
     work.chmod(0o755)
-    server = Server(work)
+    server = Server(work, args.tcp)
     try:
         print('| case | rows/transaction | pg_recvlogical | local | ratio | delivered | ratio |\n|---|---|---|---|---|---|---|')
         for name in args.cases.split(','):
@@ -88,12 +89,14 @@ def main():
 class Server:
     """A PostgreSQL of our own."""
 
-    def __init__(self, work):
+    def __init__(self, work, tcp):
         places = [os.environ.get('PG_BIN', ''), *sorted(glob.glob('/usr/lib/postgresql/*/bin'))]
         self.bin = next((place for place in places if os.path.exists(place + '/initdb')), None)
         if not self.bin:
             sys.exit('PostgreSQL is missing; run tests/run.sh to install it')
         self.data, self.port = work / 'pg', free_port()
+        # The way that both readers take.
+        self.host = '127.0.0.1' if tcp else str(self.data)
         self.data.mkdir()
         if os.getuid() == 0:
             shutil.chown(self.data, 'postgres')
@@ -115,7 +118,7 @@ class Server:
         return subprocess.run(command, input=text, check=True, capture_output=True, text=True).stdout.strip()
 
     def url(self, database):
-        return f'postgres://postgres@127.0.0.1:{self.port}/{database}'
+        return f'postgres://postgres@{urllib.parse.quote(self.host, safe="")}:{self.port}/{database}'
 
     def stop(self):
         self.run('pg_ctl', '-D', self.data, '-m', 'immediate', 'stop')
@@ -213,7 +216,7 @@ def measure(server, factsync, database, name, change, size, done, changes):
     # A commit behind the changes, and a position behind that commit, for both readers to arrive at.
     end = server.sql(database, "CHECKPOINT; SELECT pg_logical_emit_message(true, 'bench', ''); SELECT pg_current_wal_lsn()").splitlines()[-1]
     began = time.perf_counter()
-    server.run('pg_recvlogical', '-h', server.data, '-p', server.port, '-U', 'postgres', '-d', database, '-S', reference, '--start', '-f', '/dev/null', '--endpos', end,
+    server.run('pg_recvlogical', '-h', server.host, '-p', server.port, '-U', 'postgres', '-d', database, '-S', reference, '--start', '-f', '/dev/null', '--endpos', end,
                '-o', 'proto_version=1', '-o', f'publication_names=factsync_{name}', '--no-loop')
     plain = time.perf_counter() - began
     server.sql(database, f"SELECT pg_drop_replication_slot('{reference}')")
