@@ -8,7 +8,7 @@
 use std::{collections::BTreeMap, io, ops::ControlFlow, path::Path};
 
 #[cfg(test)]
-use crate::view::{layout::Source, net::Store};
+use crate::view::{arrangement::Arrangement, layout::Source, net::Store};
 use crate::{
     data::{Change, Extent, Row},
     query::{EvalError, RemoteExpr, Table, ViewPlan},
@@ -160,11 +160,12 @@ impl Dataflow {
         Loader::new(&self.layout, spool, now, Target::Check(state, MemoryState::default())).verify(remote).map(Some)
     }
 
-    /// Where rows of tables are stored that may be equal.
+    /// Where rows of tables are stored that may be equal, or one under each key: no number in these can be wrong.
     #[cfg(test)]
     pub(super) fn bags(&self) -> Vec<Space> {
         let bag = |source: &Source| if let Store::Bag(rows) = &source.store { Some(rows.space()) } else { None };
-        self.layout.sources.values().filter_map(bag).collect()
+        let keyed = self.layout.nodes.iter().flat_map(|node| &node.arrangements).filter(|rows| rows.is_keyed());
+        self.layout.sources.values().filter_map(bag).chain(keyed.map(Arrangement::space)).collect()
     }
 
     fn chunk(
