@@ -25,6 +25,13 @@ use crate::{
     },
 };
 
+/// Row changes computed at once where some operator holds in memory what they join to, which may be many rows for each. More than a few
+/// thousand make none of them cheaper.
+const CHUNK_CHANGES: usize = 4096;
+/// Row changes computed at once where nothing is held but they themselves: some tens of megabytes at most, together with what the store
+/// gathers.
+const LEAN_CHUNK_CHANGES: usize = 65_536;
+
 /// Why a view cannot be kept up to date from here on. Its state must not be used any more; other views are not concerned.
 #[derive(Debug, thiserror::Error)]
 pub enum ViewError {
@@ -74,6 +81,12 @@ impl Dataflow {
     /// Lays out operators and spaces; the same plan always gives the same layout. An error says why this plan is better refreshed.
     pub fn new(plan: &ViewPlan) -> Result<Self, String> {
         Ok(Self { plan: plan.clone(), layout: Layout::new(plan)? })
+    }
+
+    /// How many row changes are best computed at once. The more there are, the more cancel before anything is read or written, and the more
+    /// neighbours are written together.
+    pub fn chunk_changes(&self) -> usize {
+        if self.layout.is_lean() { LEAN_CHUNK_CHANGES } else { CHUNK_CHANGES }
     }
 
     /// The tables it needs, by OID.
