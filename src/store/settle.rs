@@ -63,7 +63,8 @@ pub(super) fn settle(
     }
 }
 
-/// Removals kept in memory: nearly every transaction has fewer, and they are sorted and distinct as they come.
+/// Removals kept in memory: nearly every transaction has fewer, and they come in order and each once. A fact takes a few hundred bytes,
+/// so they are less than what a view's flips may take.
 const FEW_REMOVALS: usize = 1_000;
 
 /// What waits for the guard, which must know how many there are.
@@ -212,4 +213,22 @@ fn failed(error: rusqlite::Error) -> ViewError {
 
 fn broken(how: &str) -> ViewError {
     ViewError::Broken(how.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn removals_come_out_as_they_went_in_however_many_there_are() {
+        let spool = tempfile::tempdir().expect("a folder");
+        for count in [0, 1, FEW_REMOVALS, FEW_REMOVALS + 1, 3 * FEW_REMOVALS] {
+            let rows: Vec<Row> = (0..count).map(|at| Row::from_texts([format!("{at:09}").as_str()])).collect();
+            let mut removals = Removals::Few(Vec::new());
+            rows.iter().try_for_each(|row| removals.push(row.clone(), spool.path())).expect("kept");
+            assert_eq!(matches!(removals, Removals::Many(_)), count > FEW_REMOVALS);
+            let out = removals.finish().expect("sorted").collect::<io::Result<Vec<_>>>().expect("read");
+            assert!(out == rows, "{count}");
+        }
+    }
 }

@@ -194,6 +194,8 @@ impl Outbox {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
     #[test]
     fn it_is_a_list_whatever_happens_to_blocks(
         steps in prop::collection::vec(step(), 0..24),
