@@ -261,13 +261,13 @@ fn a_part_of_a_block_goes_without_writing_the_block_again() {
     let mut outbox = Outbox::new(crate::store::block::LIMITS);
     outbox.commit(&[inserts((0..1_000).map(|at| format!("{at:050}")))], false);
     let wal = outbox.folder.path().join("state.db-wal");
-    let mut written = |most| {
+    let written = |most| {
         let _: i64 = outbox.store.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).expect("checkpointed");
         outbox.acknowledge(most);
         std::fs::metadata(&wal).expect("a log").len()
     };
     // SQLite stores 0 and 1 in no bytes, up to 127 in one and what follows in two: only then the row's length changes.
-    let sizes = [1, 20, 20, 200, 200, 200].map(|most| written(most));
+    let sizes = [1, 20, 20, 200, 200, 200].map(written);
     for (index, size) in sizes.iter().enumerate() {
         let whole = index == 1 || index == 3;
         assert_eq!(*size > 50_000, whole, "{sizes:?}");
