@@ -50,8 +50,9 @@ fn part() -> impl Strategy<Value = Part> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
+    let commit = prop::collection::vec(part(), 0..5);
     prop_oneof![
-        6 => (prop::collection::vec(part(), 0..5), prop::bool::weighted(0.1)).prop_map(|(parts, gives_up)| Step::Commit { parts, gives_up }),
+        6 => (commit, prop::bool::weighted(0.1)).prop_map(|(parts, gives_up)| Step::Commit { parts, gives_up }),
         6 => (0_usize..12).prop_map(Step::Acknowledge),
         1 => Just(Step::Again),
         2 => Just(Step::Park),
