@@ -13,7 +13,7 @@ use rusqlite::{Transaction, params};
 use crate::{
     data::{ChangeBatch, Lsn, Position},
     store::{
-        Change, Failure, Store, StoreError, ViewRecord,
+        Change, Failure, Store, StoreError, ViewId, ViewRecord,
         cut::{move_to, stored_position},
         facts::{Rows, reader, rows},
         flips::{Flips, against},
@@ -131,6 +131,29 @@ impl Store {
         })?;
         let followed = followed.expect("time never gives up");
         Ok(Followed { commit_no: self.commit_no, ..followed })
+    }
+
+    /// [`Store::advance_clock`] without the source: `remote` fails. If views need it, nothing happens at all, and the inner error
+    /// names them, so that the others can go on without them.
+    pub fn advance_clock_alone(
+        &mut self,
+        source: &str,
+        to: i64,
+        live: &mut [Live<'_>],
+        remote: &mut dyn Remote,
+        guard: Guard,
+    ) -> Result<Result<Followed, Vec<ViewId>>, StoreError> {
+        let (store, spool) = (self.path.clone(), self.spool());
+        let place = Place { store: &store, spool: &spool, kept_bytes: self.kept_flips };
+        let mut stuck = Vec::new();
+        let followed = self.attempt_commit(|tx, outbox| {
+            let mut run = Run::new(tx, source, live, place)?;
+            run.advance(to, remote)?;
+            let needy = run.views.iter().filter(|view| matches!(view.failed, Some(ViewError::Remote(_))));
+            stuck.extend(needy.map(|view| view.live.record.id));
+            if stuck.is_empty() { run.finish(outbox, None, to, guard).map(Some) } else { Ok(None) }
+        })?;
+        Ok(followed.map(|followed| Followed { commit_no: self.commit_no, ..followed }).ok_or(stuck))
     }
 }
 
