@@ -26,6 +26,8 @@ mod inbox;
 mod ingest;
 mod start;
 mod status;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
