@@ -62,7 +62,12 @@ impl Inbox {
         self.settled = Some(settled);
     }
 
-    /// What the last batch said about refresh views, once.
+    /// What the last batch that was taken said about refresh views.
+    pub(super) fn peek_settled(&self) -> Option<&Position> {
+        self.settled.as_ref()
+    }
+
+    /// The same, once.
     pub(super) fn settled(&mut self) -> Option<Position> {
         self.settled.take()
     }
@@ -177,6 +182,7 @@ mod tests {
         let mut inbox = inbox(vec![changes(20, true)]);
         assert_eq!(inbox.settled(), None);
         inbox.settle(at(11));
+        assert_eq!(inbox.peek_settled(), Some(&at(11)));
         assert!(inbox.batch(false).is_some());
         assert_eq!(inbox.settled(), Some(at(21)), "the last one counts");
         assert_eq!(inbox.settled(), None);

@@ -5,6 +5,7 @@
 //! each finds the other's work complete.
 
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Duration,
@@ -124,8 +125,9 @@ impl Writer {
         let mut remote = task.flows.remote();
         let body = move |store: &mut Store| {
             let Task { source, records, flows, inbox, guard } = &mut task;
-            let followed =
-                store.follow(source, first, &mut |wait| inbox.batch(wait), now, &mut flows.live(records), &mut remote, *guard)?;
+            let inbox = RefCell::new(inbox);
+            let (more, settled) = (&mut |wait| inbox.borrow_mut().batch(wait), &|| inbox.borrow().peek_settled().cloned());
+            let followed = store.follow(source, first, more, settled, now, &mut flows.live(records), &mut remote, *guard)?;
             Ok((task, followed))
         };
         self.run(body).await

@@ -80,13 +80,15 @@ impl Store {
     ///
     /// `more(false)` must not wait; `more(true)` is called inside of a source's transaction and must. `None` there means that the rest
     /// does not come: then nothing happened at all, and the result is `None`. `now` is the source's time; it never goes back here.
-    /// Commits that a view has already are left out for it.
+    /// Commits that a view has already are left out for it. `settled` says, when all batches are taken, up to where refresh views lack
+    /// nothing.
     #[expect(clippy::too_many_arguments, reason = "what happened, what it happens to, and the terms of it")]
     pub fn follow(
         &mut self,
         source: &str,
         first: ChangeBatch,
         more: &mut dyn FnMut(bool) -> Option<ChangeBatch>,
+        settled: &dyn Fn() -> Option<Position>,
         now: i64,
         live: &mut [Live<'_>],
         remote: &mut dyn Remote,
@@ -107,7 +109,7 @@ impl Store {
                     Next::Lost => return Ok(None),
                 }
             }
-            let followed = run.finish(outbox, gathered.last, now, guard)?;
+            let followed = run.finish(outbox, gathered.last, settled(), now, guard)?;
             Ok(Some(Followed { changes: gathered.changes, ..followed }))
         })?;
         Ok(followed.map(|followed| Followed { commit_no: self.commit_no, ..followed }))
@@ -127,7 +129,7 @@ impl Store {
         let followed = self.attempt_commit(|tx, outbox| {
             let mut run = Run::new(tx, source, live, place)?;
             run.advance(to, remote)?;
-            run.finish(outbox, None, to, guard).map(Some)
+            run.finish(outbox, None, None, to, guard).map(Some)
         })?;
         let followed = followed.expect("time never gives up");
         Ok(Followed { commit_no: self.commit_no, ..followed })
@@ -151,7 +153,7 @@ impl Store {
             run.advance(to, remote)?;
             let needy = run.views.iter().filter(|view| matches!(view.failed, Some(ViewError::Remote(_))));
             stuck.extend(needy.map(|view| view.live.record.id));
-            if stuck.is_empty() { run.finish(outbox, None, to, guard).map(Some) } else { Ok(None) }
+            if stuck.is_empty() { run.finish(outbox, None, None, to, guard).map(Some) } else { Ok(None) }
         })?;
         Ok(followed.map(|followed| Followed { commit_no: self.commit_no, ..followed }).ok_or(stuck))
     }
@@ -280,8 +282,16 @@ impl<'t, 'l, 'a> Run<'t, 'l, 'a> {
         self.views.iter_mut().try_for_each(|view| view.apply(self.tx, self.place, batches, now, remote))
     }
 
-    /// Writes down what is left of the flips, the time, and that the source stands at `position`.
-    fn finish(self, outbox: &mut outbox::Writer, position: Option<Lsn>, now: i64, guard: Guard) -> Result<Followed, Failure> {
+    /// Writes down what is left of the flips, the time, and that the source stands at `position`. A view that failed lacks something, so
+    /// then nothing new is `settled`.
+    fn finish(
+        self,
+        outbox: &mut outbox::Writer,
+        position: Option<Lsn>,
+        settled: Option<Position>,
+        now: i64,
+        guard: Guard,
+    ) -> Result<Followed, Failure> {
         let Self { tx, source, stored, views, place } = self;
         let (mut applied, mut due) = (Vec::new(), None);
         for mut view in views {
@@ -292,7 +302,8 @@ impl<'t, 'l, 'a> Run<'t, 'l, 'a> {
         // Before its first result a source has no position to go on from.
         let position = match (stored, position) {
             (Some(Position::Lsn(stored)), Some(position)) if position > stored => {
-                move_to(tx, source, &Position::Lsn(position), None)?;
+                let whole = !applied.iter().any(|view| matches!(view, Applied::Failed { .. }));
+                move_to(tx, source, &Position::Lsn(position), settled.filter(|_| whole).as_ref())?;
                 Some(Position::Lsn(position))
             }
             (stored, _) => stored,
