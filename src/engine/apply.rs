@@ -1,6 +1,6 @@
 //! What a source reports about rows becomes a store transaction: changes, the passing of time, whole results.
 
-use std::time::Instant;
+use std::{error::Error, time::Instant};
 
 use tracing::{error, warn};
 
@@ -13,7 +13,7 @@ use crate::{
         ingest::{ACKNOWLEDGE_EVERY, Compared, Ingest, Next, PACE, Session},
     },
     error::causes,
-    source::Reading,
+    source::{Reading, SourceError},
     store::{Applied, Changes, Doubt, Followed, Fresh, Loaded, Reached, ViewId},
     view::ViewError,
 };
@@ -208,13 +208,25 @@ impl Ingest {
             return Ok((fresh, Next::GoOn));
         };
         let fingerprint = session.flows.get(view).expect("it has just been used").fingerprint.clone();
-        // The source may just have gone away while it computed; it says so soon enough if it has not.
-        let passing = matches!(doubt, Doubt::Failed(ViewError::Remote(_)));
-        self.reloads[view] += u32::from(passing);
-        if !passing || self.reloads[view] >= MOST_RELOADS {
+        // A source that is away comes back, however often. What else keeps it from computing may pass, too, but not for ever.
+        let patience = match &doubt {
+            Doubt::Failed(ViewError::Remote(why)) if is_away(&**why) => true,
+            Doubt::Failed(ViewError::Remote(_)) => {
+                self.reloads[view] += 1;
+                self.reloads[view] < MOST_RELOADS
+            }
+            Doubt::Failed(ViewError::Eval(_) | ViewError::State(_) | ViewError::Budget(_) | ViewError::Broken(_))
+            | Doubt::Differs { .. } => false,
+        };
+        if !patience {
             self.demote(view, &fingerprint, causes(&doubt)).await?;
         }
         session.flows.drop_view(view);
         Ok((Fresh { view: self.views[view].clone(), ..fresh }, Next::StartAgain))
     }
+}
+
+/// Whether an expression was not computed because nobody was there to do it.
+fn is_away(why: &(dyn Error + 'static)) -> bool {
+    matches!(why.downcast_ref::<SourceError>(), Some(SourceError::Unreachable { .. }))
 }

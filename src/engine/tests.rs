@@ -131,6 +131,26 @@ async fn a_view_that_lost_its_source_while_it_computed_is_incremental_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_view_that_lost_its_source_while_it_was_loaded_is_loaded_again() {
+    let mut play = Play::start().await;
+    play.computes.send_replace(false);
+    let mut attempt = play.attempt().await;
+    attempt.streams(loaded(10, &[(LIVE, &NEVER), (BEGUN, &[("7", "00")])])).await;
+    // More often than it is tried for any other reason.
+    for lsn in 11..16 {
+        attempt = play.attempt().await;
+        assert_eq!(attempt.start.roles, [Role::Incremental, Role::Load], "before {lsn}");
+        play.computes.send_replace(lsn == 15);
+        attempt.streams(loaded(lsn, &[(BEGUN, &[("7", "00")])])).await;
+    }
+    attempt.clock(1_000_000).await;
+    attempt.streams(commit(20, BEGUN, &[("8", "00")])).await;
+    play.until("it is followed", |held| held.begun == 2).await;
+    assert_eq!(play.modes(), ["incremental", "incremental"]);
+    play.end(attempt).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_answered_before_a_view_that_failed_has_what_they_wait_for() {
     let (mut play, attempt) = lost_while_computing().await;
     // The attempt in which it failed is over, and nothing else was changed by that commit.
