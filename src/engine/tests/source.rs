@@ -29,6 +29,9 @@ use crate::{
 /// For anything to happen; the slowest machine needs a fraction.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Attempts that the test has not taken: it takes each before it goes on.
+const ATTEMPTS: usize = 1;
+
 /// The view of rows whose moment has not come, and the table's number.
 pub(super) const LIVE: usize = 0;
 /// The view of rows whose moment has come.
@@ -133,7 +136,7 @@ impl Attempt {
 struct Scripted {
     here: watch::Receiver<bool>,
     computes: watch::Receiver<bool>,
-    attempts: mpsc::UnboundedSender<Attempt>,
+    attempts: mpsc::Sender<Attempt>,
 }
 
 fn away() -> SourceError {
@@ -151,8 +154,9 @@ impl Follow for Scripted {
 
     fn follow<'a>(&'a mut self, start: Start, link: &'a mut Link) -> BoxFuture<'a, Result<(), SourceError>> {
         let attempt = Attempt { start, events: link.events.clone() };
-        self.attempts.send(attempt).unwrap_or_else(|_| panic!("the test is over"));
         async move {
+            // The test may have ended, and this with it.
+            let _ = self.attempts.send(attempt).await;
             tokio::select! {
                 _ = link.stop.wait_for(|stop| *stop) => Ok(()),
                 _ = self.here.wait_for(|here| !here) => Err(away()),
@@ -244,7 +248,7 @@ pub(super) struct Play {
     pub(super) here: watch::Sender<bool>,
     /// Whether it computes.
     pub(super) computes: watch::Sender<bool>,
-    attempts: mpsc::UnboundedReceiver<Attempt>,
+    attempts: mpsc::Receiver<Attempt>,
     facts: watch::Receiver<BTreeSet<Fact>>,
     stop: watch::Sender<bool>,
     engine: JoinHandle<Result<(), EngineError>>,
@@ -276,7 +280,7 @@ impl Play {
         let config = config();
         let board = Arc::new(Board::new(&config, "memory", quota::Plan::default()));
         let (here, computes) = (watch::Sender::new(true), watch::Sender::new(true));
-        let (tell, attempts) = mpsc::unbounded_channel();
+        let (tell, attempts) = mpsc::channel(ATTEMPTS);
         let memory = watch::Sender::new(BTreeSet::new());
         let facts = memory.subscribe();
         let parts = Parts {
