@@ -3,10 +3,11 @@
 //! A grant that expires must not wait for the database to come back. So the clock goes on without the source, in three steps:
 //!
 //! - *A reading* is what the source's clock showed, and when that was heard here. Later the source's clock shows at least the reading plus
-//!   what our monotonic clock has measured since, less what two clocks can drift apart in that time (`DRIFT`). This never runs ahead of
-//!   the source, so a fact is never taken away early; it is late by the way of the answer and by the drift of the time without contact (3.6 s
-//!   after an hour). Of two readings the one that says more now is the better one, so a slow answer makes nothing worse. Only a reading that
-//!   is behind by more than `SET_BACK` is no slow answer: the source's clock was set back, or another server answers after a failover.
+//!   what our monotonic clock has measured since, less what two clocks can drift apart in that time (`DRIFT`). This never runs ahead
+//!   of the source, so a fact is never taken away early; it is late by the way of the answer and by the drift of the time without
+//!   contact (3.6 s after an hour). Of two readings the one that says more now is the better one, so a slow answer makes nothing worse.
+//!   Only a reading that is behind by more than `SET_BACK` is no slow answer: the source's clock was set back, or another server answers
+//!   after a failover.
 //! - *Over attempts*: the clock belongs to the process, not to a connection. While the source is away, the views that are loaded are moved
 //!   along by it (`away.rs`), from the local store alone.
 //! - *Over a restart* no reading is left: a monotonic clock means nothing to another process, and the difference to the machine's wall
@@ -255,7 +256,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn after_the_rest_the_moment_has_come_and_not_long_before(at in -SECOND..SECOND, due in -SECOND..1000 * SECOND, since in 0..2_000_000_u64) {
+        fn after_the_rest_the_moment_has_come_and_not_long_before(
+            at in -SECOND..SECOND,
+            due in -SECOND..1000 * SECOND,
+            since in 0..2_000_000_u64,
+        ) {
             let (mut clock, start) = (SourceClock::default(), Instant::now());
             clock.set_at(at, start, start);
             clock.wait_for(Some(due));
