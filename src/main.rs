@@ -10,9 +10,9 @@
 
 use std::process::ExitCode;
 
-/// Rows are many small pieces of memory that one thread makes and another lets go.
+/// Rows are many small pieces of memory that one thread makes and another lets go. Its settings are in `.cargo/config.toml`.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     factsync::cli::main()

@@ -30,7 +30,7 @@ use crate::{
 const CHUNK_CHANGES: usize = 4096;
 /// Row changes computed at once where nothing is held but they themselves: some ten megabytes. Twice as many need a fifth less time where
 /// the same rows change again and again.
-const LEAN_CHUNK_CHANGES: usize = 16_384;
+const LEAN_CHUNK_CHANGES: usize = 65_536;
 
 /// Why a view cannot be kept up to date from here on. Its state must not be used any more; other views are not concerned.
 #[derive(Debug, thiserror::Error)]
