@@ -7,11 +7,12 @@
 For each case and each size of transaction: a workload is committed while factsync is stopped, so that both readers find the same
 backlog; then pg_recvlogical drains its slot, then factsync starts and is waited for. The figures are changed rows per second, the start included, until
 the changes are durable in factsync's state (`local`) and until the fact store has acknowledged them all (`delivered`), and their
-ratios to pg_recvlogical's. Then, idle, the time from an application's commit to the fact store's acknowledgement, the time of a restart, and the resident memory.
+ratios to pg_recvlogical's. The fact store is one that takes everything at once and keeps nothing, so that the figures are factsync's
+own; with --embedded it is factsync's, in its process. Then, idle, the time from an application's commit to the fact store's acknowledgement, the time of a restart, and the resident memory.
 
 Everything it starts lives in a temporary directory and ends with it. Needs what tests/run.sh installs.
 """
-import argparse, glob, http.client, json, os, pathlib, shutil, socket, statistics, subprocess, sys, tempfile, time, urllib.parse
+import argparse, glob, http.client, http.server, json, os, pathlib, shutil, socket, statistics, subprocess, sys, tempfile, threading, time, urllib.parse
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -69,6 +70,7 @@ def main():
     parser.add_argument('--commits', type=int, default=200, help='commits for the latency, one after the other')
     parser.add_argument('--factsync', default=str(ROOT / 'target/release/factsync'))
     parser.add_argument('--tcp', action='store_true', help='both readers over TCP instead of the socket in the file system')
+    parser.add_argument('--embedded', action='store_true', help='with the embedded fact store')
     parser.add_argument('--keep', action='store_true', help='keep the temporary directory')
     args = parser.parse_args()
     if not os.access(args.factsync, os.X_OK):
@@ -76,6 +78,7 @@ def main():
     work = pathlib.Path(tempfile.mkdtemp(prefix='factsync-bench-'))
     work.chmod(0o755)
     server = Server(work, args.tcp)
+    args.store = NullStore.start()
     try:
         print('| case | rows/transaction | pg_recvlogical | local | ratio | delivered | ratio |\n|---|---|---|---|---|---|---|')
         for name in args.cases.split(','):
@@ -124,8 +127,42 @@ class Server:
         self.run('pg_ctl', '-D', self.data, '-m', 'immediate', 'stop')
 
 
+class NullStore(http.server.BaseHTTPRequestHandler):
+    """A fact store that costs as little as one can: every batch is accepted, no fact is kept."""
+
+    protocol_version = 'HTTP/1.1'
+    # Without these, head and body of an answer wait for each other's acknowledgement.
+    wbufsize, disable_nagle_algorithm = -1, True
+
+    @classmethod
+    def start(cls):
+        server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), cls)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f'http://127.0.0.1:{server.server_port}'
+
+    def do_POST(self):
+        left = int(self.headers['Content-Length'])
+        while left:
+            left -= len(self.rfile.read(min(left, 1 << 20)))
+        self.answer(b'{"message":"ok"}')
+
+    def do_GET(self):
+        self.answer(b'[]')
+
+    def answer(self, body):
+        self.send_response(200)
+        for name, value in (('Content-Type', 'application/json'), ('Content-Length', len(body)), ('OsoOffset', '1')):
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+        self.wfile.flush()
+
+    def log_message(self, *_):
+        pass
+
+
 class Factsync:
-    """`factsync run` with its embedded fact store."""
+    """`factsync run`."""
 
     def __init__(self, args, work, name, url):
         self.args, self.state, self.port, self.url = args, work / f'state-{name}', free_port(), url
@@ -139,7 +176,8 @@ class Factsync:
 
     def start(self):
         began = time.perf_counter()
-        command = [self.args.factsync, 'run', self.config, '--state', self.state, '--listen', f'127.0.0.1:{self.port}', '--limits', 'off', '--plan', 'unlimited']
+        command = [self.args.factsync, 'run', self.config, '--state', self.state, '--listen', f'127.0.0.1:{self.port}', '--limits', 'off', '--plan', 'unlimited',
+                   '--target', 'embedded' if self.args.embedded else self.args.store]
         environment = {name: value for name, value in os.environ.items() if name not in ('OSO_AUTH', 'OSO_URL')}
         self.process = subprocess.Popen(list(map(str, command)), stderr=self.log, stdout=subprocess.DEVNULL, env=environment)
         while self.status().get('state') != 'streaming':

@@ -25,12 +25,9 @@ use crate::{
     view::{Guard, Remote, ViewError},
 };
 
-/// Row changes computed at once. A dataflow holds what they join to in memory, so it cannot be many; more than a few thousand no
-/// longer makes each of them cheaper.
-const CHUNK_CHANGES: usize = 4096;
-
-/// Batches are collected up to this size before their changes are computed: one-row commits come in small ones.
-const CHUNK_BYTES: usize = 1 << 20;
+/// Batches are collected up to this size before their changes are computed: one-row commits come in small ones, and what is computed
+/// at once is netted and written in key order.
+const CHUNK_BYTES: usize = 4 << 20;
 
 /// A store transaction takes no further batch after this many changes: those who wait for a commit wait for the whole of it, and a
 /// kill loses it.
@@ -337,7 +334,7 @@ impl<'l, 'a> Running<'l, 'a> {
         let flips = &mut self.flips;
         let mut outcome = Ok(());
         while self.failed.is_none() && outcome.is_ok() && changes.peek().is_some() {
-            let mut chunk = changes.by_ref().take(CHUNK_CHANGES);
+            let mut chunk = changes.by_ref().take(dataflow.chunk_changes());
             outcome = dataflow.apply(&mut chunk, columns, now, place.spool, &mut state, remote, &mut |flip| flips.push(flip));
         }
         drop(changes);

@@ -40,6 +40,9 @@ pub trait Maintain {
     /// See [`Dataflow::has_clock`].
     fn has_clock(&self) -> bool;
 
+    /// See [`Dataflow::chunk_changes`].
+    fn chunk_changes(&self) -> usize;
+
     /// See [`Dataflow::load`].
     fn load(
         &mut self,
@@ -86,6 +89,10 @@ impl Maintain for Dataflow {
 
     fn has_clock(&self) -> bool {
         Self::has_clock(self)
+    }
+
+    fn chunk_changes(&self) -> usize {
+        Self::chunk_changes(self)
     }
 
     fn load(

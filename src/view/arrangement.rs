@@ -1,7 +1,9 @@
 //! A node's rows in a space, found by some of their columns.
 //!
-//! An entry's key is the row's key cells and then its other cells in column order; its number is the row's weight. Cells are
-//! self-delimiting, so the entries under a key are exactly those that start with its cells.
+//! An entry is the row's key cells and then its other cells in column order. Where a key may have many rows, and a row may be there more
+//! than once, all of it is the key in the state and the number is the row's weight. Where the key is the identity of a table's rows, there is one
+//! row under a key and once: then the other cells are the value, and a row that changes is written in place. Cells are self-delimiting, so the
+//! entries under a key are exactly those that start with its cells, and both kinds are in the same order.
 
 use std::ops::ControlFlow;
 
@@ -11,6 +13,7 @@ use crate::{
         Space, State, ViewError,
         delta::Delta,
         operator::{BATCH_ROWS, Emit, broken, walk},
+        sort::Sorted,
     },
 };
 
@@ -24,7 +27,16 @@ pub(super) enum Nulls {
     Skip,
 }
 
-/// Takes an entry's key and weight.
+/// How entries are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Any number of rows under a key, with their weights.
+    Counted,
+    /// One row under a key. Whoever computes the difference has seen the rows that go.
+    Keyed,
+}
+
+/// Takes an entry and its weight.
 pub(super) type EachEntry<'a> = &'a mut dyn FnMut(&[u8], i64) -> Result<ControlFlow<()>, ViewError>;
 
 /// Where a node's rows are, and how they are found.
@@ -38,6 +50,7 @@ pub(super) struct Arrangement {
     /// For each of the row's columns its place in the entry.
     places: Vec<usize>,
     nulls: Nulls,
+    shape: Shape,
 }
 
 impl Arrangement {
@@ -55,7 +68,12 @@ impl Arrangement {
         for (place, column) in columns.iter().enumerate() {
             places[*column] = place;
         }
-        Self { space, key, columns, places, nulls }
+        Self { space, key, columns, places, nulls, shape: Shape::Counted }
+    }
+
+    /// The same in another shape.
+    pub(super) fn shaped(self, shape: Shape) -> Self {
+        Self { shape, ..self }
     }
 
     /// Whether another one of the same node would have the same entries, but for those of rows with a NULL in the key.
@@ -71,6 +89,12 @@ impl Arrangement {
     /// Where it is.
     pub(super) fn space(&self) -> Space {
         self.space
+    }
+
+    /// Whether there is one row under each key.
+    #[cfg(test)]
+    pub(super) fn is_keyed(&self) -> bool {
+        self.shape == Shape::Keyed
     }
 
     /// The key's columns.
@@ -127,14 +151,28 @@ impl Arrangement {
 
     /// Calls `each` with the entries under `prefix` before the chunk.
     pub(super) fn entries(&self, state: &dyn State, prefix: &[u8], each: EachEntry<'_>) -> Result<(), ViewError> {
-        walk(|callback| state.scan(self.space, prefix, callback), &mut |key, value| each(key, state.weight(value)))
+        let mut entry = Vec::new();
+        let mut whole = |key: &[u8], rest: &[u8]| {
+            entry.clear();
+            entry.extend_from_slice(key);
+            entry.extend_from_slice(rest);
+            each(&entry, 1)
+        };
+        match self.shape {
+            Shape::Counted => walk(|callback| state.scan(self.space, prefix, callback), &mut |key, value| each(key, state.weight(value))),
+            Shape::Keyed if Cells::of(prefix).len() == self.key => match state.get(self.space, prefix)? {
+                Some(rest) => whole(prefix, &rest).map(|_| ()),
+                None => Ok(()),
+            },
+            Shape::Keyed => walk(|callback| state.scan(self.space, prefix, callback), &mut whole),
+        }
     }
 
     /// Calls `each` with the entries under `prefix` after the chunk, netted, in entry order.
     pub(super) fn entries_after(&self, state: &dyn State, change: &Arranged, prefix: &[u8], each: EachEntry<'_>) -> Result<(), ViewError> {
         let mut changes = change.under(prefix).iter().peekable();
         let mut stopped = false;
-        walk(|callback| state.scan(self.space, prefix, callback), &mut |key, value| {
+        self.entries(state, prefix, &mut |key, before| {
             while let Some((new, weight)) = changes.next_if(|(new, _)| new.as_bytes() < key) {
                 if each(new.as_bytes(), *weight)?.is_break() {
                     stopped = true;
@@ -142,7 +180,7 @@ impl Arrangement {
                 }
             }
             let change = changes.next_if(|(new, _)| new.as_bytes() == key).map_or(0, |(_, weight)| *weight);
-            let weight = state.weight(value) + change;
+            let weight = before + change;
             let flow = if weight == 0 { ControlFlow::Continue(()) } else { each(key, weight)? };
             stopped = flow.is_break();
             Ok(flow)
@@ -156,7 +194,11 @@ impl Arrangement {
     /// How often `row` is there before the chunk.
     pub(super) fn weight(&self, state: &dyn State, row: &Row) -> Result<i64, ViewError> {
         let Some(entry) = self.entry(row) else { return Ok(0) };
-        Ok(state.get(self.space, entry.as_bytes())?.map_or(0, |value| state.weight(&value)))
+        let (key, rest) = self.split(entry.as_bytes());
+        Ok(match self.shape {
+            Shape::Counted => state.get(self.space, entry.as_bytes())?.map_or(0, |value| state.weight(&value)),
+            Shape::Keyed => i64::from(state.get(self.space, key)?.is_some_and(|stored| stored == rest)),
+        })
     }
 
     /// Streams everything in it, in batches.
@@ -181,12 +223,64 @@ impl Arrangement {
 
     /// Phase two.
     pub(super) fn fold(&self, delta: &Delta, state: &mut dyn State) -> Result<(), ViewError> {
-        for (entry, weight) in &self.arrange(delta).entries {
-            if state.add(self.space, entry.as_bytes(), *weight)? < 0 {
-                return broken("a row was removed that is not there");
+        let arranged = self.arrange(delta);
+        match self.shape {
+            Shape::Counted => arranged.entries.iter().try_for_each(|(entry, weight)| {
+                let sum = state.add(self.space, entry.as_bytes(), *weight)?;
+                if sum < 0 { broken("a row was removed that is not there") } else { Ok(()) }
+            }),
+            Shape::Keyed => self.replace(&arranged.entries, state),
+        }
+    }
+
+    /// For each key the row that comes, or that none does.
+    fn replace(&self, entries: &[(Row, i64)], state: &mut dyn State) -> Result<(), ViewError> {
+        let same = |a: &(Row, i64), b: &(Row, i64)| self.split(a.0.as_bytes()).0 == self.split(b.0.as_bytes()).0;
+        for changed in entries.chunk_by(same) {
+            let new = match changed {
+                [(_, -1)] => None,
+                [(new, 1)] | [(new, 1), (_, -1)] | [(_, -1), (new, 1)] => Some(self.split(new.as_bytes()).1),
+                _ => return broken("there would be two rows under one key"),
+            };
+            state.put(self.space, self.split(changed[0].0.as_bytes()).0, new)?;
+        }
+        Ok(())
+    }
+
+    /// Stores complete entries, in order, in an empty space.
+    pub(super) fn fill(&self, entries: &mut Sorted, state: &mut dyn State) -> Result<(), ViewError> {
+        let contradiction = || broken("the tables to be loaded contradict themselves, or the state is not empty");
+        let mut last: Option<Vec<u8>> = None;
+        while let Some((entry, weight)) = entries.next()? {
+            match self.shape {
+                Shape::Counted if weight < 0 || state.add(self.space, entry.as_bytes(), weight)? != weight => return contradiction(),
+                Shape::Counted => {}
+                Shape::Keyed => {
+                    let (key, rest) = self.split(entry.as_bytes());
+                    if weight != 1 || last.as_deref() == Some(key) {
+                        return contradiction();
+                    }
+                    state.put(self.space, key, Some(rest))?;
+                    last = Some(key.to_vec());
+                }
             }
         }
         Ok(())
+    }
+
+    /// Whether exactly these complete entries are stored.
+    pub(super) fn check(&self, entries: &mut Sorted, state: &dyn State) -> Result<(), ViewError> {
+        let differs = || ViewError::Broken(format!("space {} is not what its rows make of it", self.space.0));
+        self.entries(state, &[], &mut |key, stored| match entries.next()? {
+            Some((entry, weight)) if entry.as_bytes() == key && weight == stored => Ok(ControlFlow::Continue(())),
+            Some(_) | None => Err(differs()),
+        })?;
+        if entries.next()?.is_none() { Ok(()) } else { Err(differs()) }
+    }
+
+    /// An entry's key cells and its other cells.
+    fn split<'e>(&self, entry: &'e [u8]) -> (&'e [u8], &'e [u8]) {
+        entry.split_at(Cells::of(entry).iter().take(self.key).map(<[u8]>::len).sum())
     }
 }
 

@@ -8,7 +8,7 @@
 use std::{collections::BTreeMap, io, ops::ControlFlow, path::Path};
 
 #[cfg(test)]
-use crate::view::{layout::Source, net::Store};
+use crate::view::{arrangement::Arrangement, layout::Source, net::Store};
 use crate::{
     data::{Change, Extent, Row},
     query::{EvalError, RemoteExpr, Table, ViewPlan},
@@ -24,6 +24,13 @@ use crate::{
         root::Output,
     },
 };
+
+/// Row changes computed at once where some operator holds in memory what they join to, which may be many rows for each. More than a few
+/// thousand make none of them cheaper.
+const CHUNK_CHANGES: usize = 4096;
+/// Row changes computed at once where nothing is held but they themselves: some tens of megabytes at most, together with what the store
+/// gathers.
+const LEAN_CHUNK_CHANGES: usize = 65_536;
 
 /// Why a view cannot be kept up to date from here on. Its state must not be used any more; other views are not concerned.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +81,12 @@ impl Dataflow {
     /// Lays out operators and spaces; the same plan always gives the same layout. An error says why this plan is better refreshed.
     pub fn new(plan: &ViewPlan) -> Result<Self, String> {
         Ok(Self { plan: plan.clone(), layout: Layout::new(plan)? })
+    }
+
+    /// How many row changes are best computed at once. The more there are, the more cancel before anything is read or written, and the more
+    /// neighbours are written together.
+    pub fn chunk_changes(&self) -> usize {
+        if self.layout.is_lean() { LEAN_CHUNK_CHANGES } else { CHUNK_CHANGES }
     }
 
     /// The tables it needs, by OID.
@@ -160,11 +173,12 @@ impl Dataflow {
         Loader::new(&self.layout, spool, now, Target::Check(state, MemoryState::default())).verify(remote).map(Some)
     }
 
-    /// Where rows of tables are stored that may be equal.
+    /// Where rows of tables are stored that may be equal, or one under each key: no number in these can be wrong.
     #[cfg(test)]
     pub(super) fn bags(&self) -> Vec<Space> {
         let bag = |source: &Source| if let Store::Bag(rows) = &source.store { Some(rows.space()) } else { None };
-        self.layout.sources.values().filter_map(bag).collect()
+        let keyed = self.layout.nodes.iter().flat_map(|node| &node.arrangements).filter(|rows| rows.is_keyed());
+        self.layout.sources.values().filter_map(bag).chain(keyed.map(Arrangement::space)).collect()
     }
 
     fn chunk(

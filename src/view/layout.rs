@@ -78,6 +78,11 @@ impl Layout {
         self.parts[node.0]
     }
 
+    /// Whether what a chunk makes of stored rows is handed on in parts and never held.
+    pub(super) fn is_lean(&self) -> bool {
+        self.nodes.iter().zip(&self.parts).all(|(node, part)| node.operator.load() == Load::Linear || *part == Part::Streams)
+    }
+
     /// What a linear node makes of a part of one of its inputs.
     pub(super) fn linear(&self, node: NodeId, place: usize, part: &Delta, now: i64) -> Result<Delta, ViewError> {
         let node = &self.nodes[node.0];

@@ -46,18 +46,11 @@ impl Target<'_> {
         }
     }
 
-    /// Takes numbers of one space, in key order.
-    fn numbers(&mut self, space: Space, mut entries: Sorted) -> Result<(), ViewError> {
+    /// Takes the entries of an arrangement, in order.
+    fn entries(&mut self, arrangement: &Arrangement, mut entries: Sorted) -> Result<(), ViewError> {
         match self {
-            Self::Write(state) => {
-                while let Some((entry, weight)) = entries.next()? {
-                    if weight < 0 || state.add(space, entry.as_bytes(), weight)? != weight {
-                        return broken("the tables to be loaded contradict themselves, or the state is not empty");
-                    }
-                }
-                Ok(())
-            }
-            Self::Check(state, _) => compare(*state, space, &mut || entries.next()),
+            Self::Write(state) => arrangement.fill(&mut entries, &mut **state),
+            Self::Check(state, _) => arrangement.check(&mut entries, *state),
         }
     }
 
@@ -249,7 +242,7 @@ impl<'a> Loader<'a> {
             }
             for arrangement in &node.arrangements {
                 let entries = self.pools.arranged.remove(&arrangement.space()).unwrap_or_else(|| Sorter::new(self.spool));
-                self.target.numbers(arrangement.space(), entries.finish()?)?;
+                self.target.entries(arrangement, entries.finish()?)?;
             }
             self.target.own(&node.operator.spaces())?;
         }

@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    query::{EqualPair, Expr, Kind, OuterKind, Plan, SemiKind, Table},
+    query::{EqualPair, Expr, Identity, Kind, OuterKind, Plan, SemiKind, Table},
     view::{
         Space,
-        arrangement::{Arrangement, Nulls},
+        arrangement::{Arrangement, Nulls, Shape},
         clock, distinct, group, join,
+        keys::identity,
         linear::{Filter, Map, Scan, UnionAll, Unnest, Values},
         notin,
         operator::Operator,
@@ -92,9 +93,19 @@ impl<'a> Lowering<'a> {
             known.keep(nulls);
             return known.clone();
         }
-        let arrangement = Arrangement::new(self.space(), width, key, nulls);
+        let shape = if self.identifies(node, wanted.key()) { Shape::Keyed } else { Shape::Counted };
+        let arrangement = Arrangement::new(self.space(), width, key, nulls).shaped(shape);
         self.nodes[node.0].arrangements.push(arrangement.clone());
         arrangement
+    }
+
+    /// Whether `key` is the identity of the rows of a table, all of them or filtered, and not all there is of them.
+    fn identifies(&self, node: NodeId, key: &[usize]) -> bool {
+        let plan = self.known.iter().find(|(_, known)| *known == node).map(|(plan, _)| plan);
+        let plan = if let Some(Plan::Filter { input, .. }) = plan { Some(&**input) } else { plan };
+        let Some(Plan::Scan { table }) = plan else { return false };
+        let table = &self.tables[table];
+        matches!(table.identity, Identity::Key(_)) && identity(table) == key && key.len() < self.width(node)
     }
 
     /// A space for the operator alone.

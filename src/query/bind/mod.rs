@@ -56,7 +56,7 @@ const MAX_DEPTH: usize = 400;
 
 /// Raised whenever the same query may be bound to another plan, or the same plan laid out otherwise, so that stored state is not what
 /// the new one expects.
-pub(crate) const PLAN_VERSION: u32 = 1;
+pub(crate) const PLAN_VERSION: u32 = 2;
 
 /// Binds the tree of a whole query.
 pub(crate) fn bind(tree: &Tree<'_>, catalogue: &Catalogue) -> Result<ViewPlan, String> {

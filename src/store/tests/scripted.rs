@@ -143,6 +143,11 @@ impl Maintain for Names {
         Ok(names.iter().filter_map(ends).filter(|end| *end > now).min())
     }
 
+    /// Few, so that a commit is more than one chunk.
+    fn chunk_changes(&self) -> usize {
+        3
+    }
+
     fn has_clock(&self) -> bool {
         true
     }
