@@ -11,10 +11,7 @@
 
 use std::{
     io,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
     task::{Context, Poll, Wake},
     thread::{self, Thread},
     time::{Duration, Instant},
@@ -32,9 +29,8 @@ use crate::target::embedded::{
 /// Requests that wait for the writer. More wait in their own tasks; their bodies are bounded by `store::ROOM_BYTES`.
 const QUEUE: usize = 256;
 
-/// Entries after which a group is closed: some 100 ms of work, so that the first of a group waits far less than the 5 s after
-/// which Python's SDK sends its request again.
-const GROUP_ENTRIES: usize = 10_000;
+/// Entries after which a group is closed: half of what may be pending, so that the groups of a busy time fit the log.
+const GROUP_ENTRIES: usize = 4_096;
 
 /// How long the log waits for more. A client that writes batch after batch sends the next one far sooner; and whoever reads after
 /// a pause finds the tables settled.
@@ -76,7 +72,7 @@ pub(super) struct Writer {
     thread: Option<thread::JoinHandle<()>>,
     failure: Arc<OnceLock<Arc<str>>>,
     /// Whether something that was answered is in the log only.
-    behind: Arc<AtomicBool>,
+    behind: watch::Receiver<bool>,
     /// Closed when the thread has ended.
     running: watch::Receiver<()>,
 }
@@ -89,7 +85,7 @@ impl Writer {
         let failure = Arc::<OnceLock<Arc<str>>>::default();
         let kept = Arc::clone(&failure);
         let mut turn = Turn::new(connection);
-        let behind = Arc::clone(&turn.behind);
+        let behind = turn.behind.subscribe();
         let thread = thread::Builder::new().name("fact-store".into()).spawn(move || {
             let _alive = alive;
             if let Err(cause) = turn.serve(queue, &kept) {
@@ -111,7 +107,7 @@ impl Writer {
     /// Waits until the fact tables hold everything that was answered before.
     pub(super) async fn settle(&self) -> Result<(), WriteError> {
         // Set before the answer that it is about, so whoever was told sees it.
-        if self.behind.load(Ordering::Acquire) {
+        if *self.behind.borrow() {
             self.write(Work::Settle, Terms::none(), None).await?;
         }
         Ok(())
@@ -148,12 +144,12 @@ struct Turn {
     connection: Connection,
     shapes: Shapes,
     pending: Pending,
-    behind: Arc<AtomicBool>,
+    behind: watch::Sender<bool>,
 }
 
 impl Turn {
     fn new(connection: Connection) -> Self {
-        Self { connection, shapes: Shapes::default(), pending: Pending::default(), behind: Arc::default() }
+        Self { connection, shapes: Shapes::default(), pending: Pending::default(), behind: watch::Sender::new(false) }
     }
 
     /// Takes groups until the queue is closed and empty, or SQLite fails.
@@ -175,34 +171,47 @@ impl Turn {
                 }
             }
         }
-        if self.pending.is_empty() { Ok(()) } else { self.settle() }
+        while !self.pending.is_empty() {
+            self.settle_slice()?;
+        }
+        Ok(())
     }
 
-    /// Waits for a request, and settles the log if none comes for a while.
+    /// Waits for a request, and settles the log if none comes for a while, slice by slice until one does.
     fn next(&mut self, queue: &mut mpsc::Receiver<Job>) -> rusqlite::Result<Option<Job>> {
-        if !self.pending.is_empty() {
-            match receive_within(SETTLE_AFTER, queue) {
+        let mut patience = SETTLE_AFTER;
+        while !self.pending.is_empty() {
+            match receive_within(patience, queue) {
                 Poll::Ready(next) => return Ok(next),
-                Poll::Pending => self.settle()?,
+                Poll::Pending => self.settle_slice()?,
             }
+            patience = Duration::ZERO;
         }
         Ok(queue.blocking_recv())
     }
 
-    fn settle(&mut self) -> rusqlite::Result<()> {
+    fn settle_slice(&mut self) -> rusqlite::Result<()> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        self.pending.settle(&transaction, &mut self.shapes)?;
+        self.pending.settle_slice(&transaction, &mut self.shapes)?;
         transaction.commit()?;
-        self.behind.store(false, Ordering::Release);
+        self.tell_behind();
         Ok(())
+    }
+
+    /// Says whether the tables are behind; called after the commit and before the answers.
+    fn tell_behind(&self) {
+        let behind = !self.pending.is_empty();
+        self.behind.send_if_modified(|told| std::mem::replace(told, behind) != behind);
     }
 
     /// Applies a group in one transaction; `Ok` has the commit counter and a result for each, and means durable.
     fn commit(&mut self, group: &mut [Job]) -> rusqlite::Result<(i64, Vec<Result<bool, Refusal>>)> {
-        let logged = self.pending.takes(group.iter().map(|job| &job.work));
+        let mut logged = self.pending.takes(group.iter().map(|job| &job.work));
         let mut transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         if !logged {
             self.pending.settle(&transaction, &mut self.shapes)?;
+            // If it was only that the log was full, whoever waits for settling does not wait for tables of its own, too.
+            logged = self.pending.takes(group.iter().map(|job| &job.work));
         }
         let mut results = Vec::with_capacity(group.len());
         for job in group {
@@ -219,7 +228,7 @@ impl Turn {
         }
         let offset = transaction.query_row("SELECT offset FROM store", [], |row| row.get(0))?;
         transaction.commit()?;
-        self.behind.store(!self.pending.is_empty(), Ordering::Release);
+        self.tell_behind();
         Ok((offset, results))
     }
 }
@@ -397,11 +406,9 @@ mod tests {
             assert_eq!(count(&path), u64::from(round + 1) * 500);
         }
         writer.write(many(2_500..3_000), Terms::none(), None).await.expect("it is written");
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while writer.behind.load(Ordering::Acquire) {
-            assert!(Instant::now() < deadline, "nothing settled it");
-            tokio::task::yield_now().await;
-        }
+        let mut behind = writer.behind.clone();
+        let settled = tokio::time::timeout(Duration::from_secs(20), behind.wait_for(|behind| !behind)).await;
+        settled.expect("it settles by itself").expect("the writer runs");
         assert_eq!((count(&path), logged(&path)), (3_000, 0));
         writer.write(many(3_000..4_000), Terms::none(), None).await.expect("it is written");
         drop(writer);
