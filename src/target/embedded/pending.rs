@@ -219,12 +219,17 @@ mod tests {
         let count = |connection: &Connection| any().count(connection, u64::MAX).expect("it reads");
         let facts = SLICE_FACTS + 500;
         let mut log = |pending: &mut Pending, changes| pending.log(&connection, &mut shapes, changes).expect("it is logged");
+        let slice = |pending: &mut Pending| {
+            let transaction = connection.unchecked_transaction().expect("nothing else is open");
+            pending.settle_slice(&transaction, &mut Shapes::default()).expect("it settles");
+            transaction.commit().expect("it commits");
+        };
         assert!(log(&mut pending, (0..facts).map(|n| Change::Insert(fact(n))).collect()));
-        pending.settle_slice(&connection, &mut Shapes::default()).expect("it settles");
+        slice(&mut pending);
         assert_eq!((pending.facts.len(), count(&connection)), (500, SLICE_FACTS as u64));
         assert!(!log(&mut pending, (0..facts).map(|n| Change::Insert(fact(n))).collect()), "settled or not, they are true");
         assert!(log(&mut pending, (0..facts - 1).map(|n| Change::Delete(fact(n))).collect()));
-        pending.settle_slice(&connection, &mut Shapes::default()).expect("it settles");
+        slice(&mut pending);
         assert!(!pending.is_empty(), "the first slice is behind again");
         drop(connection);
         assert_eq!(count(&open(&folder)), 1, "a start settles the whole log once more");
