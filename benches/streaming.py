@@ -7,7 +7,7 @@
 For each case and each size of transaction: a workload is committed while factsync is stopped, so that both readers find the same
 backlog; then pg_recvlogical drains its slot, then factsync starts and is waited for. The figures are changed rows per second, the start included, until
 the changes are durable in factsync's state (`local`) and until the fact store has acknowledged them all (`delivered`), and their
-ratios to pg_recvlogical's. The fact store is one that takes everything at once and keeps nothing, so that the figures are factsync's
+ratios to pg_recvlogical's, and the processor time of the process for each row, all of this included. The fact store is one that takes everything at once and keeps nothing, so that the figures are factsync's
 own; with --embedded it is factsync's, in its process. Then, idle, the time from an application's commit to the fact store's acknowledgement, the time of a restart, and the resident memory.
 
 Everything it starts lives in a temporary directory and ends with it. Needs what tests/run.sh installs.
@@ -71,6 +71,7 @@ def main():
     parser.add_argument('--factsync', default=str(ROOT / 'target/release/factsync'))
     parser.add_argument('--tcp', action='store_true', help='both readers over TCP instead of the socket in the file system')
     parser.add_argument('--embedded', action='store_true', help='with the embedded fact store')
+    parser.add_argument('--working', type=int, help='of how many rows the case "join" changes members; default: half of the rows')
     parser.add_argument('--keep', action='store_true', help='keep the temporary directory')
     args = parser.parse_args()
     if not os.access(args.factsync, os.X_OK):
@@ -80,7 +81,7 @@ def main():
     server = Server(work, args.tcp)
     args.store = NullStore.start()
     try:
-        print('| case | rows/transaction | pg_recvlogical | local | ratio | delivered | ratio |\n|---|---|---|---|---|---|---|')
+        print('| case | rows/transaction | pg_recvlogical | local | ratio | delivered | ratio | CPU/row |\n|---|---|---|---|---|---|---|---|')
         for name in args.cases.split(','):
             run_case(server, work, name, args)
     finally:
@@ -212,6 +213,11 @@ class Factsync:
         field = lambda name: int(next(line for line in status.splitlines() if line.startswith(name)).split()[1]) / 1024
         return field('VmRSS'), field('VmHWM')
 
+    def cpu(self):
+        """Seconds of the processor so far."""
+        fields = pathlib.Path(f'/proc/{self.process.pid}/stat').read_text().rsplit(') ', 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+
     def stop(self):
         self.process.terminate()
         self.process.wait(30)
@@ -219,7 +225,7 @@ class Factsync:
 
 def run_case(server, work, name, args):
     case = CASES[name]
-    fill = lambda text: text.format(rows=args.rows, working=min(args.rows // 2, 10_000_000))
+    fill = lambda text: text.format(rows=args.rows, working=args.working or args.rows // 2)
     database = f'bench_{name}'
     server.sql('postgres', f'CREATE DATABASE {database}')
     server.sql(database, fill(case['tables']) + fill(case['fill']) + 'VACUUM ANALYZE; CHECKPOINT;')
@@ -234,8 +240,8 @@ def run_case(server, work, name, args):
         for _ in range(args.rounds):
             rounds.append(measure(server, factsync, database, name, fill(case['change']), size, done, args.changes))
             done += args.changes
-        plain, local, delivered = (statistics.median(column) for column in zip(*rounds))
-        print(f'| {name} | {size} | {plain:,.0f}/s | {local:,.0f}/s | {local / plain:.2f} | {delivered:,.0f}/s | {delivered / plain:.2f} |', flush=True)
+        plain, local, delivered, cpu = (statistics.median(column) for column in zip(*rounds))
+        print(f'| {name} | {size} | {plain:,.0f}/s | {local:,.0f}/s | {local / plain:.2f} | {delivered:,.0f}/s | {delivered / plain:.2f} | {cpu * 1e6:.1f} µs |', flush=True)
     latency(server, factsync, database, name, fill(case['change']), done, args.commits)
     rss, peak = factsync.memory()
     factsync.stop()
@@ -264,7 +270,7 @@ def measure(server, factsync, database, name, change, size, done, changes):
     local = time.perf_counter() - began
     factsync.wait(end)
     delivered = time.perf_counter() - began
-    return changes / plain, changes / local, changes / delivered
+    return changes / plain, changes / local, changes / delivered, factsync.cpu() / changes
 
 
 def latency(server, factsync, database, name, change, done, commits):

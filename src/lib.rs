@@ -31,7 +31,7 @@
 //! | where is a scalar function computed? | [`query::scalar`], each compared with PostgreSQL; else by the source: `evaluate.rs` |
 //! | where does a WAL message become a row? | [`source::postgres`], `decode.rs` and `images.rs`; many of them: [`data::ChangeBatch`] |
 //! | where does a row change become a fact that begins or ends? | [`view::Dataflow`]; its operators are listed in [`view`] |
-//! | where do rows come and go because time passes? | `view/clock.rs`; `engine/clock.rs` knows the source's clock |
+//! | where do rows come and go because time passes? | `view/clock.rs`; `engine/clock.rs`: the source's clock; `engine/away.rs`: outages |
 //! | where does a WAL message become "this view must be run again"? | [`source::postgres`], `tail.rs`, `dirty.rs` and `refresh.rs` |
 //! | where does a query's output become a row? | [`source::postgres`], `copy.rs`; [`source::csv`]; [`source::mongo`] |
 //! | how does a view get its first state? | `view/load.rs` from whole tables, `store/load.rs` compares it with the database's own answer |

@@ -10,6 +10,10 @@
 
 use std::process::ExitCode;
 
+/// Rows are many small pieces of memory that one thread makes and another lets go.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     factsync::cli::main()
 }

@@ -1,6 +1,6 @@
 //! What a source reports about rows becomes a store transaction: changes, the passing of time, whole results.
 
-use std::time::Instant;
+use std::{error::Error, time::Instant};
 
 use tracing::{error, warn};
 
@@ -8,12 +8,12 @@ use crate::{
     data::{ChangeBatch, Position},
     engine::{
         error::EngineError,
-        flows::Task,
+        flows::{Flows, Task},
         inbox::Inbox,
         ingest::{ACKNOWLEDGE_EVERY, Compared, Ingest, Next, PACE, Session},
     },
     error::causes,
-    source::Reading,
+    source::{Reading, SourceError},
     store::{Applied, Changes, Doubt, Followed, Fresh, Loaded, Reached, ViewId},
     view::ViewError,
 };
@@ -25,15 +25,15 @@ impl Ingest {
     /// Row changes, and all that have come since, in one store transaction.
     pub(super) async fn on_changes(&mut self, session: &mut Session, first: ChangeBatch) -> Result<Next, EngineError> {
         tokio::time::sleep(PACE.saturating_sub(session.followed.elapsed())).await;
-        let now = session.clock.now();
+        let now = self.clock.now();
         let inbox = std::mem::replace(&mut session.inbox, Inbox::closed());
-        let task = self.task(session, inbox);
+        let task = Task { inbox, ..self.task(std::mem::take(&mut session.flows)) };
         let (task, followed) = self.writer.follow(task, first, now).await?;
         (session.flows, session.inbox) = (task.flows, task.inbox);
         // The rest of a transaction did not come, because the source was lost: nothing happened.
         let Some(followed) = followed else { return Ok(Next::GoOn) };
         session.followed = Instant::now();
-        session.clock.passed(now);
+        self.clock.passed(now);
         session.pending = None;
         let next = self.take_in(session, followed).await?;
         // A view that failed lacks what is in these commits: nobody may be told that they are in.
@@ -46,36 +46,24 @@ impl Ingest {
         Ok(next)
     }
 
-    fn task(&self, session: &mut Session, inbox: Inbox) -> Task {
-        let flows = std::mem::take(&mut session.flows);
-        Task { source: self.name.clone(), records: self.views.clone(), flows, inbox, guard: self.guard }
+    /// What a store transaction of `flows` needs, without anything behind it.
+    pub(super) fn task(&self, flows: Flows) -> Task {
+        Task { source: self.name.clone(), records: self.views.clone(), flows, inbox: Inbox::closed(), guard: self.guard }
     }
 
     /// The moment has come at which rows begin or cease to count.
     pub(super) async fn let_time_pass(&mut self, session: &mut Session) -> Result<Next, EngineError> {
-        let now = session.clock.now();
-        let task = self.task(session, Inbox::closed());
+        let now = self.clock.now();
+        let task = self.task(std::mem::take(&mut session.flows));
         let (task, followed) = self.writer.advance_clock(task, now).await?;
         session.flows = task.flows;
-        session.clock.passed(now);
+        self.clock.passed(now);
         self.take_in(session, followed).await
     }
 
     /// Keeps everything in step with a store transaction of the flows.
     async fn take_in(&mut self, session: &mut Session, followed: Followed) -> Result<Next, EngineError> {
-        let mut next = Next::GoOn;
-        for applied in followed.views {
-            let change = match applied {
-                Applied::Changed(change) => change,
-                Applied::Failed { change, why } => {
-                    self.flow_failed(session, change.view, &why).await?;
-                    next = Next::StartAgain;
-                    change
-                }
-            };
-            let view = self.views.iter().position(|view| view.id == change.view).expect("the store knows the views it was given");
-            self.note(&[view], &Changes { views: vec![change], commit_no: followed.commit_no });
-        }
+        let next = self.note_followed(&mut session.flows, followed.views, followed.commit_no).await?;
         if let Some(position) = followed.position {
             session.position = Some(position.clone());
             session.unacknowledged = Some(position);
@@ -83,25 +71,43 @@ impl Ingest {
                 self.acknowledge(session).await?;
             }
         }
-        session.clock.wait_for(followed.due);
+        self.clock.wait_for(followed.due);
+        Ok(next)
+    }
+
+    /// Keeps the views in step with a store transaction of `flows`.
+    pub(super) async fn note_followed(&mut self, flows: &mut Flows, views: Vec<Applied>, commit_no: u64) -> Result<Next, EngineError> {
+        let mut next = Next::GoOn;
+        for applied in views {
+            let change = match applied {
+                Applied::Changed(change) => change,
+                Applied::Failed { change, why } => {
+                    self.flow_failed(flows, change.view, &why).await?;
+                    next = Next::StartAgain;
+                    change
+                }
+            };
+            let view = self.views.iter().position(|view| view.id == change.view).expect("the store knows the views it was given");
+            self.note(&[view], &Changes { views: vec![change], commit_no });
+        }
         Ok(next)
     }
 
     /// A view could not be kept up to date: it is loaded again, or refreshed if that makes no sense.
-    async fn flow_failed(&mut self, session: &mut Session, id: ViewId, why: &ViewError) -> Result<(), EngineError> {
+    async fn flow_failed(&mut self, flows: &mut Flows, id: ViewId, why: &ViewError) -> Result<(), EngineError> {
         let view = self.views.iter().position(|view| view.id == id).expect("the store knows the views it was given");
         let reason = causes(why);
         self.board.view_failed(self.index, view, Some(reason.clone()));
         let fact_type = &self.views[view].fact_type;
         error!(source = self.name, %fact_type, reason, "fact type cannot be kept up to date change by change, reading it again");
         let hopeless = self.is_hopeless(view, why);
-        if let (true, Some(flow)) = (hopeless, session.flows.get(view)) {
+        if let (true, Some(flow)) = (hopeless, flows.get(view)) {
             self.demote(view, &flow.fingerprint.clone(), reason).await?;
         }
         // Only a result that is read again makes its facts current.
         self.writer.mark_failing(id).await?;
         (self.views[view].failing, self.views[view].fingerprint) = (true, self.views[view].fingerprint.take().filter(|_| hopeless));
-        session.flows.drop_view(view);
+        flows.drop_view(view);
         Ok(())
     }
 
@@ -193,22 +199,34 @@ impl Ingest {
             return Ok((Fresh::from((record, answer)), Next::StartAgain));
         }
         let flows = std::mem::take(&mut session.flows);
-        let now = now.unwrap_or_else(|| session.clock.now());
+        let now = now.unwrap_or_else(|| self.clock.now());
         let (flows, Loaded { fresh, doubt }) = self.writer.load(flows, view, record, tables, answer, now).await?;
         session.flows = flows;
         let Some(doubt) = doubt else {
             session.flows.get_mut(view).expect("it has just been used").loaded = true;
-            session.clock.passed(now);
+            self.clock.passed(now);
             return Ok((fresh, Next::GoOn));
         };
         let fingerprint = session.flows.get(view).expect("it has just been used").fingerprint.clone();
-        // The source may just have gone away while it computed; it says so soon enough if it has not.
-        let passing = matches!(doubt, Doubt::Failed(ViewError::Remote(_)));
-        self.reloads[view] += u32::from(passing);
-        if !passing || self.reloads[view] >= MOST_RELOADS {
+        // A source that is away comes back, however often. What else keeps it from computing may pass, too, but not for ever.
+        let patience = match &doubt {
+            Doubt::Failed(ViewError::Remote(why)) if is_away(&**why) => true,
+            Doubt::Failed(ViewError::Remote(_)) => {
+                self.reloads[view] += 1;
+                self.reloads[view] < MOST_RELOADS
+            }
+            Doubt::Failed(ViewError::Eval(_) | ViewError::State(_) | ViewError::Budget(_) | ViewError::Broken(_))
+            | Doubt::Differs { .. } => false,
+        };
+        if !patience {
             self.demote(view, &fingerprint, causes(&doubt)).await?;
         }
         session.flows.drop_view(view);
         Ok((Fresh { view: self.views[view].clone(), ..fresh }, Next::StartAgain))
     }
+}
+
+/// Whether an expression was not computed because nobody was there to do it.
+fn is_away(why: &(dyn Error + 'static)) -> bool {
+    matches!(why.downcast_ref::<SourceError>(), Some(SourceError::Unreachable { .. }))
 }

@@ -109,7 +109,14 @@ impl Flows {
 
     /// Takes the flow of `view` out: it is not kept up to date from here on.
     pub(super) fn drop_view(&mut self, view: usize) {
-        self.flows[view] = None;
+        if let Some(flow) = self.flows.get_mut(view) {
+            *flow = None;
+        }
+    }
+
+    /// Lets go of the session in which the source computes.
+    pub(super) fn leave_source(&mut self) {
+        self.evaluator = None;
     }
 
     /// The flows whose state can be used, with their views' numbers and records.
@@ -139,6 +146,15 @@ impl Remote for Bridge {
             return Err(ViewError::Broken("it needs expressions that its source does not compute".to_owned()));
         };
         self.runtime.block_on(evaluator.evaluate(expr, rows.to_vec())).map_err(|error| ViewError::Remote(error.into()))
+    }
+}
+
+/// A source that is away.
+pub(super) struct Absent;
+
+impl Remote for Absent {
+    fn evaluate(&mut self, _: &RemoteExpr, _: &[Vec<Option<String>>]) -> Result<Vec<Option<String>>, ViewError> {
+        Err(ViewError::Remote("the source is away".into()))
     }
 }
 

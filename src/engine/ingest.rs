@@ -65,6 +65,10 @@ pub(super) struct Ingest {
     pub(super) stop: watch::Receiver<bool>,
     /// How often each view's state turned out to be wrong.
     pub(super) reloads: Vec<u32>,
+    /// What time it is at the source, whether it is there or not.
+    pub(super) clock: SourceClock,
+    /// The flows of the last attempt, while there is none.
+    pub(super) resting: Flows,
 }
 
 /// What one connection attempt carries along.
@@ -96,7 +100,6 @@ pub(super) struct Session {
     pub(super) settled: Option<Position>,
     /// What may be acknowledged and has not been.
     pub(super) unacknowledged: Option<Position>,
-    pub(super) clock: SourceClock,
 }
 
 impl Session {
@@ -156,11 +159,7 @@ impl Ingest {
         let mut backoff = Backoff::default();
         loop {
             self.board.state(self.index, SourceState::Connecting);
-            let prepared = tokio::select! {
-                biased;
-                () = stopped(&mut self.stop) => return Ok(()),
-                prepared = follower.prepare() => prepared,
-            };
+            let Some(prepared) = self.meanwhile(follower.prepare()).await? else { return Ok(()) };
             let ended = match prepared {
                 Ok(prepared) => {
                     let (back, ended) = self.session(follower, &prepared, &mut backoff).await?;
@@ -174,10 +173,8 @@ impl Ingest {
                 Ended::Again => backoff.first(),
                 Ended::Failed(error) => self.failed(&error, &mut backoff).await?,
             };
-            tokio::select! {
-                biased;
-                () = stopped(&mut self.stop) => return Ok(()),
-                () = tokio::time::sleep(pause) => {}
+            if self.meanwhile(tokio::time::sleep(pause)).await?.is_none() {
+                return Ok(());
             }
         }
     }
@@ -195,6 +192,7 @@ impl Ingest {
         if let SourceError::ViewsChanged { views, .. } = error {
             info!(source = self.name, reason, "views changed, reading them again");
             for view in views {
+                self.resting.drop_view(*view);
                 self.writer.drop_state(self.views[*view].id).await?;
                 self.views[*view].fingerprint = None;
             }
@@ -228,7 +226,10 @@ impl Ingest {
             Start::Refused(problem) => {
                 return Ok((follower, Ended::Failed(SourceError::Unsupported { name: self.name.clone(), problem })));
             }
-            Start::At { from, settled, compared, roles, flows } => self.open(follower, (from, settled), compared, roles, flows),
+            Start::At { from, settled, compared, roles, flows } => {
+                self.resume(&flows);
+                self.open(follower, (from, settled), compared, roles, flows)
+            }
         };
         let mut tick = tokio::time::interval(PERSIST_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -237,7 +238,7 @@ impl Ingest {
             let wake = tokio::select! {
                 biased;
                 () = stopped(&mut self.stop), if !session.halting => Wake::Stop,
-                () = session.clock.due() => Wake::Time,
+                () = self.clock.due() => Wake::Time,
                 event = session.inbox.next() => Wake::Event(event),
                 _ = tick.tick() => Wake::Tick,
             };
@@ -269,6 +270,7 @@ impl Ingest {
         self.acknowledge(&mut session).await?;
         session.halt.send_replace(true);
         drop(session.inbox);
+        self.rest(session.flows);
         match session.follow.await {
             Ok((follower, _)) if next == Next::StartAgain => Ok((follower, Ended::Again)),
             Ok((follower, Ok(()))) => Ok((follower, Ended::Stopped)),
@@ -301,7 +303,6 @@ impl Ingest {
         });
         let commit_no = self.writer.commit_no();
         self.board.founded(self.index, matches!(compared, Compared::Done(_)).then_some(commit_no));
-        let clock = SourceClock::new(self.views.iter().filter_map(|view| view.clock).max());
         let inbox = Inbox::new(events);
         let session = Session {
             inbox,
@@ -320,7 +321,6 @@ impl Ingest {
             position,
             settled,
             unacknowledged: None,
-            clock,
         };
         if let (Some(settled), true) = (&session.settled, session.answers()) {
             self.board.applied(self.index, settled.clone(), commit_no);
@@ -338,11 +338,7 @@ impl Ingest {
                 self.board.state(self.index, state);
             }
             Event::Head(head) => self.board.head(self.index, head),
-            Event::Clock { at, seen } => {
-                if session.clock.set(at, seen) {
-                    return self.let_time_pass(session).await;
-                }
-            }
+            Event::Clock { at, seen } => self.clock.set(at, seen),
             Event::ViewFailed { view, problem } => {
                 let problem = causes(&problem);
                 let fact_type = &self.views[view].fact_type;
@@ -399,7 +395,7 @@ impl Ingest {
     }
 
     /// Writes down what is durable, then lets the source tell upstream.
-    pub(super) async fn acknowledge(&self, session: &mut Session) -> Result<(), EngineError> {
+    pub(super) async fn acknowledge(&mut self, session: &mut Session) -> Result<(), EngineError> {
         let Some(position) = session.unacknowledged.take() else { return Ok(()) };
         let (checkpoint, name, id, told) = (self.checkpoint.clone(), self.name.clone(), self.writer.store_id(), position.clone());
         tokio::task::spawn_blocking(move || checkpoint.tell(&name, &id, &told)).await.map_err(EngineError::panicked)??;

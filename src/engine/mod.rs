@@ -14,6 +14,7 @@
 //! acknowledged to anybody.
 
 mod apply;
+mod away;
 mod backoff;
 mod board;
 mod clock;
@@ -25,6 +26,8 @@ mod inbox;
 mod ingest;
 mod start;
 mod status;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
@@ -47,7 +50,9 @@ pub use board::{Applied, Board, Delivered, TargetState};
 pub use error::EngineError;
 pub use status::{FactTypeStatus, HeldStatus, OutboxStatus, ReconcileStatus, SourceStatus, Status, TargetStatus};
 
+use clock::SourceClock;
 use deliver::Deliver;
+use flows::Flows;
 use ingest::Ingest;
 use writer::Writer;
 
@@ -88,6 +93,8 @@ pub async fn run(config: &Config, parts: Parts, stop: watch::Receiver<bool>) -> 
         fact_types.extend(views.iter().map(|view| (view.id, view.fact_type.clone())));
         let ingest = Ingest {
             reloads: vec![0; views.len()],
+            clock: SourceClock::default(),
+            resting: Flows::default(),
             index,
             name: source.name.clone(),
             views,

@@ -63,8 +63,9 @@ impl Ingest {
         self.writer.begin(&self.name, &fingerprint(prepared), &prepared.identity).await?;
         self.checkpoint.forget(&self.name)?;
         for view in &mut self.views {
-            (view.known, view.position) = (false, None);
+            (view.known, view.position, view.clock) = (false, None, None);
         }
+        self.clock.begin_again();
         let roles = prepared.views.iter().enumerate().map(|(view, prepared)| match (flows.get_mut(view), &prepared.mode) {
             (Some(flow), _) => {
                 flow.loaded = false;

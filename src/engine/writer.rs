@@ -5,6 +5,7 @@
 //! each finds the other's work complete.
 
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Duration,
@@ -18,7 +19,7 @@ use crate::{
     engine::{
         board::Board,
         error::EngineError,
-        flows::{Flows, Task},
+        flows::{Absent, Flows, Task},
     },
     store::{Changes, Followed, Fresh, Loaded, OutboxEntry, OutboxKey, Reached, SourceRecord, Store, StoreError, ViewId, ViewRecord},
     target::Offset,
@@ -124,8 +125,9 @@ impl Writer {
         let mut remote = task.flows.remote();
         let body = move |store: &mut Store| {
             let Task { source, records, flows, inbox, guard } = &mut task;
-            let followed =
-                store.follow(source, first, &mut |wait| inbox.batch(wait), now, &mut flows.live(records), &mut remote, *guard)?;
+            let inbox = RefCell::new(inbox);
+            let (more, settled) = (&mut |wait| inbox.borrow_mut().batch(wait), &|| inbox.borrow().peek_settled().cloned());
+            let followed = store.follow(source, first, more, settled, now, &mut flows.live(records), &mut remote, *guard)?;
             Ok((task, followed))
         };
         self.run(body).await
@@ -138,6 +140,20 @@ impl Writer {
             let Task { source, records, flows, guard, .. } = &mut task;
             let followed = store.advance_clock(source, now, &mut flows.live(records), &mut remote, *guard)?;
             Ok((task, followed))
+        };
+        self.run(body).await
+    }
+
+    /// The same while the source is away: nothing happens if views need it, and the inner error says which.
+    pub(super) async fn advance_clock_alone(
+        &self,
+        mut task: Task,
+        now: i64,
+    ) -> Result<(Flows, Result<Followed, Vec<ViewId>>), EngineError> {
+        let body = move |store: &mut Store| {
+            let Task { source, records, flows, guard, .. } = &mut task;
+            let outcome = store.advance_clock_alone(source, now, &mut flows.live(records), &mut Absent, *guard)?;
+            Ok((task.flows, outcome))
         };
         self.run(body).await
     }

@@ -8,7 +8,8 @@ use crate::{
     data::{Extent, ExtentBuilder, Lsn, Position},
     store::{
         Change, Changes, Failure, Store, StoreError, ViewRecord,
-        facts::{Rows, Set, count, desired, reader, rows, write_fact},
+        facts::{Rows, Set, count, desired, reader, rows},
+        outbox,
     },
     target::Op,
     view::{Guard, Skipped, Verdict, diff, refresh},
@@ -67,15 +68,16 @@ impl Store {
             let mut dropped = 0;
             let position = follow_cut(tx, source, reached)?;
             for Fresh { view, answer, loaded } in views {
-                dropped += tx.execute("DELETE FROM outbox WHERE view = ?1", [view.id.0])? as u64;
+                dropped += outbox::forget(tx, view.id)?;
                 tx.execute("DELETE FROM parked WHERE view = ?1", [view.id.0])?;
                 Set::Held.clear(tx, view.id)?;
+                let mut stored = Set::Fact.of(tx, view.id);
                 let mut skipped = Skipped::new();
                 let mut facts = view.facts;
                 for change in refresh(&view.fact_type, answer, desired(&path, view.id)?, &mut skipped) {
                     let (op, row) = change?;
                     facts = count(facts, op);
-                    write_fact(tx, view.id, op, &row)?;
+                    stored.write(op, &row)?;
                 }
                 changes.push(finish(tx, &view, facts, &skipped, 0)?);
                 found(tx, &view, loaded, &reached.cut, &position)?;
@@ -97,14 +99,15 @@ impl Store {
             for Fresh { view, answer, loaded } in views {
                 let mut skipped = Skipped::new();
                 let before = desired(&path, view.id)?;
+                let (mut stored, mut holds) = (Set::Fact.of(tx, view.id), Set::Held.of(tx, view.id));
                 let mut facts = view.facts;
                 let mut removals = ExtentBuilder::new(&spool);
                 let (mut inserted, mut removed) = (0, 0);
                 for change in refresh(&view.fact_type, answer, before, &mut skipped) {
                     match change? {
                         (Op::Insert, row) => {
-                            write_fact(tx, view.id, Op::Insert, &row)?;
-                            outbox.push(tx, view.id, Op::Insert, &row)?;
+                            stored.write(Op::Insert, &row)?;
+                            outbox.push(tx, view.id, Op::Insert, row.as_bytes())?;
                             inserted += 1;
                         }
                         (Op::Delete, row) => {
@@ -120,10 +123,10 @@ impl Store {
                 for row in removals.finish()? {
                     let row = row?;
                     match verdict {
-                        Verdict::Hold => drop(Set::Held.insert(tx, view.id, &row)?),
+                        Verdict::Hold => drop(holds.insert(&row)?),
                         Verdict::Apply => {
-                            write_fact(tx, view.id, Op::Delete, &row)?;
-                            outbox.push(tx, view.id, Op::Delete, &row)?;
+                            stored.write(Op::Delete, &row)?;
+                            outbox.push(tx, view.id, Op::Delete, row.as_bytes())?;
                             facts -= 1;
                         }
                     }
@@ -151,7 +154,7 @@ impl Store {
                 for change in diff(desired(&path, view.id)?, listed) {
                     match change? {
                         (Op::Insert, row) => {
-                            outbox.push(tx, view.id, Op::Insert, &row)?;
+                            outbox.push(tx, view.id, Op::Insert, row.as_bytes())?;
                             inserted += 1;
                         }
                         (Op::Delete, row) => {
@@ -164,18 +167,19 @@ impl Store {
                 // A hold of a re-run stays as it is: it is no difference here, since the desired facts still have it.
                 let held = match guard.judge(removed, facts - inserted + removed) {
                     Verdict::Hold => {
+                        let (mut stored, mut holds) = (Set::Fact.of(tx, id), Set::Held.of(tx, id));
                         // From now on it is one of those: a re-run judges it anew, and a change that brings it back ends it.
                         for row in removals.finish()? {
                             let row = row?;
-                            write_fact(tx, id, Op::Insert, &row)?;
-                            Set::Held.insert(tx, id, &row)?;
+                            stored.write(Op::Insert, &row)?;
+                            holds.insert(&row)?;
                         }
                         facts += std::mem::take(&mut removed);
                         facts - view.facts + held
                     }
                     Verdict::Apply => {
                         for row in removals.finish()? {
-                            outbox.push(tx, id, Op::Delete, &row?)?;
+                            outbox.push(tx, id, Op::Delete, row?.as_bytes())?;
                         }
                         held
                     }
@@ -195,10 +199,11 @@ impl Store {
             let mut changes = Vec::with_capacity(views.len());
             for view in views {
                 let mut removed = 0;
+                let mut stored = Set::Fact.of(tx, view.id);
                 for row in rows(reader(&path)?, Rows::Held, view.id) {
                     let row = row?;
-                    write_fact(tx, view.id, Op::Delete, &row)?;
-                    outbox.push(tx, view.id, Op::Delete, &row)?;
+                    stored.write(Op::Delete, &row)?;
+                    outbox.push(tx, view.id, Op::Delete, row.as_bytes())?;
                     removed += 1;
                 }
                 Set::Held.clear(tx, view.id)?;

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{CachedStatement, Connection, params};
 
 use crate::{
     data::{Extent, Row},
-    store::{Failure, ViewId},
+    store::{Failure, ViewId, state::prepared},
     target::Op,
 };
 
@@ -54,35 +54,62 @@ impl Rows {
     }
 }
 
-impl Set {
+/// One of a view's sets, its statements kept from the first use on: finding one again costs as much as a small write.
+pub(super) struct Members<'c> {
+    connection: &'c Connection,
+    set: Set,
+    view: ViewId,
+    insert: Option<CachedStatement<'c>>,
+    remove: Option<CachedStatement<'c>>,
+    contains: Option<CachedStatement<'c>>,
+}
+
+impl Members<'_> {
     /// Adds a row; `false` if it is in already.
-    pub(super) fn insert(self, connection: &Connection, view: ViewId, row: &Row) -> rusqlite::Result<bool> {
-        let sql = match self {
-            Self::Fact => "INSERT OR IGNORE INTO fact VALUES (?1, ?2)",
-            Self::Held => "INSERT OR IGNORE INTO held VALUES (?1, ?2)",
-            Self::Skipped => "INSERT OR IGNORE INTO skipped VALUES (?1, ?2)",
+    pub(super) fn insert(&mut self, row: &Row) -> rusqlite::Result<bool> {
+        let sql = match self.set {
+            Set::Fact => "INSERT OR IGNORE INTO fact VALUES (?1, ?2)",
+            Set::Held => "INSERT OR IGNORE INTO held VALUES (?1, ?2)",
+            Set::Skipped => "INSERT OR IGNORE INTO skipped VALUES (?1, ?2)",
         };
-        Ok(connection.prepare_cached(sql)?.execute(params![view.0, row.as_bytes()])? == 1)
+        Ok(prepared(&mut self.insert, self.connection, sql)?.execute(params![self.view.0, row.as_bytes()])? == 1)
     }
 
     /// Takes a row out; `false` if it is not in.
-    pub(super) fn remove(self, connection: &Connection, view: ViewId, row: &Row) -> rusqlite::Result<bool> {
-        let sql = match self {
-            Self::Fact => "DELETE FROM fact WHERE view = ?1 AND row = ?2",
-            Self::Held => "DELETE FROM held WHERE view = ?1 AND row = ?2",
-            Self::Skipped => "DELETE FROM skipped WHERE view = ?1 AND row = ?2",
+    pub(super) fn remove(&mut self, row: &Row) -> rusqlite::Result<bool> {
+        let sql = match self.set {
+            Set::Fact => "DELETE FROM fact WHERE view = ?1 AND row = ?2",
+            Set::Held => "DELETE FROM held WHERE view = ?1 AND row = ?2",
+            Set::Skipped => "DELETE FROM skipped WHERE view = ?1 AND row = ?2",
         };
-        Ok(connection.prepare_cached(sql)?.execute(params![view.0, row.as_bytes()])? == 1)
+        Ok(prepared(&mut self.remove, self.connection, sql)?.execute(params![self.view.0, row.as_bytes()])? == 1)
     }
 
     /// Whether a row is in.
-    pub(super) fn contains(self, connection: &Connection, view: ViewId, row: &Row) -> rusqlite::Result<bool> {
-        let sql = match self {
-            Self::Fact => "SELECT 1 FROM fact WHERE view = ?1 AND row = ?2",
-            Self::Held => "SELECT 1 FROM held WHERE view = ?1 AND row = ?2",
-            Self::Skipped => "SELECT 1 FROM skipped WHERE view = ?1 AND row = ?2",
+    pub(super) fn contains(&mut self, row: &Row) -> rusqlite::Result<bool> {
+        let sql = match self.set {
+            Set::Fact => "SELECT 1 FROM fact WHERE view = ?1 AND row = ?2",
+            Set::Held => "SELECT 1 FROM held WHERE view = ?1 AND row = ?2",
+            Set::Skipped => "SELECT 1 FROM skipped WHERE view = ?1 AND row = ?2",
         };
-        connection.prepare_cached(sql)?.exists(params![view.0, row.as_bytes()])
+        prepared(&mut self.contains, self.connection, sql)?.exists(params![self.view.0, row.as_bytes()])
+    }
+
+    /// A net change.
+    pub(super) fn write(&mut self, op: Op, row: &Row) -> rusqlite::Result<()> {
+        let changed = match op {
+            Op::Insert => self.insert(row)?,
+            Op::Delete => self.remove(row)?,
+        };
+        assert!(changed, "a net change changes exactly one row");
+        Ok(())
+    }
+}
+
+impl Set {
+    /// This set of `view`.
+    pub(super) fn of(self, connection: &Connection, view: ViewId) -> Members<'_> {
+        Members { connection, set: self, view, insert: None, remove: None, contains: None }
     }
 
     /// Takes all of a view's rows out.
@@ -95,16 +122,6 @@ impl Set {
         connection.prepare_cached(sql)?.execute([view.0])?;
         Ok(())
     }
-}
-
-/// A net change of the desired facts.
-pub(super) fn write_fact(tx: &Transaction<'_>, view: ViewId, op: Op, row: &Row) -> rusqlite::Result<()> {
-    let changed = match op {
-        Op::Insert => Set::Fact.insert(tx, view, row)?,
-        Op::Delete => Set::Fact.remove(tx, view, row)?,
-    };
-    assert!(changed, "a net change changes exactly one desired fact");
-    Ok(())
 }
 
 pub(super) fn count(facts: u64, op: Op) -> u64 {

@@ -13,7 +13,7 @@ use rusqlite::{Transaction, params};
 use crate::{
     data::{ChangeBatch, Lsn, Position},
     store::{
-        Change, Failure, Store, StoreError, ViewRecord,
+        Change, Failure, Store, StoreError, ViewId, ViewRecord,
         cut::{move_to, stored_position},
         facts::{Rows, reader, rows},
         flips::{Flips, against},
@@ -77,13 +77,15 @@ impl Store {
     ///
     /// `more(false)` must not wait; `more(true)` is called inside of a source's transaction and must. `None` there means that the rest
     /// does not come: then nothing happened at all, and the result is `None`. `now` is the source's time; it never goes back here.
-    /// Commits that a view has already are left out for it.
+    /// Commits that a view has already are left out for it. `settled` says, when all batches are taken, up to where refresh views lack
+    /// nothing.
     #[expect(clippy::too_many_arguments, reason = "what happened, what it happens to, and the terms of it")]
     pub fn follow(
         &mut self,
         source: &str,
         first: ChangeBatch,
         more: &mut dyn FnMut(bool) -> Option<ChangeBatch>,
+        settled: &dyn Fn() -> Option<Position>,
         now: i64,
         live: &mut [Live<'_>],
         remote: &mut dyn Remote,
@@ -104,7 +106,7 @@ impl Store {
                     Next::Lost => return Ok(None),
                 }
             }
-            let followed = run.finish(outbox, gathered.last, now, guard)?;
+            let followed = run.finish(outbox, gathered.last, settled(), now, guard)?;
             Ok(Some(Followed { changes: gathered.changes, ..followed }))
         })?;
         Ok(followed.map(|followed| Followed { commit_no: self.commit_no, ..followed }))
@@ -124,10 +126,33 @@ impl Store {
         let followed = self.attempt_commit(|tx, outbox| {
             let mut run = Run::new(tx, source, live, place)?;
             run.advance(to, remote)?;
-            run.finish(outbox, None, to, guard).map(Some)
+            run.finish(outbox, None, None, to, guard).map(Some)
         })?;
         let followed = followed.expect("time never gives up");
         Ok(Followed { commit_no: self.commit_no, ..followed })
+    }
+
+    /// [`Store::advance_clock`] without the source: `remote` fails. If views need it, nothing happens at all, and the inner error
+    /// names them, so that the others can go on without them.
+    pub fn advance_clock_alone(
+        &mut self,
+        source: &str,
+        to: i64,
+        live: &mut [Live<'_>],
+        remote: &mut dyn Remote,
+        guard: Guard,
+    ) -> Result<Result<Followed, Vec<ViewId>>, StoreError> {
+        let (store, spool) = (self.path.clone(), self.spool());
+        let place = Place { store: &store, spool: &spool, kept_bytes: self.kept_flips };
+        let mut stuck = Vec::new();
+        let followed = self.attempt_commit(|tx, outbox| {
+            let mut run = Run::new(tx, source, live, place)?;
+            run.advance(to, remote)?;
+            let needy = run.views.iter().filter(|view| matches!(view.failed, Some(ViewError::Remote(_))));
+            stuck.extend(needy.map(|view| view.live.record.id));
+            if stuck.is_empty() { run.finish(outbox, None, None, to, guard).map(Some) } else { Ok(None) }
+        })?;
+        Ok(followed.map(|followed| Followed { commit_no: self.commit_no, ..followed }).ok_or(stuck))
     }
 }
 
@@ -254,8 +279,16 @@ impl<'t, 'l, 'a> Run<'t, 'l, 'a> {
         self.views.iter_mut().try_for_each(|view| view.apply(self.tx, self.place, batches, now, remote))
     }
 
-    /// Writes down what is left of the flips, the time, and that the source stands at `position`.
-    fn finish(self, outbox: &mut outbox::Writer, position: Option<Lsn>, now: i64, guard: Guard) -> Result<Followed, Failure> {
+    /// Writes down what is left of the flips, the time, and that the source stands at `position`. A view that failed lacks something, so
+    /// then nothing new is `settled`.
+    fn finish(
+        self,
+        outbox: &mut outbox::Writer,
+        position: Option<Lsn>,
+        settled: Option<Position>,
+        now: i64,
+        guard: Guard,
+    ) -> Result<Followed, Failure> {
         let Self { tx, source, stored, views, place } = self;
         let (mut applied, mut due) = (Vec::new(), None);
         for mut view in views {
@@ -266,7 +299,8 @@ impl<'t, 'l, 'a> Run<'t, 'l, 'a> {
         // Before its first result a source has no position to go on from.
         let position = match (stored, position) {
             (Some(Position::Lsn(stored)), Some(position)) if position > stored => {
-                move_to(tx, source, &Position::Lsn(position), None)?;
+                let whole = !applied.iter().any(|view| matches!(view, Applied::Failed { .. }));
+                move_to(tx, source, &Position::Lsn(position), settled.filter(|_| whole).as_ref())?;
                 Some(Position::Lsn(position))
             }
             (stored, _) => stored,

@@ -2,12 +2,31 @@
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
+use crate::store::outbox;
+
 /// The layout's version, `PRAGMA user_version`.
-pub const LAYOUT: i32 = 2;
+pub const LAYOUT: i32 = 3;
+
+/// A part of the way from one layout to the next.
+enum Part {
+    Sql(&'static str),
+    /// What SQL cannot say. It writes the layout that its step makes: a later one that changes what it writes keeps a copy of it here.
+    Code(fn(&Transaction<'_>) -> rusqlite::Result<()>),
+}
+
+impl Part {
+    fn take(&self, tx: &Transaction<'_>) -> rusqlite::Result<()> {
+        match self {
+            Self::Sql(sql) => tx.execute_batch(sql),
+            Self::Code(code) => code(tx),
+        }
+    }
+}
 
 /// `STEPS[n]` makes layout `n + 1` of layout `n`; 0 is an empty file. A released step is never edited.
-const STEPS: [&str; LAYOUT as usize] = [
-    "
+const STEPS: [&[Part]; LAYOUT as usize] = [
+    &[Part::Sql(
+        "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE source (
     name TEXT PRIMARY KEY, position TEXT, fingerprint TEXT NOT NULL, identity TEXT NOT NULL, compared INTEGER NOT NULL
@@ -26,8 +45,10 @@ CREATE TABLE parked (
     view INTEGER NOT NULL, op INTEGER NOT NULL, row BLOB NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (view, op, row)
 ) STRICT, WITHOUT ROWID;
 ",
+    )],
     // Up to its position a source of layout 1 lacked nothing.
-    "
+    &[Part::Sql(
+        "
 ALTER TABLE source ADD COLUMN settled TEXT;
 ALTER TABLE source ADD COLUMN clock INTEGER;
 UPDATE source SET settled = position;
@@ -38,6 +59,20 @@ ALTER TABLE view ADD COLUMN demoted TEXT;
 CREATE TABLE held (view INTEGER NOT NULL, row BLOB NOT NULL, PRIMARY KEY (view, row)) STRICT, WITHOUT ROWID;
 CREATE TABLE skipped (view INTEGER NOT NULL, row BLOB NOT NULL, PRIMARY KEY (view, row)) STRICT, WITHOUT ROWID;
 ",
+    )],
+    &[
+        Part::Sql(
+            "
+ALTER TABLE outbox RENAME TO outbox_entries;
+CREATE TABLE outbox (
+    commit_no INTEGER NOT NULL, op INTEGER NOT NULL, seq INTEGER NOT NULL, view INTEGER NOT NULL,
+    count INTEGER NOT NULL, sent INTEGER NOT NULL, entries BLOB NOT NULL, PRIMARY KEY (commit_no, op, seq)
+) STRICT, WITHOUT ROWID;
+",
+        ),
+        Part::Code(outbox::gather),
+        Part::Sql("DROP TABLE outbox_entries"),
+    ],
 ];
 
 /// Creates the tables or brings them up to date, in one transaction; `Err` is the version of a file that is none of ours.
@@ -48,7 +83,7 @@ pub(super) fn prepare(connection: &mut Connection) -> rusqlite::Result<Result<()
     if missing.is_empty() {
         return Ok(Ok(()));
     }
-    missing.iter().try_for_each(|step| tx.execute_batch(step))?;
+    missing.iter().copied().flatten().try_for_each(|part| part.take(&tx))?;
     if found == 0 {
         name(&tx)?;
     }

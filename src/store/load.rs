@@ -105,10 +105,11 @@ fn compare(
     computed: Extent,
     kept: &mut ExtentBuilder,
 ) -> Result<Option<Doubt>, Failure> {
+    let mut skips = Set::Skipped.of(tx, view.id);
     let answer = answer.map(|row| {
         let row = row?;
         if view.fact_type.admits(&row).is_err() {
-            Set::Skipped.insert(tx, view.id, &row).map_err(io::Error::other)?;
+            skips.insert(&row).map_err(io::Error::other)?;
         }
         kept.push(row.clone())?;
         Ok(row)

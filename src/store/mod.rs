@@ -17,7 +17,7 @@
 //! | `held` | `view, row` | facts that the query no longer has and whose removal waits for a person; they are in `fact`, too |
 //! | `skipped` | `view, row` | rows of an incremental view's result that make no fact |
 //! | `state_N` | `key` | what view N's dataflow keeps between two commits (`state.rs`) |
-//! | `outbox` | `commit_no, op, seq` | changes not yet acknowledged, in the order they are sent: by commit, its deletes first |
+//! | `outbox` | `commit_no, op, seq` | changes not yet acknowledged, in the order they are sent: by commit, its deletes first; each row a block of a view's changes (`block.rs`), of which the first `sent` are gone |
 //! | `parked` | `view, op, row` | changes the fact store refused, with its reason |
 //!
 //! `PRAGMA user_version` is the layout's version ([`LAYOUT`]); an older file is brought up to date in one transaction when it is opened,
@@ -31,6 +31,7 @@
 //! for as long as they read. A failed commit or fsync is final ([`StoreError::Poisoned`]): what SQLite's cache holds may then
 //! differ from the disk, so the store refuses everything until it is opened again.
 
+mod block;
 mod checkpoint;
 mod cut;
 mod directory;
@@ -165,6 +166,8 @@ pub struct Store {
     poisoned: bool,
     /// Bytes of a view's flips that stay in memory.
     kept_flips: usize,
+    /// How large the outbox's blocks become.
+    blocks: block::Limits,
 }
 
 impl Store {
@@ -187,8 +190,17 @@ impl Store {
             Some(text) => text.parse().map_err(|_| malformed("commit_no"))?,
             None => 0,
         };
-        let outbox_len = connection.query_row("SELECT count(*) FROM outbox", [], |row| row.get(0)).map_err(failed)?;
-        Ok(Self { connection, path: path.to_owned(), id, commit_no, outbox_len, poisoned: false, kept_flips: flips::KEPT_BYTES })
+        let outbox_len = outbox::count(&connection).map_err(failed)?;
+        Ok(Self {
+            connection,
+            path: path.to_owned(),
+            id,
+            commit_no,
+            outbox_len,
+            poisoned: false,
+            kept_flips: flips::KEPT_BYTES,
+            blocks: block::LIMITS,
+        })
     }
 
     /// The file's own UUID: a store that was deleted and made anew has another one.
@@ -279,15 +291,16 @@ impl Store {
         &mut self,
         body: impl FnOnce(&Transaction<'_>, &mut outbox::Writer) -> Result<Option<T>, Failure>,
     ) -> Result<Option<T>, StoreError> {
-        let before = self.commit_no;
+        let (before, blocks) = (self.commit_no, self.blocks);
         let done = self.attempt(|tx| {
-            let mut writer = outbox::Writer::new(before + 1);
+            let mut writer = outbox::Writer::new(before + 1, blocks);
             let Some(value) = body(tx, &mut writer)? else { return Ok(None) };
-            let commit_no = if writer.len() == 0 { before } else { before + 1 };
+            let pushed = writer.finish(tx)?;
+            let commit_no = if pushed == 0 { before } else { before + 1 };
             if commit_no != before {
                 set_meta(tx, "commit_no", &commit_no.to_string())?;
             }
-            Ok(Some((value, commit_no, writer.len())))
+            Ok(Some((value, commit_no, pushed)))
         })?;
         let Some((value, commit_no, pushed)) = done else { return Ok(None) };
         self.commit_no = commit_no;

@@ -1,14 +1,30 @@
 //! The outbox: fact changes that are committed here and not yet acknowledged by the fact store.
 //!
-//! Entries leave in key order, `(commit_no, op, seq)`: commit by commit, and the deletes of a commit before its inserts, so
+//! Entries leave in key order, `(commit_no, op, seq, index)`: commit by commit, and the deletes of a commit before its inserts, so
 //! a transaction too large for one batch never widens access in between. An entry goes only when the fact store has
 //! acknowledged it, together with the token it gave for it.
+//!
+//! They are stored as blocks (`block.rs`), each of one view and one operation, `seq` being the block's number within its commit. What
+//! goes is always the start of the order, so of one block at most a part is gone: `sent` says how many of its entries. SQLite overwrites
+//! a row that keeps its length in place, so the pages with the entries are written again for it twice at most: when the number of
+//! those gone takes another byte.
+//!
+//! **Nothing that was pushed is lost.** [`Writer`] keeps a block open for each operation until an entry no longer belongs into it. Who
+//! pushes need not know: a savepoint first writes what is open, so that it belongs to whoever pushed it, and the only way to learn how
+//! many entries a transaction has, without which it gets no commit number, is [`Writer::finish`], which writes the rest.
 
-use rusqlite::{Transaction, params};
+use rusqlite::{
+    Connection, OptionalExtension, Transaction, params,
+    types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef},
+};
 
 use crate::{
     data::Row,
-    store::{Store, StoreError, ViewId, set_meta},
+    store::{
+        Store, StoreError, ViewId,
+        block::{self, Block, Limits},
+        set_meta,
+    },
     target::{Offset, Op},
 };
 
@@ -19,6 +35,7 @@ pub struct OutboxKey {
     pub commit_no: u64,
     op: i64,
     seq: u64,
+    index: u64,
 }
 
 /// One change to be sent.
@@ -47,54 +64,136 @@ pub struct Parked {
     pub reason: String,
 }
 
-/// Numbers the entries of one commit.
+/// Gathers the entries of one commit into blocks and numbers them.
 pub(super) struct Writer {
     commit_no: u64,
+    limits: Limits,
+    /// Blocks written.
     seq: u64,
+    /// Entries in them.
+    written: u64,
+    /// By operation, what is not written yet.
+    open: [Option<Block>; 2],
+}
+
+/// Where a [`Writer`] was at a savepoint.
+pub(super) struct Mark {
+    seq: u64,
+    written: u64,
 }
 
 impl Writer {
-    pub(super) fn new(commit_no: u64) -> Self {
-        Self { commit_no, seq: 0 }
+    pub(super) fn new(commit_no: u64, limits: Limits) -> Self {
+        Self { commit_no, limits, seq: 0, written: 0, open: [None, None] }
     }
 
-    /// Entries so far.
-    pub(super) fn len(&self) -> u64 {
-        self.seq
-    }
-
-    /// Goes on after the first `len` entries; those beyond were rolled back.
-    pub(super) fn take_back(&mut self, len: u64) {
-        self.seq = len;
-    }
-
-    pub(super) fn push(&mut self, tx: &Transaction<'_>, view: ViewId, op: Op, row: &Row) -> rusqlite::Result<()> {
-        tx.prepare_cached("INSERT INTO outbox VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
-            self.commit_no,
-            code(op),
-            self.seq,
-            view.0,
-            row.as_bytes()
-        ])?;
-        self.seq += 1;
+    pub(super) fn push(&mut self, tx: &Transaction<'_>, view: ViewId, op: Op, row: &[u8]) -> rusqlite::Result<()> {
+        let goes_on = |block: &Block| block.view == view && block.takes(row, self.limits);
+        if !self.open[slot(op)].as_ref().is_some_and(goes_on) {
+            self.close(tx, op)?;
+        }
+        self.open[slot(op)].get_or_insert_with(|| Block::new(view)).push(row);
         Ok(())
+    }
+
+    /// Writes what is open of `op`.
+    fn close(&mut self, tx: &Transaction<'_>, op: Op) -> rusqlite::Result<()> {
+        let Some(Block { view, count, bytes }) = self.open[slot(op)].take() else { return Ok(()) };
+        let mut insert = tx.prepare_cached("INSERT INTO outbox VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6)")?;
+        insert.execute(params![self.commit_no, op, self.seq, view.0, count, bytes])?;
+        self.seq += 1;
+        self.written += count;
+        Ok(())
+    }
+
+    /// Writes what is open and tells how many entries there are.
+    pub(super) fn finish(mut self, tx: &Transaction<'_>) -> rusqlite::Result<u64> {
+        [Op::Delete, Op::Insert].into_iter().try_for_each(|op| self.close(tx, op))?;
+        Ok(self.written)
+    }
+
+    /// Begins a part of the transaction that [`Writer::roll_back`] can undo.
+    pub(super) fn savepoint(&mut self, tx: &Transaction<'_>) -> rusqlite::Result<Mark> {
+        // What others pushed must not go with it.
+        [Op::Delete, Op::Insert].into_iter().try_for_each(|op| self.close(tx, op))?;
+        tx.prepare_cached("SAVEPOINT part")?.execute([])?;
+        Ok(Mark { seq: self.seq, written: self.written })
+    }
+
+    /// Undoes everything since `mark`, in the file and here.
+    pub(super) fn roll_back(&mut self, tx: &Transaction<'_>, mark: Mark) -> rusqlite::Result<()> {
+        self.open = [None, None];
+        (self.seq, self.written) = (mark.seq, mark.written);
+        tx.prepare_cached("ROLLBACK TO part")?.execute([])?;
+        self.keep(tx, mark)
+    }
+
+    /// Makes what came after the mark a part of the transaction like any other.
+    pub(super) fn keep(&mut self, tx: &Transaction<'_>, Mark { .. }: Mark) -> rusqlite::Result<()> {
+        tx.prepare_cached("RELEASE part")?.execute([])?;
+        Ok(())
+    }
+}
+
+/// A block as stored, of which something is to be sent.
+struct Stored {
+    commit_no: u64,
+    op: Op,
+    seq: u64,
+    view: ViewId,
+    count: u64,
+    sent: u64,
+    bytes: Vec<u8>,
+}
+
+impl Stored {
+    /// What is to be sent of it, at most `limit`; `None` if it is none of ours.
+    fn entries(&self, limit: usize) -> Option<Vec<OutboxEntry>> {
+        let &Self { commit_no, op, seq, view, count, sent, ref bytes } = self;
+        // A block of which everything is gone would be read for ever and never go.
+        let rows = block::rows(bytes, count).filter(|_| sent < count)?;
+        let entry = |(index, row): (u64, &[u8])| {
+            let key = OutboxKey { commit_no, op: code(op), seq, index };
+            Some(OutboxEntry { key, view, op, row: Row::from_bytes(row).ok()? })
+        };
+        (0..).zip(rows).skip(usize::try_from(sent).ok()?).take(limit).map(entry).collect()
     }
 }
 
 impl Store {
     /// The first `limit` entries.
     pub fn outbox(&self, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
-        let rows = self.read(|connection| {
-            connection
-                .prepare_cached("SELECT commit_no, op, seq, view, row FROM outbox ORDER BY commit_no, op, seq LIMIT ?1")?
-                .query_map([limit], |row| {
-                    Ok((OutboxKey { commit_no: row.get(0)?, op: row.get(1)?, seq: row.get(2)? }, row.get(3)?, row.get::<_, Vec<u8>>(4)?))
-                })?
-                .collect::<rusqlite::Result<Vec<_>>>()
-        })?;
-        rows.into_iter()
-            .map(|(key, view, row)| Ok(OutboxEntry { key, view: ViewId(view), op: op(key.op), row: Row::from_bytes(row)? }))
-            .collect()
+        let mut entries = Vec::new();
+        for block in self.blocks(limit)? {
+            entries.extend(block.entries(limit - entries.len()).ok_or_else(|| self.malformed("outbox block"))?);
+        }
+        Ok(entries)
+    }
+
+    /// The first blocks, as many as `limit` entries need.
+    fn blocks(&self, limit: usize) -> Result<Vec<Stored>, StoreError> {
+        let sql = "SELECT commit_no, op, seq, view, count, sent, entries FROM outbox ORDER BY commit_no, op, seq";
+        self.read(|connection| {
+            let mut select = connection.prepare_cached(sql)?;
+            let mut rows = select.query([])?;
+            let (mut blocks, mut waiting) = (Vec::new(), 0);
+            while waiting < limit as u64
+                && let Some(row) = rows.next()?
+            {
+                let block = Stored {
+                    commit_no: row.get(0)?,
+                    op: row.get(1)?,
+                    seq: row.get(2)?,
+                    view: ViewId(row.get(3)?),
+                    count: row.get(4)?,
+                    sent: row.get(5)?,
+                    bytes: row.get(6)?,
+                };
+                waiting += block.count.saturating_sub(block.sent);
+                blocks.push(block);
+            }
+            Ok(blocks)
+        })
     }
 
     /// How many entries wait.
@@ -127,7 +226,7 @@ impl Store {
         let gone = self.write(|tx| {
             tx.execute(
                 "INSERT INTO parked VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET reason = excluded.reason",
-                params![entry.view.0, code(entry.op), entry.row.as_bytes(), reason],
+                params![entry.view.0, entry.op, entry.row.as_bytes(), reason],
             )?;
             Ok(remove_up_to(tx, entry.key)?)
         })?;
@@ -145,18 +244,65 @@ impl Store {
         let rows = self.read(|connection| {
             connection
                 .prepare("SELECT view, op, row, reason FROM parked ORDER BY view, op, row LIMIT ?1")?
-                .query_map([limit], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?, row.get::<_, Vec<u8>>(2)?, row.get(3)?)))?
+                .query_map([limit], |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, Vec<u8>>(2)?, row.get(3)?)))?
                 .collect::<rusqlite::Result<Vec<_>>>()
         })?;
-        rows.into_iter()
-            .map(|(view, code, row, reason)| Ok(Parked { view: ViewId(view), op: op(code), row: Row::from_bytes(row)?, reason }))
-            .collect()
+        rows.into_iter().map(|(view, op, row, reason)| Ok(Parked { view: ViewId(view), op, row: Row::from_bytes(row)?, reason })).collect()
     }
 }
 
+/// Entries that wait, counted.
+pub(super) fn count(connection: &Connection) -> rusqlite::Result<u64> {
+    connection.query_row("SELECT coalesce(sum(count - sent), 0) FROM outbox", [], |row| row.get(0))
+}
+
+/// Drops what waits of `view`; returns how many entries.
+pub(super) fn forget(tx: &Transaction<'_>, view: ViewId) -> rusqlite::Result<u64> {
+    let gone = tx.query_row("SELECT coalesce(sum(count - sent), 0) FROM outbox WHERE view = ?1", [view.0], |row| row.get(0))?;
+    tx.execute("DELETE FROM outbox WHERE view = ?1", [view.0])?;
+    Ok(gone)
+}
+
+/// Everything up to `last` goes. Its block may be gone already: a snapshot takes a view's blocks out while they are on their way.
 fn remove_up_to(tx: &Transaction<'_>, last: OutboxKey) -> rusqlite::Result<u64> {
-    let gone = tx.execute("DELETE FROM outbox WHERE (commit_no, op, seq) <= (?1, ?2, ?3)", params![last.commit_no, last.op, last.seq])?;
-    Ok(gone as u64)
+    let OutboxKey { commit_no, op, seq, index } = last;
+    let block = params![commit_no, op, seq];
+    let mut select = tx.prepare_cached("SELECT count, sent FROM outbox WHERE commit_no = ?1 AND op = ?2 AND seq = ?3")?;
+    let stored: Option<(u64, u64)> = select.query_row(block, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let sent = index + 1;
+    let (of_last, to) = match stored {
+        Some((count, before)) if sent < count => {
+            let mut update = tx.prepare_cached("UPDATE outbox SET sent = max(sent, ?4) WHERE commit_no = ?1 AND op = ?2 AND seq = ?3")?;
+            update.execute(params![commit_no, op, seq, sent])?;
+            (sent.saturating_sub(before), seq.checked_sub(1))
+        }
+        Some(_) | None => (0, Some(seq)),
+    };
+    // Before the first block of an operation there are only those of the other one and of earlier commits.
+    let to = to.map_or(-1, |seq| i64::try_from(seq).unwrap_or(i64::MAX));
+    let mut sum = tx.prepare_cached("SELECT coalesce(sum(count - sent), 0) FROM outbox WHERE (commit_no, op, seq) <= (?1, ?2, ?3)")?;
+    let whole: u64 = sum.query_row(params![commit_no, op, to], |row| row.get(0))?;
+    tx.prepare_cached("DELETE FROM outbox WHERE (commit_no, op, seq) <= (?1, ?2, ?3)")?.execute(params![commit_no, op, to])?;
+    Ok(whole + of_last)
+}
+
+/// Makes blocks of the entries that layout 2 kept one by one, in their order.
+pub(super) fn gather(tx: &Transaction<'_>) -> rusqlite::Result<()> {
+    let mut select = tx.prepare("SELECT commit_no, op, view, row FROM outbox_entries ORDER BY commit_no, op, seq")?;
+    let mut rows = select.query([])?;
+    let mut commit: Option<Writer> = None;
+    while let Some(row) = rows.next()? {
+        let commit_no = row.get(0)?;
+        if let Some(before) = commit.take_if(|writer| writer.commit_no != commit_no) {
+            before.finish(tx)?;
+        }
+        let writer = commit.get_or_insert_with(|| Writer::new(commit_no, block::LIMITS));
+        writer.push(tx, ViewId(row.get(2)?), row.get(1)?, row.get_ref(3)?.as_blob()?)?;
+    }
+    if let Some(last) = commit {
+        last.finish(tx)?;
+    }
+    Ok(())
 }
 
 /// On disk a delete is 0 and an insert 1: the order in which a commit's entries leave.
@@ -167,6 +313,25 @@ fn code(op: Op) -> i64 {
     }
 }
 
-fn op(code: i64) -> Op {
-    if code == 0 { Op::Delete } else { Op::Insert }
+fn slot(op: Op) -> usize {
+    match op {
+        Op::Delete => 0,
+        Op::Insert => 1,
+    }
+}
+
+impl ToSql for Op {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(code(*self).into())
+    }
+}
+
+impl FromSql for Op {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        match value.as_i64()? {
+            0 => Ok(Self::Delete),
+            1 => Ok(Self::Insert),
+            other => Err(FromSqlError::OutOfRange(other)),
+        }
+    }
 }

@@ -9,7 +9,11 @@ use rusqlite::{Transaction, params};
 
 use crate::{
     data::{ExtentBuilder, Row},
-    store::{Change, Failure, ViewRecord, facts::Set, outbox},
+    store::{
+        Change, Failure, ViewRecord,
+        facts::{Members, Set},
+        outbox,
+    },
     target::Op,
     view::{Guard, Verdict, ViewError},
 };
@@ -32,20 +36,63 @@ pub(super) fn settle(
     guard: Guard,
     spool: &Path,
 ) -> Result<Result<Change, ViewError>, Failure> {
-    tx.prepare_cached("SAVEPOINT settle")?.execute([])?;
-    let pushed = outbox.len();
-    let settling = Settling { tx, outbox, view, counts: counts.clone(), inserted: 0, removals: ExtentBuilder::new(spool), removed: 0 };
-    let outcome = match settling.run(net, guard) {
-        Ok(change) => Ok(change),
-        Err(ViewError::State(error)) => return Err(error.into()),
-        Err(why @ (ViewError::Eval(_) | ViewError::Remote(_) | ViewError::Budget(_) | ViewError::Broken(_))) => {
-            tx.prepare_cached("ROLLBACK TO settle")?.execute([])?;
-            outbox.take_back(pushed);
-            Err(why)
-        }
+    let mark = outbox.savepoint(tx)?;
+    let settling = Settling {
+        tx,
+        outbox: &mut *outbox,
+        view,
+        counts: counts.clone(),
+        stored: Set::Fact.of(tx, view.id),
+        holds: Set::Held.of(tx, view.id),
+        skips: Set::Skipped.of(tx, view.id),
+        inserted: 0,
+        removals: Removals::Few(Vec::new()),
+        removed: 0,
+        spool,
     };
-    tx.prepare_cached("RELEASE settle")?.execute([])?;
-    Ok(outcome)
+    match settling.run(net, guard) {
+        Ok(change) => {
+            outbox.keep(tx, mark)?;
+            Ok(Ok(change))
+        }
+        Err(ViewError::State(error)) => Err(error.into()),
+        Err(why @ (ViewError::Eval(_) | ViewError::Remote(_) | ViewError::Budget(_) | ViewError::Broken(_))) => {
+            outbox.roll_back(tx, mark)?;
+            Ok(Err(why))
+        }
+    }
+}
+
+/// Removals kept in memory: nearly every transaction has fewer, and they come in order and each once. A fact takes a few hundred bytes,
+/// so they are less than what a view's flips may take.
+const FEW_REMOVALS: usize = 1_000;
+
+/// What waits for the guard, which must know how many there are.
+enum Removals {
+    Few(Vec<Row>),
+    Many(ExtentBuilder),
+}
+
+impl Removals {
+    fn push(&mut self, row: Row, spool: &Path) -> io::Result<()> {
+        match self {
+            Self::Few(rows) if rows.len() < FEW_REMOVALS => rows.push(row),
+            Self::Few(rows) => {
+                let mut many = ExtentBuilder::new(spool);
+                rows.drain(..).chain([row]).try_for_each(|row| many.push(row))?;
+                *self = Self::Many(many);
+            }
+            Self::Many(many) => many.push(row)?,
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> io::Result<Box<dyn Iterator<Item = io::Result<Row>>>> {
+        Ok(match self {
+            Self::Few(rows) => Box::new(rows.into_iter().map(Ok)),
+            Self::Many(many) => Box::new(many.finish()?),
+        })
+    }
 }
 
 struct Settling<'s, 't> {
@@ -53,20 +100,25 @@ struct Settling<'s, 't> {
     outbox: &'s mut outbox::Writer,
     view: &'s ViewRecord,
     counts: Counts,
+    stored: Members<'s>,
+    holds: Members<'s>,
+    skips: Members<'s>,
     inserted: u64,
-    removals: ExtentBuilder,
+    removals: Removals,
     removed: u64,
+    spool: &'s Path,
 }
 
 impl Settling<'_, '_> {
     fn run(mut self, net: impl Iterator<Item = io::Result<(Row, i64)>>, guard: Guard) -> Result<Change, ViewError> {
         let before = self.counts.facts;
         self.write(net)?;
-        let Self { tx, outbox, view, mut counts, inserted, removals, removed } = self;
-        let verdict = guard.judge(removed, before);
+        let verdict = guard.judge(self.removed, before);
+        let removals = std::mem::replace(&mut self.removals, Removals::Few(Vec::new()));
         for row in removals.finish()? {
-            disappear(tx, outbox, view, &mut counts, &row?, verdict)?;
+            self.disappear(&row?, verdict)?;
         }
+        let Self { tx, view, counts, inserted, removed, .. } = self;
         let removed = if verdict == Verdict::Apply { removed } else { 0 };
         let Counts { facts, held, skipped } = counts;
         let json = serde_json::to_string(&skipped).expect("a map of counts is JSON");
@@ -82,7 +134,7 @@ impl Settling<'_, '_> {
             match (weight, self.view.fact_type.admits(&row)) {
                 (1, Ok(())) => self.appear(&row)?,
                 (-1, Ok(())) => {
-                    self.removals.push(row)?;
+                    self.removals.push(row, self.spool)?;
                     self.removed += 1;
                 }
                 (1 | -1, Err(reason)) => self.skip(&row, weight, &reason.to_string())?,
@@ -94,16 +146,15 @@ impl Settling<'_, '_> {
 
     /// The query has a fact that it did not have.
     fn appear(&mut self, row: &Row) -> Result<(), ViewError> {
-        let Self { tx, view, counts, .. } = self;
-        if counts.held > 0 && Set::Held.remove(tx, view.id, row).map_err(failed)? {
+        if self.counts.held > 0 && self.holds.remove(row).map_err(failed)? {
             // It was never taken away.
-            counts.held -= 1;
+            self.counts.held -= 1;
             return Ok(());
         }
-        if !Set::Fact.insert(tx, view.id, row).map_err(failed)? {
+        if !self.stored.insert(row).map_err(failed)? {
             return Err(broken("a fact appeared that was there"));
         }
-        self.outbox.push(tx, view.id, Op::Insert, row).map_err(failed)?;
+        self.outbox.push(self.tx, self.view.id, Op::Insert, row.as_bytes()).map_err(failed)?;
         self.counts.facts += 1;
         self.inserted += 1;
         Ok(())
@@ -111,15 +162,15 @@ impl Settling<'_, '_> {
 
     /// A row that makes no fact came or went.
     fn skip(&mut self, row: &Row, weight: i64, reason: &str) -> Result<(), ViewError> {
-        let Self { tx, view, counts, .. } = self;
+        let Self { skips, counts, .. } = self;
         if weight > 0 {
-            if !Set::Skipped.insert(tx, view.id, row).map_err(failed)? {
+            if !skips.insert(row).map_err(failed)? {
                 return Err(broken("a row that makes no fact appeared and was there"));
             }
             *counts.skipped.entry(reason.to_owned()).or_default() += 1;
             return Ok(());
         }
-        if !Set::Skipped.remove(tx, view.id, row).map_err(failed)? {
+        if !skips.remove(row).map_err(failed)? {
             return Err(broken("a row that makes no fact went and was not there"));
         }
         let rows = counts.skipped.get_mut(reason).ok_or_else(|| broken("a row that makes no fact went and was not counted"))?;
@@ -129,38 +180,31 @@ impl Settling<'_, '_> {
         }
         Ok(())
     }
-}
 
-/// The query no longer has `row`.
-fn disappear(
-    tx: &Transaction<'_>,
-    outbox: &mut outbox::Writer,
-    view: &ViewRecord,
-    counts: &mut Counts,
-    row: &Row,
-    verdict: Verdict,
-) -> Result<(), ViewError> {
-    let gone = || broken("a fact went that was not there");
-    if counts.held > 0 && Set::Held.contains(tx, view.id, row).map_err(failed)? {
-        return Err(gone());
-    }
-    match verdict {
-        Verdict::Hold => {
-            if !Set::Fact.contains(tx, view.id, row).map_err(failed)? {
-                return Err(gone());
-            }
-            Set::Held.insert(tx, view.id, row).map_err(failed)?;
-            counts.held += 1;
+    /// The query no longer has `row`.
+    fn disappear(&mut self, row: &Row, verdict: Verdict) -> Result<(), ViewError> {
+        let gone = || broken("a fact went that was not there");
+        if self.counts.held > 0 && self.holds.contains(row).map_err(failed)? {
+            return Err(gone());
         }
-        Verdict::Apply => {
-            if !Set::Fact.remove(tx, view.id, row).map_err(failed)? {
-                return Err(gone());
+        match verdict {
+            Verdict::Hold => {
+                if !self.stored.contains(row).map_err(failed)? {
+                    return Err(gone());
+                }
+                self.holds.insert(row).map_err(failed)?;
+                self.counts.held += 1;
             }
-            outbox.push(tx, view.id, Op::Delete, row).map_err(failed)?;
-            counts.facts -= 1;
+            Verdict::Apply => {
+                if !self.stored.remove(row).map_err(failed)? {
+                    return Err(gone());
+                }
+                self.outbox.push(self.tx, self.view.id, Op::Delete, row.as_bytes()).map_err(failed)?;
+                self.counts.facts -= 1;
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 fn failed(error: rusqlite::Error) -> ViewError {
@@ -169,4 +213,22 @@ fn failed(error: rusqlite::Error) -> ViewError {
 
 fn broken(how: &str) -> ViewError {
     ViewError::Broken(how.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn removals_come_out_as_they_went_in_however_many_there_are() {
+        let spool = tempfile::tempdir().expect("a folder");
+        for count in [0, 1, FEW_REMOVALS, FEW_REMOVALS + 1, 3 * FEW_REMOVALS] {
+            let rows: Vec<Row> = (0..count).map(|at| Row::from_texts([format!("{at:09}").as_str()])).collect();
+            let mut removals = Removals::Few(Vec::new());
+            rows.iter().try_for_each(|row| removals.push(row.clone(), spool.path())).expect("kept");
+            assert_eq!(matches!(removals, Removals::Many(_)), count > FEW_REMOVALS);
+            let out = removals.finish().expect("sorted").collect::<io::Result<Vec<_>>>().expect("read");
+            assert!(out == rows, "{count}");
+        }
+    }
 }

@@ -144,7 +144,7 @@ fn after(prefix: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The statement in `slot`, prepared when it is first used.
-fn prepared<'s, 'c>(
+pub(super) fn prepared<'s, 'c>(
     slot: &'s mut Option<CachedStatement<'c>>,
     connection: &'c Connection,
     sql: &str,

@@ -4,6 +4,7 @@
 mod following;
 mod layout;
 mod loading;
+mod outbox;
 mod scripted;
 
 use std::collections::BTreeSet;

@@ -7,7 +7,7 @@ use rusqlite::{Transaction, params};
 use crate::{
     data::{Extent, Lsn},
     fact::FactType,
-    store::{Failure, Store, StoreError, facts, state},
+    store::{Failure, Store, StoreError, facts, outbox, state},
 };
 
 /// A view's number in this store; it stays with the signature for as long as the configuration has it.
@@ -94,8 +94,11 @@ impl Store {
                 remove(table)?;
             }
             let ids = tx.prepare(gone)?.query_map([source, &keep], |row| row.get(0).map(ViewId))?.collect::<rusqlite::Result<Vec<_>>>()?;
-            ids.into_iter().try_for_each(|id| state::drop(tx, id))?;
-            let dropped = remove("outbox")? as u64;
+            let mut dropped = 0;
+            for id in ids {
+                state::drop(tx, id)?;
+                dropped += outbox::forget(tx, id)?;
+            }
             tx.execute(&format!("DELETE FROM view WHERE id IN ({gone})"), params![source, keep])?;
             let ids = signatures.iter().map(|signature| register_one(tx, source, signature)).collect::<Result<Vec<_>, Failure>>()?;
             Ok((ids, dropped))

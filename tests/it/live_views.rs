@@ -8,6 +8,7 @@ mod ddl;
 mod joining;
 mod large;
 mod moments;
+mod resumed;
 
 use crate::support::{app::App, factsync::Process};
 

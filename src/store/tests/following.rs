@@ -28,6 +28,8 @@ pub(super) struct Followers {
     pub(super) store: Store,
     pub(super) views: Vec<(ViewRecord, Names)>,
     pub(super) guard: Guard,
+    /// What the last batch says about refresh views.
+    pub(super) settled: Option<Position>,
 }
 
 fn fact_type(number: usize) -> FactType {
@@ -40,7 +42,7 @@ impl Followers {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::create_dir(folder.path().join("spool")).expect("a spool");
         let store = Store::open(&folder.path().join("state.db")).expect("a store");
-        let mut followers = Self { folder, store, views: Vec::new(), guard: Guard::Off };
+        let mut followers = Self { folder, store, views: Vec::new(), guard: Guard::Off, settled: None };
         followers.register(dataflows);
         followers.store.begin("db", "fingerprint", "identity").expect("begun");
         for view in 0..dataflows.len() {
@@ -86,7 +88,8 @@ impl Followers {
         let columns = columns();
         let mut live: Vec<Live<'_>> =
             self.views.iter_mut().map(|(record, dataflow)| Live { record, dataflow, columns: &columns }).collect();
-        let followed = self.store.follow("db", first, &mut |_| batches.next(), now, &mut live, &mut Silent, self.guard);
+        let followed =
+            self.store.follow("db", first, &mut |_| batches.next(), &|| self.settled.clone(), now, &mut live, &mut Silent, self.guard);
         drop(live);
         for (record, _) in &mut self.views {
             *record = self.store.reread(record).expect("read");
@@ -367,4 +370,23 @@ proptest! {
             prop_assert_eq!(&target, &wanted);
         }
     }
+}
+
+#[test]
+fn what_is_settled_moves_with_the_position_unless_a_view_failed() {
+    let mut followers = Followers::new(&[Names::default(), Names { fragile: true, ..Names::default() }]);
+    let stands = |followers: &Followers| {
+        let record = followers.store.source("db").expect("read").expect("known");
+        (record.position, record.settled)
+    };
+    followers.settled = Some(at(21));
+    followers.follow(transaction(20, "1=a"));
+    assert_eq!(stands(&followers), (Some(at(21)), Some(at(21))), "a restart has nothing to read again");
+    // A refresh view was touched by the commit at 0/1E and has not been read since.
+    followers.settled = Some(at(25));
+    followers.follow(transaction(30, "2=b"));
+    assert_eq!(stands(&followers), (Some(at(31)), Some(at(25))));
+    followers.settled = Some(at(41));
+    followers.follow(transaction(40, &format!("3={FAILS}")));
+    assert_eq!(stands(&followers), (Some(at(41)), Some(at(25))), "one lacks the commit");
 }

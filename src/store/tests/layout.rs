@@ -42,13 +42,15 @@ fn facts(store: &Store, view: &ViewRecord) -> Vec<String> {
     rows.map(|row| view.fact_type.stored_fact(&row.expect("read")).to_string()).collect()
 }
 
-/// What both fixtures hold.
+/// What every fixture holds.
 fn check(store: &Store, view: &ViewRecord) {
     assert_eq!((view.known, view.failing, view.facts), (true, false, 2));
     assert_eq!(facts(store, view), ["has_role(User:1, String:admin)", "has_role(User:2, String:member)"]);
     assert_eq!((store.commit_no(), store.outbox_len(), store.offset().expect("read")), (7, 2, Some(Offset("41".to_owned()))));
-    let ops: Vec<Op> = store.outbox(9).expect("read").iter().map(|entry| entry.op).collect();
-    assert_eq!(ops, [Op::Delete, Op::Insert]);
+    let waiting = store.outbox(9).expect("read");
+    let waiting: Vec<_> = waiting.iter().map(|entry| (entry.key.commit_no, entry.op, entry.view, &entry.row)).collect();
+    let rows = [["3", "admin"], ["2", "member"]].map(Row::from_texts);
+    assert_eq!(waiting, [(7, Op::Delete, view.id, &rows[0]), (7, Op::Insert, view.id, &rows[1])]);
     assert_eq!(store.parked(9).expect("read")[0].reason, "not used in policy");
     let fresh = tempfile::tempdir().expect("a folder");
     let fresh = Store::open(&fresh.path().join("state.db")).expect("a store");
@@ -79,15 +81,14 @@ fn atomic_a_layout_that_cannot_be_brought_up_to_date_stays_as_it_is() {
     let connection = Connection::open(&path).expect("opened");
     connection.execute_batch(include_str!("../../../tests/fixtures/state-v1.sql")).expect("the fixture is SQL");
     // The last step of the way stumbles over it.
-    connection.execute_batch("CREATE TABLE skipped (other TEXT)").expect("created");
+    connection.execute_batch("CREATE TABLE outbox_entries (other TEXT)").expect("created");
     let before = tables(&connection);
     assert!(matches!(Store::open(&path).err().expect("refused"), StoreError::Sqlite { .. }));
     assert_eq!(tables(&connection), before);
 }
 
-#[test]
-fn a_store_of_layout_2_still_opens() {
-    let (_folder, mut store) = stored(include_str!("../../../tests/fixtures/state-v2.sql"));
+/// What the fixtures since layout 2 hold.
+fn check_states(mut store: Store) {
     let fact_types: [FactType; 2] = ["has_role(User:_, String:_)", "is_admin(User:_)"].map(|text| text.parse().expect("a signature"));
     let views = store.register("app_db", &fact_types.iter().collect::<Vec<_>>()).expect("registered");
     let [view, demoted] = &views[..] else { panic!("{views:?}") };
@@ -105,4 +106,51 @@ fn a_store_of_layout_2_still_opens() {
     drop(state);
     let released = store.release(std::slice::from_ref(view)).expect("released");
     assert_eq!((released.views[0].removed, facts(&store, view)), (1, vec!["has_role(User:1, String:admin)".to_owned()]));
+}
+
+#[test]
+fn a_store_of_layout_2_still_opens() {
+    let (_folder, store) = stored(include_str!("../../../tests/fixtures/state-v2.sql"));
+    check_states(store);
+}
+
+#[test]
+fn a_store_of_layout_3_still_opens() {
+    let (_folder, store) = stored(include_str!("../../../tests/fixtures/state-v3.sql"));
+    check_states(store);
+}
+
+#[test]
+fn a_long_outbox_of_layout_2_becomes_blocks_of_the_same_entries_in_the_same_order() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("state.db");
+    let connection = Connection::open(&path).expect("opened");
+    connection.execute_batch(include_str!("../../../tests/fixtures/state-v2.sql")).expect("the fixture is SQL");
+    connection.execute_batch("DELETE FROM outbox; BEGIN").expect("emptied");
+    let mut entries = Vec::new();
+    for (commit_no, op) in [(5_u64, 0_i64), (5, 1), (6, 1), (7, 0)] {
+        for seq in 0..1_500_i64 {
+            // Now a long run of one view, now both by turns.
+            let view = if seq < 1_200 { 3 } else { 3 + seq % 2 };
+            let row = Row::from_texts([format!("{commit_no} {op} {seq}").as_str()]);
+            let values = rusqlite::params![commit_no, op, seq, view, row.as_bytes()];
+            connection.execute("INSERT INTO outbox VALUES (?1, ?2, ?3, ?4, ?5)", values).expect("written");
+            entries.push((commit_no, if op == 0 { Op::Delete } else { Op::Insert }, view, row));
+        }
+    }
+    connection.execute_batch("COMMIT").expect("committed");
+    drop(connection);
+    let mut store = Store::open(&path).expect("a store");
+    assert_eq!(store.outbox_len(), 6_000);
+    let mut delivered = Vec::new();
+    // Batches that end inside of blocks.
+    while let Some(last) = {
+        let batch = store.outbox(700).expect("read");
+        delivered.extend(batch.iter().map(|entry| (entry.key.commit_no, entry.op, entry.view.0, entry.row.clone())));
+        batch.last().map(|entry| entry.key)
+    } {
+        store.acknowledge(last, &Offset("42".to_owned())).expect("acknowledged");
+    }
+    assert_eq!(delivered, entries);
+    assert_eq!(store.outbox_len(), 0);
 }

@@ -174,7 +174,7 @@ fn a_real_dataflow_is_loaded_followed_and_audited() {
     let columns = crate::store::tests::scripted::columns();
     let mut live = [Live { record: &view, dataflow: &mut dataflow, columns: &columns }];
     let batch = transaction(20, "1 3=c 1=b");
-    followers.store.follow("db", batch, &mut |_| None, 0, &mut live, &mut Silent, Guard::Off).expect("followed").expect("whole");
+    followers.store.follow("db", batch, &mut |_| None, &|| None, 0, &mut live, &mut Silent, Guard::Off).expect("followed").expect("whole");
     let facts = followers
         .store
         .desired(view.id)

@@ -3,7 +3,10 @@
 //! What a query returns changes at a few known moments of the source's clock and is constant between them. So what the fact store
 //! holds must be what the query returned at one of these moments, never at one that has not come; and it must get to the last.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use super::{Copies, assert_incremental};
 use crate::support::{app::App, eventually_async, factsync::Process, github::rows};
@@ -33,6 +36,8 @@ type Answers = Vec<BTreeSet<Vec<String>>>;
 /// What the queries return at each moment.
 struct Moments {
     at: Vec<String>,
+    /// The same since 1970.
+    since: Vec<Duration>,
     answers: Vec<Answers>,
 }
 
@@ -61,7 +66,12 @@ impl Moments {
             }
             answers.push(answer);
         }
-        Self { at, answers }
+        let mut since = Vec::new();
+        for moment in &at {
+            let micros = app.ask(&format!("SELECT (extract(epoch FROM '{moment}'::timestamptz) * 1000000)::int8")).await;
+            since.push(Duration::from_micros(micros.parse().expect("a number")));
+        }
+        Self { at, since, answers }
     }
 
     /// The moments up to `now` at which `view` has `held`.
@@ -71,26 +81,21 @@ impl Moments {
 
     /// Waits until every view is at the last moment; whether one was seen before. The views are asked one after the other, so each has
     /// a moment of its own, which never lies in the future and never goes back.
-    async fn pass(&self, app: &App, process: &Process) -> bool {
+    async fn pass(&self, process: &Process) -> bool {
         let mut reached = [0; FACTS.len()];
         let mut early = false;
         eventually_async(DEADLINE, "the last moment is reached", async || {
             let held = facts(process).await;
             // Asked after the facts: what they tell cannot be news from the future.
-            let now = app.ask("SELECT clock_timestamp()").await;
-            let mut come = 0;
-            for (number, at) in self.at.iter().enumerate() {
-                if app.ask(&format!("SELECT '{now}'::timestamptz >= '{at}'")).await == "t" {
-                    come = number;
-                }
-            }
+            let now = now();
+            let come = self.since.iter().rposition(|at| *at <= now).unwrap_or(0);
             let mut done = true;
             for (view, held) in held.iter().enumerate() {
                 let fitting = self.fitting(come, view, held);
                 let next = fitting.iter().find(|moment| **moment >= reached[view]);
                 reached[view] = *next.unwrap_or_else(|| {
                     panic!(
-                        "at {now}, {} of {:?}, view {view} is past {} and holds {held:?}; {:?}",
+                        "at {now:?}, {} of {:?}, view {view} is past {} and holds {held:?}; {:?}",
                         come, self.at, reached[view], self.answers
                     )
                 });
@@ -103,6 +108,11 @@ impl Moments {
         .await;
         early
     }
+}
+
+/// The server's clock is this machine's, and can be read while the server is stopped.
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970")
 }
 
 async fn facts(process: &Process) -> Answers {
@@ -138,7 +148,7 @@ async fn an_expired_grant_disappears_although_nobody_wrote_a_row() {
         app.sql(&ahead(seconds)).await;
         let moments = Moments::of(&app).await;
         app.settle(&process).await;
-        let seen = moments.pass(&app, &process).await;
+        let seen = moments.pass(&process).await;
         app.assert_equal(&process, "after the last moment").await;
         if seen {
             return;
@@ -160,11 +170,47 @@ async fn a_grant_that_expired_while_nobody_ran_is_caught_up_with() {
     let passed = format!("SELECT clock_timestamp() > '{last}'");
     eventually_async(DEADLINE, "the last moment has passed", async || (app.ask(&passed).await == "t").then_some(())).await;
     let process = app.started(&[]).await;
-    moments.pass(&app, &process).await;
+    moments.pass(&process).await;
     app.assert_equal(&process, "after a restart").await;
     assert_eq!(copies.all(&app), 0, "nothing was read again");
 
     // The same rows, touched: the views know what time it is.
     app.commit(&process, "UPDATE access SET account = account + 1 WHERE id > 3").await;
     app.assert_equal(&process, "after an update of expired rows").await;
+}
+
+async fn reaches(process: &Process, wanted: &str) {
+    let state = async || (process.status().await["sources"][0]["state"] == wanted).then_some(());
+    eventually_async(DEADLINE, &format!("the source is {wanted}"), state).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_that_expires_while_the_server_is_stopped_is_revoked_at_its_moment() {
+    let mut app = App::start(SCHEMA, &FACTS, "").await;
+    let process = app.started(&[]).await;
+    let copies = Copies::watch(&app).await;
+    for seconds in [4, 16, 64] {
+        app.sql(&ahead(seconds)).await;
+        let moments = Moments::of(&app).await;
+        app.settle(&process).await;
+        app.cluster.stop();
+        reaches(&process, "retrying").await;
+        let position = process.status().await["sources"][0]["position"].clone();
+        let seen = moments.pass(&process).await;
+        let source = process.status().await["sources"][0].clone();
+        assert_eq!((&source["state"], &source["position"]), (&"retrying".into(), &position), "time is no commit");
+
+        app.cluster.start_again();
+        app.client = app.cluster.client(&app.database).await;
+        reaches(&process, "streaming").await;
+        app.commit(&process, "INSERT INTO account VALUES (99); DELETE FROM account WHERE id = 99").await;
+        app.assert_equal(&process, "after the server's restart").await;
+        assert_incremental(&process, FACTS.len()).await;
+        assert_eq!(copies.all(&app), 0, "nothing was read again");
+        if seen {
+            app.commit(&process, "UPDATE access SET account = account + 1 WHERE id > 3").await;
+            return app.assert_equal(&process, "after an update of expired rows").await;
+        }
+    }
+    panic!("no moment was seen to pass");
 }
