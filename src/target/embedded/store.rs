@@ -15,13 +15,14 @@ use crate::{
             reader::{Lease, Readers},
             schema::open_writer,
             select::{Halt, Selection},
-            writer::{Outcome, WriteError, Writer},
+            writer::{GROUP_ENTRIES, Outcome, WriteError, Writer},
         },
     },
 };
 
-/// What a batch of the process's own may hold: a commit every 100 ms or so, and the parsed batch in some 64 MiB at worst.
-const BATCH: BatchLimits = BatchLimits { entries: 10_000, bytes: 16 * 1024 * 1024 };
+/// What a batch of the process's own may hold: no more entries than a group, so that it fits the log (`pending.rs`), and the parsed
+/// batch in some 64 MiB at worst.
+const BATCH: BatchLimits = BatchLimits { entries: GROUP_ENTRIES, bytes: 16 * 1024 * 1024 };
 
 /// Bytes of request bodies that may be in memory at a time; further requests wait before their bodies are read. Parsed,
 /// a body takes a few times as much.

@@ -30,7 +30,7 @@ use crate::target::embedded::{
 const QUEUE: usize = 256;
 
 /// Entries after which a group is closed: half of what may be pending, so that the groups of a busy time fit the log.
-const GROUP_ENTRIES: usize = 4_096;
+pub(super) const GROUP_ENTRIES: usize = 4_096;
 
 /// How long the log waits for more. A client that writes batch after batch sends the next one far sooner; and whoever reads after
 /// a pause finds the tables settled.
