@@ -27,7 +27,7 @@ use crate::{
 
 /// Batches are collected up to this size before their changes are computed: one-row commits come in small ones, and what is computed
 /// at once is netted and written in key order.
-const CHUNK_BYTES: usize = 4 << 20;
+const CHUNK_BYTES: usize = 2 << 20;
 
 /// A store transaction takes no further batch after this many changes: those who wait for a commit wait for the whole of it, and a
 /// kill loses it.

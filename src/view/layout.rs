@@ -78,9 +78,10 @@ impl Layout {
         self.parts[node.0]
     }
 
-    /// Whether what a chunk makes of stored rows is handed on in parts and never held.
+    /// Whether a chunk is netted against stored rows, and what it makes of them is handed on in parts and never held.
     pub(super) fn is_lean(&self) -> bool {
-        self.nodes.iter().zip(&self.parts).all(|(node, part)| node.operator.load() == Load::Linear || *part == Part::Streams)
+        let lean = |(node, part): (&Node, &Part)| node.operator.load() == Load::Linear || *part == Part::Streams;
+        self.sources.values().any(|source| source.store.rows().is_some()) && self.nodes.iter().zip(&self.parts).all(lean)
     }
 
     /// What a linear node makes of a part of one of its inputs.

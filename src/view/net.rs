@@ -44,11 +44,15 @@ pub(super) fn net(title: &str, store: &Store, changes: &[Change<'_>], places: &[
         Store::Nothing | Store::Bag(_) => images(title, changes, places),
         Store::Key { rows, admitted } => {
             let mut net = Net { title, rows, admitted: *admitted, slots: BTreeMap::new() };
-            let moves = changes.iter().map(|change| net.read(change, places)).collect::<Result<Vec<_>, _>>()?;
+            // Read twice, because what is read takes several times the memory of the images.
+            changes.iter().try_for_each(|change| net.note(change, places))?;
             for (key, slot) in &mut net.slots {
                 slot.before = stored(title, rows, key, state)?;
             }
-            moves.into_iter().try_for_each(|step| net.play(step))?;
+            for change in changes {
+                let step = net.read(change, places)?;
+                net.play(step)?;
+            }
             Ok(net.finish())
         }
     }
@@ -137,8 +141,17 @@ struct Net<'a> {
 }
 
 impl Net<'_> {
-    fn read<'c>(&mut self, change: &Change<'c>, places: &[usize]) -> Result<Move<'c>, ViewError> {
-        let change = match *change {
+    /// Makes a slot for each key of a change.
+    fn note(&mut self, change: &Change<'_>, places: &[usize]) -> Result<(), ViewError> {
+        let Move { from, new } = self.read(change, places)?;
+        for key in from.into_iter().chain(new.map(|(key, _)| key)) {
+            self.slots.entry(key).or_default();
+        }
+        Ok(())
+    }
+
+    fn read<'c>(&self, change: &Change<'c>, places: &[usize]) -> Result<Move<'c>, ViewError> {
+        Ok(match *change {
             Change::Insert { new } => {
                 let new = cells(new, places);
                 Move { from: None, new: Some((self.key(&new, None)?, new)) }
@@ -151,13 +164,7 @@ impl Net<'_> {
             }
             Change::Delete { old } => Move { from: Some(self.key(&cells(old, places), None)?), new: None },
             Change::Truncate => return broken(format!("the emptying of table {} is in the middle of a chunk", self.title)),
-        };
-        for key in change.from.iter().chain(change.new.iter().map(|(key, _)| key)) {
-            if !self.slots.contains_key(key) {
-                self.slots.insert(key.clone(), Slot::default());
-            }
-        }
-        Ok(change)
+        })
     }
 
     /// The key of an image. A key's value may be absent from the new image if it did not change; then the old one has it.
@@ -175,7 +182,7 @@ impl Net<'_> {
 
     fn play(&mut self, step: Move<'_>) -> Result<(), ViewError> {
         let slot = |slots: &mut BTreeMap<Row, Slot>, key: &Row, with: &mut dyn FnMut(&mut Slot)| {
-            with(slots.get_mut(key).expect("every key was noted when the change was read"));
+            with(slots.get_mut(key).expect("every key was noted before"));
         };
         let mut old = None;
         if let Some(from) = &step.from {
