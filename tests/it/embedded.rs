@@ -3,6 +3,7 @@
 mod api;
 mod fixture;
 mod killed;
+mod killed_logging;
 mod limits;
 mod listing;
 mod model;

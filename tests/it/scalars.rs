@@ -19,7 +19,8 @@ use proptest::prelude::*;
 use tokio_postgres::Client;
 
 use crate::support::postgres::{Cluster, Major};
-use values::{CASTABLE, Random, boundaries};
+pub(crate) use values::Random;
+use values::{CASTABLE, boundaries};
 
 /// Pairs and triples of boundary values that are tried at most; the rest is left to chance.
 const MOST_CROSSED: usize = 800;
@@ -56,7 +57,7 @@ fn random_calls() -> usize {
     if std::env::var_os("FACTSYNC_LONG").is_some() { 100_000 } else { 200 }
 }
 
-fn random() -> Random {
+pub(crate) fn random() -> Random {
     let seed = std::env::var("FACTSYNC_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| RandomState::new().hash_one("scalars"));
     eprintln!("FACTSYNC_SEED={seed}");

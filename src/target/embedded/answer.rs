@@ -106,8 +106,10 @@ impl From<ListingError> for Problem {
     fn from(error: ListingError) -> Self {
         match error {
             ListingError::TooMany { .. } => Self::invalid(error.to_string()),
-            // The listing has logged the cause.
-            ListingError::Failed(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the fact store could not be read; see its log"),
+            // The listing, or the writer, has logged the cause.
+            ListingError::Failed(_) | ListingError::Behind(_) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the fact store could not be read; see its log")
+            }
         }
     }
 }

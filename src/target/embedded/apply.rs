@@ -12,6 +12,7 @@ use crate::{
     fact::{Fact, MAX_ARGUMENTS},
     target::embedded::{
         limits::{OverQuota, Quota},
+        pending::Pending,
         select::{Selection, key},
     },
 };
@@ -25,6 +26,8 @@ pub(super) enum Work {
     Clear,
     /// The policy's text is replaced.
     Policy(Policy),
+    /// Nothing, but with the fact tables up to date: what a read asks for.
+    Settle,
 }
 
 impl Work {
@@ -32,7 +35,7 @@ impl Work {
     pub(super) fn entries(&self) -> usize {
         match self {
             Self::Changes(changes) => changes.len(),
-            Self::Clear | Self::Policy(_) => 1,
+            Self::Clear | Self::Policy(_) | Self::Settle => 1,
         }
     }
 }
@@ -187,8 +190,17 @@ impl Apply<'_> {
             Work::Changes(changes) => self.changes(changes)?,
             Work::Clear => self.clear()?,
             Work::Policy(policy) => self.policy(policy)?,
+            // Done before any work that is not logged.
+            Work::Settle => {}
         }
         Ok(self.connection.total_changes() != before)
+    }
+
+    /// Does `changes` through the log, which has room for them.
+    pub(super) fn log(&mut self, changes: Vec<Change>, pending: &mut Pending) -> Result<bool, Failure> {
+        let cost = changes.len() as u64;
+        self.terms.quota.as_deref().map_or(Ok(()), |quota| quota.charge(self.terms.arrived, cost))?;
+        Ok(pending.log(self.connection, self.shapes, changes)?)
     }
 
     /// The quota is asked twice: with what is known beforehand, so that a request over it costs no work, and with the whole
@@ -199,38 +211,16 @@ impl Apply<'_> {
         let mut cost = 0;
         for (index, change) in changes.iter().enumerate() {
             cost += match change {
-                Change::Insert(fact) => self.insert(fact)?,
-                Change::Delete(fact) => self.delete(fact)?,
+                Change::Insert(fact) => self.set(fact, true)?,
+                Change::Delete(fact) => self.set(fact, false)?,
                 Change::DeleteMatching(selection) => self.delete_matching(index + 1, selection)?,
             };
         }
         Ok(quota.map_or(Ok(()), |quota| quota.charge(self.terms.arrived, cost))?)
     }
 
-    fn insert(&mut self, fact: &Fact) -> Result<u64, Failure> {
-        const SQL: [&str; MAX_ARGUMENTS] = [
-            "INSERT OR IGNORE INTO facts1 VALUES (?, ?)",
-            "INSERT OR IGNORE INTO facts2 VALUES (?, ?, ?)",
-            "INSERT OR IGNORE INTO facts3 VALUES (?, ?, ?, ?)",
-            "INSERT OR IGNORE INTO facts4 VALUES (?, ?, ?, ?, ?)",
-            "INSERT OR IGNORE INTO facts5 VALUES (?, ?, ?, ?, ?, ?)",
-        ];
-        let shape = self.shapes.intern(self.connection, fact)?;
-        self.connection.prepare_cached(SQL[fact.args.len() - 1])?.execute(params_from_iter(key(fact, shape)))?;
-        Ok(1)
-    }
-
-    fn delete(&mut self, fact: &Fact) -> Result<u64, Failure> {
-        const SQL: [&str; MAX_ARGUMENTS] = [
-            "DELETE FROM facts1 WHERE shape = ? AND i0 = ?",
-            "DELETE FROM facts2 WHERE shape = ? AND i0 = ? AND i1 = ?",
-            "DELETE FROM facts3 WHERE shape = ? AND i0 = ? AND i1 = ? AND i2 = ?",
-            "DELETE FROM facts4 WHERE shape = ? AND i0 = ? AND i1 = ? AND i2 = ? AND i3 = ?",
-            "DELETE FROM facts5 WHERE shape = ? AND i0 = ? AND i1 = ? AND i2 = ? AND i3 = ? AND i4 = ?",
-        ];
-        if let Some(shape) = self.shapes.find(self.connection, fact)? {
-            self.connection.prepare_cached(SQL[fact.args.len() - 1])?.execute(params_from_iter(key(fact, shape)))?;
-        }
+    fn set(&mut self, fact: &Fact, wanted: bool) -> Result<u64, Failure> {
+        set(self.connection, self.shapes, fact, wanted)?;
         Ok(1)
     }
 
@@ -261,6 +251,46 @@ impl Apply<'_> {
             .execute(params![policy.filename, policy.src])?;
         Ok(())
     }
+}
+
+/// Makes `fact` true or ceases it.
+pub(super) fn set(connection: &Connection, shapes: &mut Shapes, fact: &Fact, wanted: bool) -> rusqlite::Result<()> {
+    const INSERT: [&str; MAX_ARGUMENTS] = [
+        "INSERT OR IGNORE INTO facts1 VALUES (?, ?)",
+        "INSERT OR IGNORE INTO facts2 VALUES (?, ?, ?)",
+        "INSERT OR IGNORE INTO facts3 VALUES (?, ?, ?, ?)",
+        "INSERT OR IGNORE INTO facts4 VALUES (?, ?, ?, ?, ?)",
+        "INSERT OR IGNORE INTO facts5 VALUES (?, ?, ?, ?, ?, ?)",
+    ];
+    const DELETE: [&str; MAX_ARGUMENTS] = [
+        "DELETE FROM facts1 WHERE shape = ? AND i0 = ?",
+        "DELETE FROM facts2 WHERE shape = ? AND i0 = ? AND i1 = ?",
+        "DELETE FROM facts3 WHERE shape = ? AND i0 = ? AND i1 = ? AND i2 = ?",
+        "DELETE FROM facts4 WHERE shape = ? AND i0 = ? AND i1 = ? AND i2 = ? AND i3 = ?",
+        "DELETE FROM facts5 WHERE shape = ? AND i0 = ? AND i1 = ? AND i2 = ? AND i3 = ? AND i4 = ?",
+    ];
+    let (sql, shape) = match wanted {
+        true => (INSERT, shapes.intern(connection, fact)?),
+        false => match shapes.find(connection, fact)? {
+            Some(shape) => (DELETE, shape),
+            None => return Ok(()),
+        },
+    };
+    connection.prepare_cached(sql[fact.args.len() - 1])?.execute(params_from_iter(key(fact, shape)))?;
+    Ok(())
+}
+
+/// Whether the tables hold `fact`.
+pub(super) fn holds(connection: &Connection, shapes: &mut Shapes, fact: &Fact) -> rusqlite::Result<bool> {
+    const SQL: [&str; MAX_ARGUMENTS] = [
+        "SELECT 1 FROM facts1 WHERE shape = ? AND i0 = ?",
+        "SELECT 1 FROM facts2 WHERE shape = ? AND i0 = ? AND i1 = ?",
+        "SELECT 1 FROM facts3 WHERE shape = ? AND i0 = ? AND i1 = ? AND i2 = ?",
+        "SELECT 1 FROM facts4 WHERE shape = ? AND i0 = ? AND i1 = ? AND i2 = ? AND i3 = ?",
+        "SELECT 1 FROM facts5 WHERE shape = ? AND i0 = ? AND i1 = ? AND i2 = ? AND i3 = ? AND i4 = ?",
+    ];
+    let Some(shape) = shapes.find(connection, fact)? else { return Ok(false) };
+    connection.prepare_cached(SQL[fact.args.len() - 1])?.exists(params_from_iter(key(fact, shape)))
 }
 
 /// The policy that is stored, if there is one.

@@ -15,6 +15,7 @@ use tracing::warn;
 use crate::target::embedded::{
     EmbeddedStore,
     select::{Halt, Selection, Shape},
+    writer::WriteError,
 };
 
 /// Bytes after which a chunk is sent: enough that the channel and the socket cost little per fact.
@@ -33,11 +34,13 @@ pub(super) enum ListingError {
     TooMany { limit: u64 },
     #[error("the fact store could not be read")]
     Failed(#[source] rusqlite::Error),
+    #[error("the fact store is not up to date and cannot be brought up to date: {0}")]
+    Behind(#[from] WriteError),
 }
 
 /// The facts of `selection` as a response body; an error if they are more than `limit` or cannot be read.
 pub(super) async fn listing(store: &EmbeddedStore, selection: Selection, limit: Option<u64>) -> Result<Body, ListingError> {
-    let lease = store.lease().await;
+    let lease = store.lease().await?;
     let (chunks, mut received) = mpsc::channel(QUEUE);
     let writer = Writer { chunk: Vec::new(), shape: None, first: true, chunks: chunks.clone(), runtime: Handle::current() };
     // Detached: it ends when the body is dropped, at the next chunk, or after `STALL`.

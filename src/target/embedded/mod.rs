@@ -16,17 +16,20 @@
 //!   used-up quota, and its neighbours in the group are not affected.
 //! - *Linearizable.* There is one writer, and a read takes its snapshot after it was asked for, so it sees every write that was
 //!   answered before. The consistency token that clients send (`OsoOffset`) asks for no more than that and is not looked at.
+//!   What is in the log only is brought into the tables before the snapshot.
 //! - *A failed commit is final.* After any error of SQLite or the disk the writer stops; later writes fail, reads go on.
 //!   What a failed fsync left on disk is unknown, and the next start's recovery is the only thing that finds out.
+//!   What is in the log only (below) is then not shown: a read that would have to show it fails, too.
 //! - *Bounded.* Bodies in flight, the writer's queue, groups, listings and reading connections each have a named limit.
 //!
-//! # Layout, version 1 (`PRAGMA user_version`)
+//! # Layout, version 2 (`PRAGMA user_version`)
 //!
 //! | table | columns | what |
 //! |---|---|---|
 //! | `store` | `id = 1`, `offset` | the commit counter, advanced in the transaction it counts; `OsoOffset` is its text |
 //! | `policy` | `id = 1`, `filename`, `src` | the policy's text as it was posted; it is stored, not evaluated |
 //! | `shape` | `id`, `predicate`, `types` | a predicate with its arguments' types, a JSON array; tiny, read by wildcards |
+//! | `log` | `id`, `entries` | since version 2: committed, and not in the tables below yet (`pending.rs`); `[[fact, is it true], …]` |
 //! | `facts1` … `facts5` | `shape`, `i0` … `i4` | the facts with one to five arguments, `WITHOUT ROWID`, all columns the key |
 //!
 //! Beside its primary key (`shape, i0, i1, …`) a fact table has one index for every later position N, over the columns
@@ -43,6 +46,7 @@ mod apply;
 mod limits;
 mod listing;
 mod part;
+mod pending;
 mod reader;
 mod schema;
 mod select;

@@ -15,13 +15,14 @@ use crate::{
             reader::{Lease, Readers},
             schema::open_writer,
             select::{Halt, Selection},
-            writer::{Outcome, WriteError, Writer},
+            writer::{GROUP_ENTRIES, Outcome, WriteError, Writer},
         },
     },
 };
 
-/// What a batch of the process's own may hold: a commit every 100 ms or so, and the parsed batch in some 64 MiB at worst.
-const BATCH: BatchLimits = BatchLimits { entries: 10_000, bytes: 16 * 1024 * 1024 };
+/// What a batch of the process's own may hold: no more entries than a group, so that it fits the log (`pending.rs`), and the parsed
+/// batch in some 64 MiB at worst.
+const BATCH: BatchLimits = BatchLimits { entries: GROUP_ENTRIES, bytes: 16 * 1024 * 1024 };
 
 /// Bytes of request bodies that may be in memory at a time; further requests wait before their bodies are read. Parsed,
 /// a body takes a few times as much.
@@ -76,14 +77,16 @@ impl EmbeddedStore {
         self.inner.writer.write(work, terms, room).await
     }
 
-    /// Waits for the right to one read.
-    pub(super) async fn lease(&self) -> Lease {
-        self.inner.readers.lease().await
+    /// Waits for the right to one read of facts, which sees everything that was answered before.
+    pub(super) async fn lease(&self) -> Result<Lease, WriteError> {
+        let lease = self.inner.readers.lease().await;
+        self.inner.writer.settle().await?;
+        Ok(lease)
     }
 
     /// The policy that is stored, if there is one.
     pub(super) async fn policy(&self) -> Result<Option<Policy>, TargetError> {
-        let lease = self.lease().await;
+        let lease = self.inner.readers.lease().await;
         blocking(move || lease.read(stored_policy)).await
     }
 
@@ -96,7 +99,7 @@ impl EmbeddedStore {
     }
 
     async fn list_rows(&self, fact_type: &FactType, each: &mut (dyn FnMut(Row) -> io::Result<()> + Send)) -> Result<(), TargetError> {
-        let lease = self.lease().await;
+        let lease = self.lease().await.map_err(|error| TargetError::Embedded { action: "read", source: error.into() })?;
         let (parts, mut received) = mpsc::channel::<Vec<Row>>(LISTED_PARTS);
         let fact_type = fact_type.clone();
         // Detached if this future is dropped; it then ends at its next part, because nobody receives it.

@@ -3,27 +3,38 @@
 //! Whatever waits when the thread comes around goes into one transaction: under load a group is what arrived during the
 //! last fsync, alone a request pays one fsync. Nobody is answered before the commit that holds the request.
 //!
+//! A group goes into the fact tables, or into the log until enough is there (`pending.rs`). Before anything that has to see the
+//! tables, and after [`SETTLE_AFTER`] without a request, the log is settled.
+//!
 //! The thread ends when the last [`Writer`] handle goes, after the requests that are queued by then, or with the first
 //! error of SQLite: then the group in hand and everything after it is answered with [`WriteError::Stopped`].
 
 use std::{
     io,
     sync::{Arc, OnceLock},
-    thread,
+    task::{Context, Poll, Wake},
+    thread::{self, Thread},
+    time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tracing::error;
 
-use crate::target::embedded::apply::{Apply, Failure, Refusal, Shapes, Terms, Work};
+use crate::target::embedded::{
+    apply::{Apply, Failure, Refusal, Shapes, Terms, Work},
+    pending::Pending,
+};
 
 /// Requests that wait for the writer. More wait in their own tasks; their bodies are bounded by `store::ROOM_BYTES`.
 const QUEUE: usize = 256;
 
-/// Entries after which a group is closed: some 100 ms of work, so that the first of a group waits far less than the 5 s after
-/// which Python's SDK sends its request again.
-const GROUP_ENTRIES: usize = 10_000;
+/// Entries after which a group is closed: half of what may be pending, so that the groups of a busy time fit the log.
+pub(super) const GROUP_ENTRIES: usize = 4_096;
+
+/// How long the log waits for more. A client that writes batch after batch sends the next one far sooner; and whoever reads after
+/// a pause finds the tables settled.
+const SETTLE_AFTER: Duration = Duration::from_millis(250);
 
 /// A request on its way to the writer.
 #[derive(Debug)]
@@ -60,6 +71,8 @@ pub(super) struct Writer {
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<thread::JoinHandle<()>>,
     failure: Arc<OnceLock<Arc<str>>>,
+    /// Whether something that was answered is in the log only.
+    behind: watch::Receiver<bool>,
     /// Closed when the thread has ended.
     running: watch::Receiver<()>,
 }
@@ -71,14 +84,15 @@ impl Writer {
         let (alive, running) = watch::channel(());
         let failure = Arc::<OnceLock<Arc<str>>>::default();
         let kept = Arc::clone(&failure);
+        let mut turn = Turn::new(connection);
+        let behind = turn.behind.subscribe();
         let thread = thread::Builder::new().name("fact-store".into()).spawn(move || {
             let _alive = alive;
-            let mut turn = Turn { connection, shapes: Shapes::default() };
             if let Err(cause) = turn.serve(queue, &kept) {
                 error!(error = %cause, "the embedded fact store cannot write and has stopped taking changes");
             }
         })?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread), failure, running })
+        Ok(Self { jobs: Some(jobs), thread: Some(thread), failure, behind, running })
     }
 
     /// Does `work` durably. If the future is dropped, whether it was done is unknown.
@@ -88,6 +102,15 @@ impl Writer {
         let jobs = self.jobs.as_ref().expect("the sender is there until the drop");
         jobs.send(job).await.map_err(|_| self.stopped())?;
         done.await.unwrap_or_else(|_| Err(self.stopped()))
+    }
+
+    /// Waits until the fact tables hold everything that was answered before.
+    pub(super) async fn settle(&self) -> Result<(), WriteError> {
+        // Set before the answer that it is about, so whoever was told sees it.
+        if *self.behind.borrow() {
+            self.write(Work::Settle, Terms::none(), None).await?;
+        }
+        Ok(())
     }
 
     /// Why the thread has ended, if it has.
@@ -120,40 +143,115 @@ impl Drop for Writer {
 struct Turn {
     connection: Connection,
     shapes: Shapes,
+    pending: Pending,
+    behind: watch::Sender<bool>,
 }
 
 impl Turn {
+    fn new(connection: Connection) -> Self {
+        Self { connection, shapes: Shapes::default(), pending: Pending::default(), behind: watch::Sender::new(false) }
+    }
+
     /// Takes groups until the queue is closed and empty, or SQLite fails.
     fn serve(&mut self, mut queue: mpsc::Receiver<Job>, failure: &OnceLock<Arc<str>>) -> rusqlite::Result<()> {
-        while let Some(first) = queue.blocking_recv() {
-            let group = gather(first, &mut queue);
-            match self.commit(&group) {
+        // Known before anybody can see that the queue is closed.
+        let stopped = |queue: &mut mpsc::Receiver<Job>, error: &rusqlite::Error| {
+            let cause = Arc::clone(failure.get_or_init(|| error.to_string().into()));
+            queue.close();
+            cause
+        };
+        while let Some(first) = self.next(&mut queue).inspect_err(|error| drop(stopped(&mut queue, error)))? {
+            let mut group = gather(first, &mut queue);
+            match self.commit(&mut group) {
                 Ok((offset, results)) => tell(group, results.into_iter().map(|done| Ok(Outcome { offset, changed: done? }))),
                 Err(error) => {
-                    // Known before anybody can see that the queue is closed.
-                    let cause = failure.get_or_init(|| error.to_string().into());
-                    queue.close();
-                    tell(group, std::iter::repeat_with(|| Err(WriteError::Stopped(Arc::clone(cause)))));
+                    let cause = stopped(&mut queue, &error);
+                    tell(group, std::iter::repeat_with(|| Err(WriteError::Stopped(Arc::clone(&cause)))));
                     return Err(error);
                 }
             }
         }
+        while !self.pending.is_empty() {
+            self.settle_slice()?;
+        }
         Ok(())
     }
 
+    /// Waits for a request, and settles the log if none comes for a while, slice by slice until one does.
+    fn next(&mut self, queue: &mut mpsc::Receiver<Job>) -> rusqlite::Result<Option<Job>> {
+        let mut patience = SETTLE_AFTER;
+        while !self.pending.is_empty() {
+            match receive_within(patience, queue) {
+                Poll::Ready(next) => return Ok(next),
+                Poll::Pending => self.settle_slice()?,
+            }
+            patience = Duration::ZERO;
+        }
+        Ok(queue.blocking_recv())
+    }
+
+    fn settle_slice(&mut self) -> rusqlite::Result<()> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        self.pending.settle_slice(&transaction, &mut self.shapes)?;
+        transaction.commit()?;
+        self.tell_behind();
+        Ok(())
+    }
+
+    /// Says whether the tables are behind; called after the commit and before the answers.
+    fn tell_behind(&self) {
+        let behind = !self.pending.is_empty();
+        self.behind.send_if_modified(|told| std::mem::replace(told, behind) != behind);
+    }
+
     /// Applies a group in one transaction; `Ok` has the commit counter and a result for each, and means durable.
-    fn commit(&mut self, group: &[Job]) -> rusqlite::Result<(i64, Vec<Result<bool, Refusal>>)> {
+    fn commit(&mut self, group: &mut [Job]) -> rusqlite::Result<(i64, Vec<Result<bool, Refusal>>)> {
+        let mut logged = self.pending.takes(group.iter().map(|job| &job.work));
         let mut transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if !logged {
+            self.pending.settle(&transaction, &mut self.shapes)?;
+            // If it was only that the log was full, whoever waits for settling does not wait for tables of its own, too.
+            logged = self.pending.takes(group.iter().map(|job| &job.work));
+        }
         let mut results = Vec::with_capacity(group.len());
         for job in group {
-            results.push(one(&mut transaction, &mut self.shapes, job)?);
+            results.push(match &mut job.work {
+                Work::Changes(changes) if logged => {
+                    let mut apply = Apply { connection: &transaction, shapes: &mut self.shapes, terms: &job.terms };
+                    judged(apply.log(std::mem::take(changes), &mut self.pending))?
+                }
+                Work::Changes(_) | Work::Clear | Work::Policy(_) | Work::Settle => one(&mut transaction, &mut self.shapes, job)?,
+            });
         }
         if results.contains(&Ok(true)) {
             transaction.execute("UPDATE store SET offset = offset + 1", [])?;
         }
         let offset = transaction.query_row("SELECT offset FROM store", [], |row| row.get(0))?;
         transaction.commit()?;
+        self.tell_behind();
         Ok((offset, results))
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// `blocking_recv` with a time limit; pending if it has passed.
+fn receive_within(limit: Duration, queue: &mut mpsc::Receiver<Job>) -> Poll<Option<Job>> {
+    let deadline = Instant::now() + limit;
+    let waker = Arc::new(Unpark(thread::current())).into();
+    loop {
+        let received = queue.poll_recv(&mut Context::from_waker(&waker));
+        let left = deadline.saturating_duration_since(Instant::now());
+        if received.is_ready() || left.is_zero() {
+            return received;
+        }
+        thread::park_timeout(left);
     }
 }
 
@@ -184,6 +282,15 @@ fn one(transaction: &mut rusqlite::Transaction<'_>, shapes: &mut Shapes, job: &J
             shapes.forget();
             Ok(Err(refusal))
         }
+        Err(Failure::Sql(error)) => Err(error),
+    }
+}
+
+/// A refusal is an answer; a failure of SQLite is the end.
+fn judged(done: Result<bool, Failure>) -> rusqlite::Result<Result<bool, Refusal>> {
+    match done {
+        Ok(changed) => Ok(Ok(changed)),
+        Err(Failure::Refused(refusal)) => Ok(Err(refusal)),
         Err(Failure::Sql(error)) => Err(error),
     }
 }
@@ -256,10 +363,10 @@ mod tests {
             waiting.push(receiver);
         }
         waiting.pop();
-        let mut turn = Turn { connection, shapes: Shapes::default() };
-        let group = gather(queue.try_recv().expect("a job waits"), &mut queue);
+        let mut turn = Turn::new(connection);
+        let mut group = gather(queue.try_recv().expect("a job waits"), &mut queue);
         assert_eq!(group.len(), 8, "all but the one that nobody waits for");
-        let (offset, results) = turn.commit(&group).expect("the group commits");
+        let (offset, results) = turn.commit(&mut group).expect("the group commits");
         assert_eq!(offset, 1, "eight requests, one commit");
         let changed: Vec<_> = results.iter().map(|done| done.clone().ok()).collect();
         let (new, same) = (Some(true), Some(false));
@@ -269,7 +376,61 @@ mod tests {
         let (answer, _waiting) = oneshot::channel();
         let work = Work::Changes(vec![Change::Insert(new_type())]);
         let again = Job { work, terms: Terms::none(), _room: None, answer };
-        turn.commit(&[again]).expect("the group commits");
+        turn.commit(&mut [again]).expect("the group commits");
         assert_eq!(any().count(&turn.connection, 100).expect("it reads"), 5, "a shape that was rolled back is made anew");
+    }
+
+    fn many(range: std::ops::Range<u32>) -> Work {
+        let fact = |n: u32| Fact { predicate: "f".into(), args: vec![Value::new("User", n.to_string())] };
+        Work::Changes(range.map(|n| Change::Insert(fact(n))).collect())
+    }
+
+    fn logged(path: &std::path::Path) -> i64 {
+        let reader = crate::target::embedded::schema::open_reader(path).expect("it opens");
+        reader.query_row("SELECT count(*) FROM log", [], |row| row.get(0)).expect("the table is there")
+    }
+
+    #[tokio::test]
+    async fn what_was_logged_is_read_after_settling_and_settles_by_itself_after_a_pause() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("facts.db");
+        let writer = Writer::start(open_writer(&path).expect("a new file opens")).expect("a thread starts");
+        let count = |path: &std::path::Path| {
+            let reader = crate::target::embedded::schema::open_reader(path).expect("it opens");
+            any().count(&reader, u64::MAX).expect("it reads")
+        };
+        for round in 0..5 {
+            let done = writer.write(many(round * 500..round * 500 + 500), Terms::none(), None).await.expect("it is written");
+            assert_eq!(done, Outcome { offset: i64::from(round) + 1, changed: true });
+            writer.settle().await.expect("it settles");
+            assert_eq!(count(&path), u64::from(round + 1) * 500);
+        }
+        writer.write(many(2_500..3_000), Terms::none(), None).await.expect("it is written");
+        let mut behind = writer.behind.clone();
+        let settled = tokio::time::timeout(Duration::from_secs(20), behind.wait_for(|behind| !behind)).await;
+        settled.expect("it settles by itself").expect("the writer runs");
+        assert_eq!((count(&path), logged(&path)), (3_000, 0));
+        writer.write(many(3_000..4_000), Terms::none(), None).await.expect("it is written");
+        drop(writer);
+        assert_eq!((count(&path), logged(&path)), (4_000, 0), "the end settles too");
+    }
+
+    #[tokio::test]
+    async fn a_read_fails_rather_than_miss_what_only_the_log_holds() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut connection = open_writer(&folder.path().join("facts.db")).expect("a new file opens");
+        let mut commits = 0;
+        let hook = move || {
+            commits += 1;
+            commits == 2
+        };
+        connection.commit_hook(Some(hook)).expect("the connection is ours");
+        let writer = Writer::start(connection).expect("a thread starts");
+        writer.write(many(0..500), Terms::none(), None).await.expect("the first commit succeeds");
+        assert!(writer.settle().await.is_err(), "settling is the second");
+        assert!(writer.settle().await.is_err(), "and there is no third");
+        drop(writer);
+        let connection = open_writer(&folder.path().join("facts.db")).expect("the next start recovers");
+        assert_eq!(any().count(&connection, 1_000).expect("it reads"), 500);
     }
 }

@@ -32,6 +32,28 @@ fn a_file_of_layout_version_1_opens_reads_and_writes() {
 }
 
 #[test]
+fn what_a_killed_version_2_left_in_its_log_is_settled_at_the_start() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = Connection::open(folder.path().join("facts.db")).expect("SQLite opens a new file");
+    file.execute_batch(include_str!("facts-v2.sql")).expect("the fixture is valid SQL");
+    drop(file);
+    let server = Server::start_in(folder, Limits::Growth);
+    let mut client = server.connect();
+    let names: Vec<_> = client.facts("/api/facts").iter().map(ToString::to_string).collect();
+    assert_eq!(
+        names,
+        [
+            "f(A \"1\":1, B:2, C:3, D:4, E:žlu 日本)",
+            "has_role(User:bob, String:owner, Repository:acme)",
+            "has_role(User:eve, String:reader, Repository:acme)",
+            "new(User:ann)",
+        ]
+    );
+    let again = client.post("/api/batch", json!([{"inserts": [{"predicate": "new", "args": [{"type": "User", "id": "ann"}]}]}]));
+    assert_eq!(again.offset(), 41, "what was logged was counted when it was");
+}
+
+#[test]
 fn a_new_file_has_the_layout_of_the_newest_fixture() {
     let layout = |file: Connection| -> Vec<String> {
         let mut statement =
@@ -39,7 +61,7 @@ fn a_new_file_has_the_layout_of_the_newest_fixture() {
         statement.query_map([], |row| row.get(0)).expect("it is read").collect::<Result<_, _>>().expect("texts")
     };
     let fixture = Connection::open_in_memory().expect("SQLite opens memory");
-    fixture.execute_batch(include_str!("facts-v1.sql")).expect("the fixture is valid SQL");
+    fixture.execute_batch(include_str!("facts-v2.sql")).expect("the fixture is valid SQL");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("facts.db");
     drop(EmbeddedStore::open(&path).expect("a new file opens"));

@@ -27,11 +27,11 @@ fn facts(writer: usize, batch: usize) -> impl Iterator<Item = Fact> {
     })
 }
 
-fn serve(state: &str) -> Process {
+pub(super) fn serve(state: &str) -> Process {
     Process::spawn(&["serve", "--limits", "off", "--state", state], &[])
 }
 
-fn connect(process: &Process) -> Client {
+pub(super) fn connect(process: &Process) -> Client {
     Client::connect(process.url().trim_start_matches("http://").parse().expect("an address"))
 }
 
