@@ -2,6 +2,10 @@
 # The factsync binary on Debian, run by a user without privileges. State lives in /var/lib/factsync: mount a volume there.
 
 FROM rust:1.89-slim-bookworm AS build
+# The allocator is built with make.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends make \
+    && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY . .
 # Registry and dependencies are kept between builds; the binary is copied out because a cache mount is no part of the image.

@@ -37,7 +37,7 @@ missing_packages() {
   have_postgres || echo postgresql
   have setpriv && have runuser || echo util-linux
   have kill || echo procps
-  have cc || echo build-essential
+  have cc && have make || echo build-essential
   have curl || echo curl
   have git || echo git
   have openssl || echo openssl

@@ -10,7 +10,7 @@ use crate::{
         error::EngineError,
         flows::{Flows, Task},
         inbox::Inbox,
-        ingest::{ACKNOWLEDGE_EVERY, Compared, Ingest, Next, PACE, Session},
+        ingest::{ACKNOWLEDGE_EVERY, Compared, Ingest, Next, Session},
     },
     error::causes,
     source::{Reading, SourceError},
@@ -24,7 +24,7 @@ const MOST_RELOADS: u32 = 3;
 impl Ingest {
     /// Row changes, and all that have come since, in one store transaction.
     pub(super) async fn on_changes(&mut self, session: &mut Session, first: ChangeBatch) -> Result<Next, EngineError> {
-        tokio::time::sleep(PACE.saturating_sub(session.followed.elapsed())).await;
+        session.pace().await;
         let now = self.clock.now();
         let inbox = std::mem::replace(&mut session.inbox, Inbox::closed());
         let task = Task { inbox, ..self.task(std::mem::take(&mut session.flows)) };
@@ -32,7 +32,7 @@ impl Ingest {
         (session.flows, session.inbox) = (task.flows, task.inbox);
         // The rest of a transaction did not come, because the source was lost: nothing happened.
         let Some(followed) = followed else { return Ok(Next::GoOn) };
-        session.followed = Instant::now();
+        session.paced(followed.changes);
         self.clock.passed(now);
         session.pending = None;
         let next = self.take_in(session, followed).await?;

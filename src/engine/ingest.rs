@@ -43,9 +43,14 @@ use crate::{
 pub(super) const EVENT_QUEUE: usize = 8;
 /// How often progress without changes is made durable, and thereby acknowledged upstream.
 const PERSIST_EVERY: Duration = Duration::from_secs(1);
-/// The least time from the end of one store transaction to the next under load. A transaction of its own costs a dozen times what a
+/// The least time from the end of one store transaction to the next. A transaction of its own costs a dozen times what a
 /// row in it does, so commits that come faster than this share one; a commit after a pause waits for nothing.
-pub(super) const PACE: Duration = Duration::from_millis(2);
+const PACE: Duration = Duration::from_millis(2);
+/// The same while more than [`BUSY_PER_MS`] rows change: then the transactions and the requests to the fact store that are saved are worth
+/// more than the milliseconds, for the processor is what everybody waits for.
+const PACE_BUSY: Duration = Duration::from_millis(10);
+/// Changed rows in a millisecond. From some 20,000 a second on transactions every two milliseconds take most of a processor.
+const BUSY_PER_MS: u128 = 20;
 /// How often upstream is told what is durable while changes flow: each time costs a flush of the checkpoint, and the server has to keep
 /// the log that long.
 pub(super) const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(100);
@@ -89,7 +94,9 @@ pub(super) struct Session {
     /// Whether the source has been told to stop.
     halting: bool,
     /// When the last store transaction with changes ended.
-    pub(super) followed: Instant,
+    followed: Instant,
+    /// How long the next one waits from then.
+    rest: Duration,
     /// When the last acknowledgement was sent.
     pub(super) acknowledged: Instant,
     /// Received and settled, not durable yet.
@@ -103,6 +110,17 @@ pub(super) struct Session {
 }
 
 impl Session {
+    /// Waits for the moment of the next store transaction with changes.
+    pub(super) async fn pace(&mut self) {
+        tokio::time::sleep(self.rest.saturating_sub(self.followed.elapsed())).await;
+    }
+
+    /// A store transaction with `changes` has ended.
+    pub(super) fn paced(&mut self, changes: usize) {
+        let busy = changes as u128 > self.followed.elapsed().as_millis() * BUSY_PER_MS;
+        (self.followed, self.rest) = (Instant::now(), if busy { PACE_BUSY } else { PACE });
+    }
+
     /// Whether those who wait may be told what is in. A view that failed is tried first, so that who asks next is told of it.
     pub(super) fn answers(&self) -> bool {
         matches!(self.compared, Compared::Done(_)) && !self.loading && self.untried.is_empty()
@@ -316,6 +334,7 @@ impl Ingest {
             unloaded: false,
             halting: false,
             followed: Instant::now(),
+            rest: PACE,
             acknowledged: Instant::now(),
             pending: None,
             position,
