@@ -39,7 +39,8 @@
 //! | where does a fact become a request? | `engine/deliver.rs` picks it, [`target::batch`] packs it, [`target::oso`] sends it |
 //! | who decides between resuming and a new snapshot, for each view? | `engine/start.rs` |
 //! | what happens to a view that fails? | `engine/apply.rs`, `flow_failed` |
-//! | what is on the disk? | [`store`] (local state), [`target::embedded`] (the embedded fact store) |
+//! | at which steps does a test let the process die? | `engine/crash.rs` |
+| what is on the disk? | [`store`] (local state), [`target::embedded`] (the embedded fact store) |
 //!
 //! # Invariants
 //!

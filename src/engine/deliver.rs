@@ -22,6 +22,7 @@ use uuid::Uuid;
 use crate::{
     engine::{
         board::{Board, Delivered, TargetState},
+        crash::{self, Moment},
         error::EngineError,
         ingest::stopped,
         writer::Writer,
@@ -128,7 +129,9 @@ impl Deliver {
                     self.writer.park(part[0].clone(), reason).await?;
                 }
                 Attempt::Delivered(offset) => {
+                    crash::moment(Moment::Sent);
                     let gone = self.writer.acknowledge(last, offset).await?;
+                    crash::moment(Moment::Acknowledged);
                     metrics::counter!(telemetry::DELIVERED_FACTS).increment(gone);
                 }
             }

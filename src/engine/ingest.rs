@@ -29,7 +29,15 @@ use tracing::{error, info, warn};
 use crate::{
     data::Position,
     engine::{
-        backoff::Backoff, board::Board, clock::SourceClock, error::EngineError, flows::Flows, inbox::Inbox, start::Start, writer::Writer,
+        backoff::Backoff,
+        board::Board,
+        clock::SourceClock,
+        crash::{self, Moment},
+        error::EngineError,
+        flows::Flows,
+        inbox::Inbox,
+        start::Start,
+        writer::Writer,
     },
     error::{Disposition, causes},
     source::{self, Event, Follow, Link, Prepared, Role, SourceError, SourceState},
@@ -418,6 +426,7 @@ impl Ingest {
         let Some(position) = session.unacknowledged.take() else { return Ok(()) };
         let (checkpoint, name, id, told) = (self.checkpoint.clone(), self.name.clone(), self.writer.store_id(), position.clone());
         tokio::task::spawn_blocking(move || checkpoint.tell(&name, &id, &told)).await.map_err(EngineError::panicked)??;
+        crash::moment(Moment::Told);
         session.durable.send_replace(Some(position));
         session.acknowledged = Instant::now();
         Ok(())

@@ -19,6 +19,7 @@ mod backoff;
 mod board;
 mod clock;
 mod compare;
+mod crash;
 mod deliver;
 mod error;
 mod flows;

@@ -18,6 +18,7 @@ use crate::{
     data::{ChangeBatch, Extent},
     engine::{
         board::Board,
+        crash::{self, Moment},
         error::EngineError,
         flows::{Absent, Flows, Task},
     },
@@ -126,8 +127,13 @@ impl Writer {
         let body = move |store: &mut Store| {
             let Task { source, records, flows, inbox, guard } = &mut task;
             let inbox = RefCell::new(inbox);
-            let (more, settled) = (&mut |wait| inbox.borrow_mut().batch(wait), &|| inbox.borrow().peek_settled().cloned());
+            let more = &mut |wait| {
+                crash::moment(Moment::Computing);
+                inbox.borrow_mut().batch(wait)
+            };
+            let settled = &|| inbox.borrow().peek_settled().cloned();
             let followed = store.follow(source, first, more, settled, now, &mut flows.live(records), &mut remote, *guard)?;
+            crash::moment(Moment::Committed);
             Ok((task, followed))
         };
         self.run(body).await

@@ -5,6 +5,7 @@
 //! facts that were lost show at the end.
 
 use std::{
+    os::unix::process::ExitStatusExt,
     path::Path,
     time::{Duration, Instant},
 };
@@ -21,6 +22,9 @@ use crate::support::{
 fn kills() -> u64 {
     if std::env::var_os("FACTSYNC_LONG").is_some() { 80 } else { 8 }
 }
+
+/// What `abort` ends a process with.
+const SIGABRT: i32 = 6;
 
 /// What the design allows a graceful stop.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -49,6 +53,31 @@ async fn atomic_a_kill_at_any_moment_ends_in_the_same_state_as_none() {
     assert_no_snapshot(&process, stored, kills());
     github.assert_equal(&process, "after the last kill").await;
     assert!(stored, "no process lived long enough to store a snapshot");
+}
+
+/// Each of them, at the first time it comes and at later ones, while commits never pause.
+#[tokio::test(flavor = "multi_thread")]
+async fn atomic_a_death_at_each_step_from_computation_to_acknowledgement_ends_in_the_same_state_as_none() {
+    let mut random = Random::new("deaths");
+    let github = Github::start(Major::V15).await;
+    let state = tempfile::tempdir().expect("a folder");
+    let process = github.run(state.path(), &[]);
+    process.wait_ready().await;
+    assert!(process.terminate().success());
+    let load = Load::start(&github, &mut random, 2);
+    for moment in ["computing", "committed", "told", "sent", "acknowledged"] {
+        for times in [1, 2 + random.below(20)] {
+            let mut process = github.run_to_death(state.path(), &format!("{moment}:{times}"));
+            let status = process.ended();
+            assert_eq!(status.signal(), Some(SIGABRT), "{moment} was not reached {times} times: {status}\n{}", process.log());
+            assert_no_snapshot(&process, true, times);
+        }
+    }
+    load.finish().await;
+    let process = github.run(state.path(), &[]);
+    process.wait_position(&github.position().await).await;
+    assert_no_snapshot(&process, true, 0);
+    github.assert_equal(&process, "after the last death").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -183,6 +183,14 @@ impl Process {
         status
     }
 
+    /// Waits until it ends by itself.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        let Some(status) = tokio::task::block_in_place(|| self.daemon.wait(PROGRESS_DEADLINE)) else {
+            panic!("factsync still runs after {PROGRESS_DEADLINE:?}:\n{}", self.log());
+        };
+        status
+    }
+
     /// Ends it as a crash would (SIGKILL).
     pub(crate) fn kill(mut self) {
         self.daemon.signal("KILL");

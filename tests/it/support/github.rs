@@ -49,6 +49,13 @@ impl Github {
         Process::spawn(&args, &[("DATABASE_URL", &self.url())])
     }
 
+    /// [`Github::run`] of a process that dies at a moment of `engine/crash.rs`.
+    pub(crate) fn run_to_death(&self, state: &std::path::Path, moment: &str) -> Process {
+        let state = state.to_str().expect("a UTF-8 path");
+        let args = ["run", "examples/github/github.yaml", "--limits", "off", "--state", state];
+        Process::spawn(&args, &[("DATABASE_URL", &self.url()), ("FACTSYNC_DIE_AT", moment)])
+    }
+
     /// Where the database's log is now; everything committed so far lies before it.
     pub(crate) async fn position(&self) -> String {
         let row = self.client.query_one("SELECT pg_current_wal_lsn()::text", &[]).await.expect("a position");
