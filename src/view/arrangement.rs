@@ -1,9 +1,9 @@
 //! A node's rows in a space, found by some of their columns.
 //!
 //! An entry is the row's key cells and then its other cells in column order. Where a key may have many rows, and a row may be there more
-//! than once, all of it is the key in the state and the number is the row's weight. Where the key is the identity of a table's rows, there is one
-//! row under a key and once: then the other cells are the value, and a row that changes is written in place. Cells are self-delimiting, so the
-//! entries under a key are exactly those that start with its cells, and both kinds are in the same order.
+//! than once, all of it is the key in the state and the number is the row's weight. Where the key is the identity of a table's rows, there
+//! is one row under a key and once: then the other cells are the value, and a row that changes is written in place. Cells are
+//! self-delimiting, so the entries under a key are exactly those that start with its cells, and both kinds are in the same order.
 
 use std::ops::ControlFlow;
 
