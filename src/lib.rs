@@ -40,7 +40,7 @@
 //! | who decides between resuming and a new snapshot, for each view? | `engine/start.rs` |
 //! | what happens to a view that fails? | `engine/apply.rs`, `flow_failed` |
 //! | at which steps does a test let the process die? | `engine/crash.rs` |
-| what is on the disk? | [`store`] (local state), [`target::embedded`] (the embedded fact store) |
+//! | what is on the disk? | [`store`] (local state), [`target::embedded`] (the embedded fact store) |
 //!
 //! # Invariants
 //!
