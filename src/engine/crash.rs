@@ -1,6 +1,6 @@
 //! Moments at which a test lets the process die: only debug builds have them.
 //!
-//! A kill from outside hits such a moment by luck. These are named, so that a test can die at each of them, at the first time it comes or at a
+//! A kill from outside hits such a moment by luck. These are named, so that a test can die at each of them, the first time it comes or a
 //! later one: `FACTSYNC_DIE_AT=committed:3` is the third. What must hold is the same at all of them: a restart ends where no death would
 //! have ended.
 
