@@ -45,7 +45,7 @@ CASES = {
         facts='has_relation(Repository:_, parent, Organization:_)',
         query='SELECT id, organization_id FROM repository',
         change='UPDATE repository SET organization_id = organization_id + 1 WHERE id = 1 + (k::bigint * 2654435761) % {rows}'),
-    # Three tables; the memberships change.
+    # Three tables; memberships change, the latest ones.
     'join': dict(
         tables='''CREATE TABLE account (id int PRIMARY KEY, suspended bool NOT NULL);
                   CREATE TABLE team (id int PRIMARY KEY, organization_id int NOT NULL);
@@ -56,7 +56,7 @@ CASES = {
         facts='has_role(User:_, String:_, Organization:_)',
         query='''SELECT account.id, member.role, team.organization_id FROM member
                  JOIN account ON account.id = member.account_id JOIN team ON team.id = member.team_id WHERE NOT account.suspended''',
-        change='UPDATE member SET team_id = 1 + (team_id + 1) % ({rows} / 4) WHERE id = 1 + (k::bigint * 2654435761) % {working}'),
+        change='UPDATE member SET team_id = 1 + (team_id + 1) % ({rows} / 4) WHERE id = {rows} / 2 - (k::bigint * 2654435761) % {working}'),
 }
 
 
@@ -71,7 +71,7 @@ def main():
     parser.add_argument('--factsync', default=str(ROOT / 'target/release/factsync'))
     parser.add_argument('--tcp', action='store_true', help='both readers over TCP instead of the socket in the file system')
     parser.add_argument('--embedded', action='store_true', help='with the embedded fact store')
-    parser.add_argument('--working', type=int, help='of how many rows the case "join" changes members; default: half of the rows')
+    parser.add_argument('--working', type=int, help='how many of the latest members the case "join" changes; default: all, half of the rows')
     parser.add_argument('--latency-only', action='store_true', help='no throughput')
     parser.add_argument('--keep', action='store_true', help='keep the temporary directory')
     args = parser.parse_args()
