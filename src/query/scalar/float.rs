@@ -60,12 +60,29 @@ pub(super) fn canonical(text: &str) -> &str {
 
 /// As `float4out` prints it.
 pub(super) fn single_text(value: f32) -> String {
-    shortest(&format!("{value:e}"), 6)
+    shortest(&even(format!("{value:e}"), || format!("{value:.EXACT_DIGITS$e}")), 6)
 }
 
 /// As `float8out` prints it.
 pub(super) fn double_text(value: f64) -> String {
-    shortest(&format!("{value:e}"), 15)
+    shortest(&even(format!("{value:e}"), || format!("{value:.EXACT_DIGITS$e}")), 15)
+}
+
+/// More digits than any float has: with these its text is exact.
+const EXACT_DIGITS: usize = 780;
+
+/// Rust's shortest digits, as Ryu's, which PostgreSQL uses: of two that are equally near to the number Rust takes the upper ones and Ryu
+/// those that are even.
+fn even(scientific: String, exact: impl FnOnce() -> String) -> String {
+    let Some((mantissa, exponent)) = scientific.split_once('e') else { return scientific };
+    let (Some(rest), Some(last @ (b'1' | b'3' | b'5' | b'7' | b'9'))) = (mantissa.get(..mantissa.len() - 1), mantissa.bytes().last())
+    else {
+        return scientific;
+    };
+    let lower = format!("{rest}{}", char::from(last - 1));
+    let exact = exact();
+    let tail = exact.split_once('e').and_then(|(digits, _)| digits.strip_prefix(lower.as_str())).map(|tail| tail.trim_start_matches('.'));
+    if tail.is_some_and(|tail| tail.trim_end_matches('0') == "5") { format!("{lower}e{exponent}") } else { scientific }
 }
 
 /// Rewrites Rust's shortest digits, `1.25e-7`, as PostgreSQL writes them: without an exponent between -4 and `most`.
@@ -88,4 +105,20 @@ fn shortest(scientific: &str, most: i32) -> String {
         return format!("{sign}0.{}{digits}", "0".repeat(usize::try_from(-exponent - 1).unwrap_or(0)));
     }
     if digits.len() <= point { format!("{sign}{digits:0<point$}") } else { format!("{sign}{}.{}", &digits[..point], &digits[point..]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As PostgreSQL prints them: `SELECT (-1824764441348362.25)::float8, 1824764441348362.75::float8, 1048576.25::float4`.
+    #[test]
+    fn of_two_texts_that_are_equally_near_the_even_one_is_taken() {
+        assert_eq!(double_text(-(1_824_764_441_348_362.0 + 0.25)), "-1.8247644413483622e+15");
+        assert_eq!(double_text(1_824_764_441_348_362.0 + 0.75), "1.8247644413483628e+15");
+        assert_eq!(double_text(0.5), "0.5");
+        assert_eq!(double_text(5e-324), "5e-324");
+        assert_eq!(double_text(f64::NAN), "NaN");
+        assert_eq!(single_text(1_048_576.0 + 0.25), "1.0485762e+06");
+    }
 }
