@@ -260,19 +260,6 @@ impl Store {
         Ok(self.attempt(|tx| body(tx).map(Some))?.expect("this body never gives up"))
     }
 
-    /// Runs `body` in one transaction that is on the disk no later than the next one.
-    fn write_behind<T>(&mut self, body: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>) -> Result<T, StoreError> {
-        let path = self.path.clone();
-        let waits = |connection: &Connection, how: &str| {
-            let set = connection.pragma_update(None, "synchronous", how);
-            set.map_err(|source| StoreError::Sqlite { action: "write", path: path.clone(), source })
-        };
-        waits(&self.connection, "NORMAL")?;
-        let outcome = self.write(body);
-        waits(&self.connection, "FULL").inspect_err(|_| self.poisoned = true)?;
-        outcome
-    }
-
     /// Runs `body` in one transaction, which is rolled back if it gives up with `None`.
     fn attempt<T>(&mut self, body: impl FnOnce(&Transaction<'_>) -> Result<Option<T>, Failure>) -> Result<Option<T>, StoreError> {
         if self.poisoned {

@@ -212,9 +212,10 @@ impl Store {
 
     /// The fact store has acknowledged everything up to `last`; keeps its token. Returns how many entries went.
     ///
-    /// This alone does not wait for the disk: entries that a power failure brings back are sent again, which changes nothing.
+    /// On the disk before the next batch is sent: if a power failure brought back two batches, sending the first again would undo for a
+    /// moment what the second revoked.
     pub fn acknowledge(&mut self, last: OutboxKey, offset: &Offset) -> Result<u64, StoreError> {
-        let gone = self.write_behind(|tx| {
+        let gone = self.write(|tx| {
             let gone = remove_up_to(tx, last)?;
             set_meta(tx, "offset", &offset.0)?;
             Ok(gone)
