@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use crate::{
     cli::{Configs, Exit, Global, Misuse, load_sources, target},
-    config::{SourceConfig, SourceKind},
+    config::{MaxRemovals, SourceConfig, SourceKind},
     engine::{self, Board, Parts},
     server,
     source::{Follow, csv, postgres},
@@ -30,9 +30,23 @@ use crate::{
 pub(super) struct RunArgs {
     #[command(flatten)]
     configs: Configs,
-    /// Let removals go that `max_removals` held, and do not hold any
+    /// Let removals go that `max_removals` or `--adopt` held, and do not hold any
     #[arg(long)]
     allow_removals: bool,
+    /// At the first comparison, take over what the fact store holds: insert what is missing, remove nothing. What no query wants is
+    /// held, as `/v1/status` shows, until `--allow-removals` lets go of it
+    #[arg(long, conflicts_with = "allow_removals")]
+    adopt: bool,
+}
+
+impl RunArgs {
+    fn guard(&self, limits: MaxRemovals) -> Guard {
+        match (self.allow_removals, self.adopt) {
+            (true, _) => Guard::Off,
+            (false, true) => Guard::Adopt(limits),
+            (false, false) => Guard::Limit(limits),
+        }
+    }
 }
 
 pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit> {
@@ -52,7 +66,7 @@ pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit>
         target: target.store,
         spool: state.spool(),
         followers,
-        guard: if args.allow_removals { Guard::Off } else { Guard::Limit(config.sync.max_removals) },
+        guard: args.guard(config.sync.max_removals),
         board: board.clone(),
     };
     let signals = Signals::catch()?;

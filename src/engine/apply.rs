@@ -159,7 +159,7 @@ impl Ingest {
         let compare = snapshot || numbers.iter().any(|&view| !self.views[view].known);
         let uncompared = matches!(session.compared, Compared::Due(_));
         let changes = if compare || uncompared {
-            self.writer.replace(&self.name, reached, fresh).await?
+            self.writer.replace(&self.name, reached, fresh, self.guard).await?
         } else {
             self.writer.apply(&self.name, reached, fresh, self.guard).await?
         };

@@ -51,6 +51,7 @@ impl Ingest {
         match compared {
             Ok(changes) => {
                 self.note(&known, &changes);
+                self.met(&known);
                 let (missing, stale) =
                     changes.views.iter().fold((0, 0), |(m, s), change| (m + change.inserted, s + change.removed + change.held));
                 info!(source = self.name, missing, stale, "fact store compared");
@@ -71,6 +72,16 @@ impl Ingest {
             }
         }
         Ok(())
+    }
+
+    /// The fact store was compared with these views.
+    fn met(&mut self, known: &[usize]) {
+        for &view in known {
+            let record = &mut self.views[view];
+            if !std::mem::replace(&mut record.met, true) && self.guard.adopts() {
+                info!(source = self.name, fact_type = %record.fact_type, held = record.held, "fact type taken over");
+            }
+        }
     }
 
     /// Lists the fact store and corrects it. The inner error is the fact store's.

@@ -183,6 +183,9 @@ impl Ingest {
     /// Follows the source until the process stops. An error is a bug or a store that cannot be written to.
     pub(super) async fn run(mut self, mut follower: Box<dyn Follow>) -> Result<(), EngineError> {
         let mut backoff = Backoff::default();
+        if self.guard.adopts() && self.views.iter().all(|view| view.met) {
+            info!(source = self.name, "there is nothing to adopt: its facts were compared with the fact store before");
+        }
         loop {
             self.board.state(self.index, SourceState::Connecting);
             let Some(prepared) = self.meanwhile(follower.prepare()).await? else { return Ok(()) };

@@ -133,9 +133,9 @@ impl Writer {
         self.run(move |store| store.mark_failing(view)).await
     }
 
-    pub(super) async fn replace(&self, name: &str, reached: Reached, views: Vec<Fresh>) -> Result<Changes, EngineError> {
+    pub(super) async fn replace(&self, name: &str, reached: Reached, views: Vec<Fresh>, guard: Guard) -> Result<Changes, EngineError> {
         let name = name.to_owned();
-        self.run(move |store| store.replace(&name, &reached, views)).await
+        self.run(move |store| store.replace(&name, &reached, views, guard)).await
     }
 
     pub(super) async fn apply(&self, name: &str, reached: Reached, views: Vec<Fresh>, guard: Guard) -> Result<Changes, EngineError> {

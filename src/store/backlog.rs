@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// The epoch of an entry in doubt: no process has this number.
-const DOUBTED: i64 = 0;
+pub(super) const DOUBTED: i64 = 0;
 /// Where the keys of an operation begin: no view has this number.
 const BEGINNING: (i64, Vec<u8>) = (-1, Vec::new());
 

@@ -8,7 +8,8 @@ use crate::{
     data::{Extent, ExtentBuilder, Lsn, Position, Row},
     store::{
         Change, Changes, Failure, Store, StoreError, ViewRecord,
-        backlog::{self, Changed},
+        adopt::{self, Adopted, Seen},
+        backlog::{self, Changed, DOUBTED},
         facts::{Rows, Set, count, desired, reader, rows},
         outbox, set_meta,
     },
@@ -60,36 +61,54 @@ impl From<(ViewRecord, Extent)> for Fresh {
 
 impl Store {
     /// Replaces the desired facts by a snapshot's results. Nothing is sent: the comparison with the fact store that
-    /// follows ([`Store::correct`]) knows what differs, so whatever waited for these views is dropped.
-    pub fn replace(&mut self, source: &str, reached: &Reached, views: Vec<Fresh>) -> Result<Changes, StoreError> {
-        let path = self.path.clone();
-        let commit_no = self.commit_no;
+    /// follows ([`Store::correct`]) knows what differs, so whatever waited for these views is dropped; but revocations where that
+    /// comparison would adopt what they revoke.
+    pub fn replace(&mut self, source: &str, reached: &Reached, views: Vec<Fresh>, guard: Guard) -> Result<Changes, StoreError> {
+        let (path, spool) = (self.path.clone(), self.spool());
+        let (before, fresh) = (self.commit_no, self.backlog.len() == 0);
         let (views, dropped, changed) = self.write(|tx| {
             let mut changes = Vec::with_capacity(views.len());
             let (mut dropped, mut changed) = (0, Changed::default());
             let position = follow_cut(tx, source, reached)?;
             for Fresh { view, answer, loaded } in views {
+                let first = adopt::first_contact(tx, view.id, guard)?;
+                let mut revoked = if first { adopt::revoked(tx, view.id, &spool)? } else { ExtentBuilder::new(&spool) };
                 dropped += outbox::forget(tx, view.id)?;
                 backlog::forget(tx, &mut changed, view.id)?;
                 tx.execute("DELETE FROM parked WHERE view = ?1", [view.id.0])?;
-                Set::Held.clear(tx, view.id)?;
+                let mut adopted = Adopted::of(tx, view.id, guard, &spool);
                 let mut stored = Set::Fact.of(tx, view.id);
                 let mut skipped = Skipped::new();
                 let mut facts = view.facts;
                 for change in refresh(&view.fact_type, answer, desired(&path, view.id)?, &mut skipped) {
                     let (op, row) = change?;
+                    if op == Op::Delete && adopted.keeps(&row)? {
+                        continue;
+                    }
                     facts = count(facts, op);
                     stored.write(op, &row)?;
+                    if first && op == Op::Delete {
+                        revoked.push(row)?;
+                    }
                 }
-                changes.push(finish(tx, &view, facts, &skipped, 0)?);
+                for row in revoked.finish()? {
+                    let row = row?;
+                    if !stored.contains(&row)? {
+                        // Whether the fact store has it nobody knows.
+                        backlog::add(tx, &mut changed, (view.id, Op::Delete, &row), DOUBTED)?;
+                    }
+                }
+                changes.push(finish(tx, &view, facts, &skipped, adopted.finish()?)?);
                 found(tx, &view, loaded, &reached.cut, &position)?;
             }
+            number(tx, &mut changed, fresh, before)?;
             tx.execute("UPDATE source SET compared = 0 WHERE name = ?1", [source])?;
             Ok((changes, dropped, changed))
         })?;
         self.outbox_len -= dropped;
+        self.commit_no += u64::from(changed.grew());
         self.backlog.settle(changed);
-        Ok(Changes { views, commit_no })
+        Ok(Changes { views, commit_no: self.commit_no })
     }
 
     /// Applies the new results of some views, all as of one position: desired facts and outbox change by the net difference.
@@ -105,6 +124,7 @@ impl Store {
                 let (mut stored, mut holds) = (Set::Fact.of(tx, view.id), Set::Held.of(tx, view.id));
                 let mut facts = view.facts;
                 let mut removals = ExtentBuilder::new(&spool);
+                let mut adopted = Adopted::of(tx, view.id, guard, &spool);
                 let (mut inserted, mut removed) = (0, 0);
                 for change in refresh(&view.fact_type, answer, before, &mut skipped) {
                     match change? {
@@ -113,6 +133,7 @@ impl Store {
                             outbox.push(tx, view.id, Op::Insert, row.as_bytes())?;
                             inserted += 1;
                         }
+                        (Op::Delete, row) if adopted.keeps(&row)? => {}
                         (Op::Delete, row) => {
                             removals.push(row)?;
                             removed += 1;
@@ -120,8 +141,8 @@ impl Store {
                     }
                 }
                 facts += inserted;
-                // Each result is judged anew: what was held and is still gone is among the removals.
-                Set::Held.clear(tx, view.id)?;
+                // Each result is judged anew: what was held and is still gone is among the removals, unless it was adopted.
+                let adopted = adopted.finish()?;
                 let verdict = guard.judge(removed, view.facts);
                 for row in removals.finish()? {
                     let row = row?;
@@ -135,7 +156,7 @@ impl Store {
                     }
                 }
                 let held = if verdict == Verdict::Hold { removed } else { 0 };
-                let change = finish(tx, &view, facts, &skipped, held)?;
+                let change = finish(tx, &view, facts, &skipped, adopted + held)?;
                 found(tx, &view, loaded, &reached.cut, &position)?;
                 changes.push(Change { inserted, removed: removed - held, ..change });
             }
@@ -153,17 +174,16 @@ impl Store {
         let (views, dropped, changed) = self.write(|tx| {
             let (mut changes, mut dropped, mut changed) = (Vec::with_capacity(views.len()), 0, Changed::default());
             for (view, listed) in views {
+                let first = adopt::first_contact(tx, view.id, guard)?;
+                let seen = if first { Some(Seen::new(adopt::revoked(tx, view.id, &spool)?)?) } else { None };
                 dropped += outbox::forget(tx, view.id)?;
                 backlog::forget(tx, &mut changed, view.id)?;
                 // What is still wanted and still refused will be parked again.
                 tx.execute("DELETE FROM parked WHERE view = ?1", [view.id.0])?;
                 let differences = diff(desired(&path, view.id)?, listed);
-                changes.push(correct_one(tx, &mut changed, view, differences, (guard, epoch, &spool))?);
+                changes.push(correct_one(tx, &mut changed, view, differences, (guard, seen), (epoch, &spool))?);
             }
-            if changed.grew() {
-                set_meta(tx, "commit_no", &(before + 1).to_string())?;
-                changed.begin(tx, fresh, before)?;
-            }
+            number(tx, &mut changed, fresh, before)?;
             tx.execute("UPDATE source SET compared = 1 WHERE name = ?1", [source])?;
             Ok((changes, dropped, changed))
         })?;
@@ -205,51 +225,68 @@ impl Store {
     }
 }
 
-/// The differences of one view, of which the guard may hold the removals.
+/// What is in the backlog since `before` is a commit of its own.
+fn number(tx: &Transaction<'_>, changed: &mut Changed, fresh: bool, before: u64) -> Result<(), Failure> {
+    if changed.grew() {
+        set_meta(tx, "commit_no", &(before + 1).to_string())?;
+        changed.begin(tx, fresh, before)?;
+    }
+    Ok(())
+}
+
+/// The differences of one view, of which the guard may hold the removals. With `seen` this is the first contact, and all of them are
+/// held but for what is in there.
 fn correct_one(
     tx: &Transaction<'_>,
     changed: &mut Changed,
     view: ViewRecord,
     differences: impl Iterator<Item = std::io::Result<(Op, Row)>>,
-    (guard, epoch, spool): (Guard, i64, &Path),
+    (guard, mut seen): (Guard, Option<Seen>),
+    (epoch, spool): (i64, &Path),
 ) -> Result<Change, Failure> {
-    let ViewRecord { id, mut facts, held, skipped, .. } = view;
+    let ViewRecord { id, mut facts, mut held, skipped, .. } = view;
+    let (mut stored, mut holds) = (Set::Fact.of(tx, id), if seen.is_some() { Set::Adopted } else { Set::Held }.of(tx, id));
+    let mut any_hold = Set::Held.of(tx, id);
     let mut removals = ExtentBuilder::new(spool);
-    let (mut inserted, mut removed) = (0, 0);
+    let (mut inserted, mut stale) = (0, 0);
     for difference in differences {
         match difference? {
+            // The query does not have it, and the fact store no longer has it: there is nothing left to hold, and nothing to bring back.
+            (Op::Insert, row) if held > 0 && any_hold.remove(&row)? => {
+                stored.write(Op::Delete, &row)?;
+                (facts, held) = (facts - 1, held - 1);
+            }
             (Op::Insert, row) => {
                 backlog::add(tx, changed, (id, Op::Insert, &row), epoch)?;
                 inserted += 1;
             }
             (Op::Delete, row) => {
                 removals.push(row)?;
-                removed += 1;
+                stale += 1;
             }
         }
     }
     // A hold of a re-run stays as it is: it is no difference here, since the desired facts still have it.
-    let held = match guard.judge(removed, facts - inserted + removed) {
-        Verdict::Hold => {
-            let (mut stored, mut holds) = (Set::Fact.of(tx, id), Set::Held.of(tx, id));
-            // From now on it is one of those: a re-run judges it anew, and a change that brings it back ends it.
-            for row in removals.finish()? {
-                let row = row?;
-                stored.write(Op::Insert, &row)?;
-                holds.insert(&row)?;
-            }
-            let before = facts;
-            facts += std::mem::take(&mut removed);
-            facts - before + held
+    let verdict = if seen.is_some() { Verdict::Hold } else { guard.judge(stale, facts - inserted + stale) };
+    let mut removed = 0;
+    for row in removals.finish()? {
+        let row = row?;
+        let waits = match (verdict, &mut seen) {
+            (Verdict::Apply, _) => false,
+            (Verdict::Hold, None) => true,
+            (Verdict::Hold, Some(seen)) => !seen.has(&row)?,
+        };
+        if waits {
+            // From now on it is one of those: a re-run judges it anew, unless it is adopted, and a change that brings it back ends it.
+            stored.write(Op::Insert, &row)?;
+            holds.insert(&row)?;
+            (facts, held) = (facts + 1, held + 1);
+        } else {
+            backlog::add(tx, changed, (id, Op::Delete, &row), epoch)?;
+            removed += 1;
         }
-        Verdict::Apply => {
-            for row in removals.finish()? {
-                backlog::add(tx, changed, (id, Op::Delete, &row?), epoch)?;
-            }
-            held
-        }
-    };
-    tx.execute("UPDATE view SET facts = ?2, held = ?3 WHERE id = ?1", params![id.0, facts, held])?;
+    }
+    tx.execute("UPDATE view SET facts = ?2, held = ?3, met = 1 WHERE id = ?1", params![id.0, facts, held])?;
     Ok(Change { view: id, inserted, removed, held, facts, skipped })
 }
 

@@ -73,11 +73,15 @@ CREATE TABLE outbox (
         Part::Code(outbox::gather),
         Part::Sql("DROP TABLE outbox_entries"),
     ],
+    // An earlier file that ever wrote to its fact store has met what is in it.
     &[Part::Sql(
         "
 CREATE TABLE backlog (
     op INTEGER NOT NULL, view INTEGER NOT NULL, row BLOB NOT NULL, epoch INTEGER NOT NULL, PRIMARY KEY (op, view, row)
 ) STRICT, WITHOUT ROWID;
+ALTER TABLE held ADD COLUMN adopted INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE view ADD COLUMN met INTEGER NOT NULL DEFAULT 0;
+UPDATE view SET met = 1 WHERE source IN (SELECT name FROM source WHERE compared = 1) OR EXISTS (SELECT 1 FROM meta WHERE key = 'offset');
 ",
     )],
 ];

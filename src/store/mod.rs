@@ -12,9 +12,9 @@
 //! |---|---|---|
 //! | `meta` | `key` | `store_id` (a UUID made with the file), `offset` (the fact store's last token), `commit_no` (the last number given out); of the backlog the `floor` and the `epoch` |
 //! | `source` | `name` | position; up to where no view lacks anything (`settled`); fingerprint, identity of the database; whether the last snapshot was compared with the fact store; what its clock showed |
-//! | `view` | `id` | source, signature, whether its desired facts come from a full result, whether its last run failed, their number, rows skipped by reason, removals held back; for its state the plan's fingerprint, its position while that is ahead of the source's, its time, and why the plan is not trusted (`demoted`) |
+//! | `view` | `id` | source, signature, whether its desired facts come from a full result, whether its last run failed, their number, rows skipped by reason, removals held back; whether the fact store was ever compared with it (`met`); for its state the plan's fingerprint, its position while that is ahead of the source's, its time, and why the plan is not trusted (`demoted`) |
 //! | `fact` | `view, row` | desired facts as [`Row`](crate::data::Row) bytes: byte order is row order, so a view is read as an [`Extent`](crate::data::Extent) |
-//! | `held` | `view, row` | facts that the query no longer has and whose removal waits for a person; they are in `fact`, too |
+//! | `held` | `view, row` | facts that the query does not have and whose removal waits for a person, and whether they were there before us (`adopt.rs`); they are in `fact`, too |
 //! | `skipped` | `view, row` | rows of an incremental view's result that make no fact |
 //! | `state_N` | `key` | what view N's dataflow keeps between two commits (`state.rs`) |
 //! | `outbox` | `commit_no, op, seq` | changes not yet acknowledged, in the order they are sent: by commit, its deletes first; each row a block of a view's changes (`block.rs`), of which the first `sent` are gone |
@@ -32,6 +32,7 @@
 //! for as long as they read. A failed commit or fsync is final ([`StoreError::Poisoned`]): what SQLite's cache holds may then
 //! differ from the disk, so the store refuses everything until it is opened again.
 
+mod adopt;
 mod backlog;
 mod block;
 mod checkpoint;

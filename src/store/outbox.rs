@@ -13,6 +13,8 @@
 //! pushes need not know: a savepoint first writes what is open, so that it belongs to whoever pushed it, and the only way to learn how
 //! many entries a transaction has, without which it gets no commit number, is [`Writer::finish`], which writes the rest.
 
+use std::io;
+
 use rusqlite::{
     Connection, OptionalExtension, Transaction, params,
     types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef},
@@ -21,7 +23,7 @@ use rusqlite::{
 use crate::{
     data::Row,
     store::{
-        Store, StoreError, ViewId,
+        Failure, Store, StoreError, ViewId,
         backlog::{self, Changed},
         block::{self, Block, Limits},
         set_meta,
@@ -337,6 +339,19 @@ fn unpark(tx: &Transaction<'_>, entries: &[Waiting]) -> rusqlite::Result<u64> {
 /// Entries that wait, counted.
 pub(super) fn count(connection: &Connection) -> rusqlite::Result<u64> {
     connection.query_row("SELECT coalesce(sum(count - sent), 0) FROM outbox", [], |row| row.get(0))
+}
+
+/// Calls `each` with every row of `view` that waits with `op`.
+pub(super) fn each(tx: &Transaction<'_>, view: ViewId, op: Op, mut each: impl FnMut(Row) -> io::Result<()>) -> Result<(), Failure> {
+    let mut select = tx.prepare("SELECT count, sent, entries FROM outbox WHERE view = ?1 AND op = ?2")?;
+    let mut blocks = select.query(params![view.0, op])?;
+    while let Some(block) = blocks.next()? {
+        let (count, sent, bytes): (u64, usize, Vec<u8>) = (block.get(0)?, block.get(1)?, block.get(2)?);
+        for row in block::rows(&bytes, count).ok_or(Failure::Malformed("outbox block"))?.into_iter().skip(sent) {
+            each(Row::from_bytes(row)?)?;
+        }
+    }
+    Ok(())
 }
 
 /// Drops what waits of `view`; returns how many entries.

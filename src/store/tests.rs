@@ -1,6 +1,7 @@
 //! The store against a model: whatever the order of events, the desired facts are the last result and the outbox turns what
 //! the fact store holds into them.
 
+mod adopting;
 mod backlog;
 mod following;
 mod layout;
@@ -109,7 +110,7 @@ proptest! {
     ) {
         let mut fixture = Fixture::new();
         let mut target = listed.clone();
-        fixture.store.replace("db", &at(1).into(), vec![(fixture.view.clone(), extent(&first)).into()]).expect("replaced");
+        fixture.store.replace("db", &at(1).into(), vec![(fixture.view.clone(), extent(&first)).into()], Guard::Off).expect("replaced");
         fixture = fixture.reopened();
         fixture.store.correct("db", vec![(fixture.view.clone(), extent(&listed))], Guard::Off).expect("corrected");
         for (index, result) in results.iter().enumerate() {

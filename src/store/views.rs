@@ -36,6 +36,8 @@ pub struct ViewRecord {
     pub skipped: BTreeMap<String, u64>,
     /// Removals that wait for a person.
     pub held: u64,
+    /// Whether the fact store was ever compared with it.
+    pub met: bool,
     /// What the stored state was made by: a plan of another fingerprint cannot use it. `None` if there is no usable state. If the view
     /// is demoted, which plan it was demoted for.
     pub fingerprint: Option<String>,
@@ -162,7 +164,7 @@ impl Store {
 
     /// The view `id` as it stands.
     pub fn view(&self, id: ViewId, fact_type: &FactType) -> Result<ViewRecord, StoreError> {
-        let sql = "SELECT known, failing, facts, skipped, held, fingerprint, demoted, position, clock FROM view WHERE id = ?1";
+        let sql = "SELECT known, failing, facts, skipped, held, fingerprint, demoted, position, clock, met FROM view WHERE id = ?1";
         let read = |row: &rusqlite::Row<'_>| {
             let record = ViewRecord {
                 id,
@@ -176,6 +178,7 @@ impl Store {
                 demoted: row.get(6)?,
                 position: row.get::<_, Option<u64>>(7)?.map(Lsn),
                 clock: row.get(8)?,
+                met: row.get(9)?,
             };
             Ok((record, row.get::<_, String>(3)?))
         };

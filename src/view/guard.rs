@@ -7,6 +7,8 @@ use crate::config::MaxRemovals;
 pub enum Guard {
     /// More than both the count and the percentage is held.
     Limit(MaxRemovals),
+    /// The same; but what is there at the first contact with a fact type, and not wanted, is held whatever it is: `--adopt`.
+    Adopt(MaxRemovals),
     /// A person said `--allow-removals`.
     Off,
 }
@@ -21,11 +23,19 @@ pub enum Verdict {
 }
 
 impl Guard {
+    /// Whether the first contact with a fact type removes nothing.
+    pub fn adopts(self) -> bool {
+        match self {
+            Self::Adopt(_) => true,
+            Self::Limit(_) | Self::Off => false,
+        }
+    }
+
     /// Judges `removals` out of `facts`.
     pub fn judge(self, removals: u64, facts: u64) -> Verdict {
         match self {
             Self::Off => Verdict::Apply,
-            Self::Limit(MaxRemovals { count, percent }) => {
+            Self::Limit(MaxRemovals { count, percent }) | Self::Adopt(MaxRemovals { count, percent }) => {
                 let share = u128::from(removals) * 100 > u128::from(facts) * u128::from(percent);
                 if removals > count && share { Verdict::Hold } else { Verdict::Apply }
             }

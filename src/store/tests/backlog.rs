@@ -75,7 +75,7 @@ struct World {
 impl World {
     fn new(first: &BTreeSet<String>, stored: &BTreeSet<String>) -> Self {
         let mut fixture = Fixture::new();
-        fixture.store.replace("db", &at(1).into(), vec![(fixture.view.clone(), extent(first)).into()]).expect("replaced");
+        fixture.store.replace("db", &at(1).into(), vec![(fixture.view.clone(), extent(first)).into()], Guard::Off).expect("replaced");
         let results = vec![stored.clone(), first.clone()];
         let mut world = Self { fixture, target: stored.clone(), results, lsn: 1, tried: None, doubts: false };
         world.compare();

@@ -156,7 +156,7 @@ impl Outbox {
                 let record = self.views[*view].clone();
                 self.list.retain(|(_, _, view, _)| *view != record.id);
                 let nothing = Extent::from_sorted(std::iter::empty());
-                self.store.replace("db", &at(1).into(), vec![(record, nothing).into()]).expect("replaced");
+                self.store.replace("db", &at(1).into(), vec![(record, nothing).into()], crate::view::Guard::Off).expect("replaced");
             }
             Step::Leave(view) => {
                 let gone = self.views[*view].id;
