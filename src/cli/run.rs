@@ -12,9 +12,9 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    cli::{Configs, Exit, Global, Misuse, load_sources, target},
+    cli::{Configs, Exit, Global, Misuse, duration, load_sources, target},
     config::{MaxRemovals, SourceConfig, SourceKind},
-    engine::{self, Board, Parts},
+    engine::{self, Board, Delivery, Parts, ShadowOptions},
     server,
     source::{Follow, csv, postgres},
     store::{Checkpoint, Store},
@@ -37,6 +37,20 @@ pub(super) struct RunArgs {
     /// held, as `/v1/status` shows, until `--allow-removals` lets go of it
     #[arg(long, conflicts_with = "allow_removals")]
     adopt: bool,
+    /// Write nothing; report on stdout what would be written, and how what the application writes differs, commit by commit
+    #[arg(long, conflicts_with_all = ["allow_removals", "adopt"])]
+    shadow: bool,
+    /// How late the application's own write may be, for --shadow
+    #[arg(long, value_name = "5s", value_parser = grace, default_value = "5s")]
+    shadow_grace: Duration,
+}
+
+/// The longest grace: so long the changes of every commit that does not agree are kept in memory.
+const LONGEST_GRACE: Duration = Duration::from_secs(10 * 60);
+
+fn grace(text: &str) -> Result<Duration, String> {
+    let grace = duration(text)?;
+    if grace > LONGEST_GRACE { Err("the longest is 10m".to_owned()) } else { Ok(grace) }
 }
 
 impl RunArgs {
@@ -45,6 +59,14 @@ impl RunArgs {
             (true, _) => Guard::Off,
             (false, true) => Guard::Adopt(limits),
             (false, false) => Guard::Limit(limits),
+        }
+    }
+
+    fn delivery(&self) -> Delivery {
+        if self.shadow {
+            Delivery::Shadow(ShadowOptions { grace: self.shadow_grace, report: Box::new(std::io::stdout()) })
+        } else {
+            Delivery::Send
         }
     }
 }
@@ -59,7 +81,8 @@ pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit>
         Some(store) => Some(embedded::router(store.clone(), target::access(global)?, global.limits)),
         None => None,
     };
-    let board = Arc::new(Board::new(&config, target.kind, target.plan));
+    let board = Board::new(&config, target.kind, target.plan);
+    let board = Arc::new(if args.shadow { board.in_shadow() } else { board });
     let parts = Parts {
         store: Store::open(&state.state())?,
         checkpoint: Checkpoint::open(&state.checkpoint())?,
@@ -68,6 +91,7 @@ pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit>
         followers,
         guard: args.guard(config.sync.max_removals),
         board: board.clone(),
+        delivery: args.delivery(),
     };
     let signals = Signals::catch()?;
     let listener = listen(global).await?;

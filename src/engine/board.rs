@@ -85,6 +85,9 @@ impl Mode {
     }
 }
 
+/// What stands for all of [`Mode`] in a run that delivers nothing.
+const SHADOW: &str = "shadow";
+
 /// Outcome of the last comparison with the fact store.
 #[derive(Debug, Clone, Copy)]
 struct Reconciled {
@@ -130,6 +133,8 @@ struct Lines {
 
 /// The board.
 pub struct Board {
+    /// Whether nothing is delivered in this run.
+    shadow: bool,
     target_kind: &'static str,
     plan: Plan,
     lines: Mutex<Lines>,
@@ -159,6 +164,7 @@ impl Board {
                 source.fact_types().into_iter().map(|fact_type| ViewLine::new(index, fact_type.to_string())).collect()
             });
         Self {
+            shadow: false,
             target_kind,
             plan,
             store: OnceLock::new(),
@@ -175,6 +181,16 @@ impl Board {
             wanted: config.sources.iter().map(|_| watch::Sender::default()).collect(),
             delivered: watch::Sender::default(),
         }
+    }
+
+    /// The board of a run that delivers nothing.
+    pub fn in_shadow(self) -> Self {
+        Self { shadow: true, ..self }
+    }
+
+    /// Whether this run delivers nothing, so that there is nothing to wait for.
+    pub fn is_shadow(&self) -> bool {
+        self.shadow
     }
 
     /// The number of the source called `name`; without a name, that of the only source.
@@ -308,6 +324,9 @@ impl Board {
 
     /// Ready: every source is followed, what its snapshot found is delivered, and the fact store answers. Else why not.
     pub fn ready(&self) -> Result<(), String> {
+        if self.shadow {
+            return Err("in shadow mode: nothing is written to the fact store".to_owned());
+        }
         let lines = self.lines();
         for line in &lines.sources {
             if line.state != SourceState::Streaming {
@@ -340,7 +359,7 @@ impl Board {
                 facts: lines.queues.outbox + lines.queues.backlog,
                 backlog: lines.queues.backlog,
                 parked: lines.parked,
-                mode: lines.mode.name(),
+                mode: if self.shadow { SHADOW } else { lines.mode.name() },
                 eta_seconds: self.eta(&lines).as_secs(),
                 quota: self.budget().map(|Budget { per_minute, used }| QuotaStatus { updates_per_minute: per_minute, used }),
             },
@@ -381,8 +400,10 @@ impl Board {
         metrics::gauge!(telemetry::BACKLOG_FACTS).set(lines.queues.backlog as f64);
         metrics::gauge!(telemetry::OUTBOX_ETA).set(self.eta(&lines).as_secs_f64());
         for mode in Mode::ALL {
-            metrics::gauge!(telemetry::DELIVERY_MODE, "mode" => mode.name()).set(f64::from(u8::from(lines.mode == mode)));
+            let on = lines.mode == mode && !self.shadow;
+            metrics::gauge!(telemetry::DELIVERY_MODE, "mode" => mode.name()).set(f64::from(u8::from(on)));
         }
+        metrics::gauge!(telemetry::DELIVERY_MODE, "mode" => SHADOW).set(f64::from(u8::from(self.shadow)));
         if let Some(Budget { per_minute, used }) = self.budget() {
             metrics::gauge!(telemetry::QUOTA_UPDATES).set(f64::from(per_minute));
             metrics::gauge!(telemetry::QUOTA_USED).set(f64::from(used));

@@ -10,6 +10,7 @@ use crate::{
         board::TargetState,
         error::EngineError,
         ingest::{Compared, Ingest, Session},
+        shadow::Asked,
     },
     error::causes,
     store::Changes,
@@ -30,6 +31,13 @@ impl Ingest {
         };
         let known: Vec<usize> = (0..self.views.len()).filter(|&view| self.views[view].known).collect();
         if !due || known.is_empty() {
+            return Ok(());
+        }
+        if let Some(shadow) = &self.shadow {
+            let views = known.iter().map(|&view| self.views[view].clone()).collect();
+            // A loop that is gone has ended with the process.
+            let _ = shadow.send(Asked { source: self.index, name: self.name.clone(), views }).await;
+            session.compared = Compared::Done(self.next_audit());
             return Ok(());
         }
         let ids = known.iter().map(|&view| self.views[view].id).collect();

@@ -14,6 +14,9 @@ pub enum EngineError {
     /// The listener.
     #[error("could not serve HTTP")]
     Http(#[source] std::io::Error),
+    /// The report of `--shadow`.
+    #[error("could not write the report")]
+    Report(#[source] std::io::Error),
     /// An invariant of ours does not hold.
     #[error("a bug stopped factsync: {0}. Nothing wrong was written; please report it")]
     Bug(String),

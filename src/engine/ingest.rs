@@ -36,13 +36,13 @@ use crate::{
         error::EngineError,
         flows::Flows,
         inbox::Inbox,
+        shadow::{Asked, Observed},
         start::Start,
         writer::Writer,
     },
     error::{Disposition, causes},
     source::{self, Event, Follow, Link, Prepared, Role, SourceError, SourceState},
     store::{Changes, Checkpoint, Reached, ViewRecord},
-    target::FactStore,
     view::Guard,
 };
 
@@ -71,7 +71,9 @@ pub(super) struct Ingest {
     pub(super) writer: Writer,
     pub(super) checkpoint: Arc<Checkpoint>,
     pub(super) board: Arc<Board>,
-    pub(super) target: Arc<dyn FactStore>,
+    pub(super) target: Observed,
+    /// With `--shadow`, who compares in place of this loop.
+    pub(super) shadow: Option<mpsc::Sender<Asked>>,
     pub(super) spool: std::path::PathBuf,
     pub(super) guard: Guard,
     pub(super) reconcile_every: Option<Duration>,

@@ -8,6 +8,8 @@
 //!                       waiters, /v1/status, /metrics ────────┴───────────────────┘
 //! ```
 //!
+//! With `--shadow` the delivery loop is another one, `shadow.rs`, which reads and never writes.
+//!
 //! Shutdown: the stop signal turns; sources end their streams and give their last acknowledgement a moment; the delivery
 //! loop drops the attempt it is in (it will be repeated, which changes nothing); HTTP connections get
 //! [`GRACE`] to finish; then everything is joined. Nothing has to be written at the end: what is not durable by then was not
@@ -25,6 +27,7 @@ mod error;
 mod flows;
 mod inbox;
 mod ingest;
+mod shadow;
 mod start;
 mod status;
 #[cfg(test)]
@@ -34,7 +37,7 @@ mod writer;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     task::{JoinError, JoinSet},
 };
 use tracing::{error, info};
@@ -42,19 +45,21 @@ use tracing::{error, info};
 use crate::{
     config::{Config, SyncOptions},
     source::Follow,
-    store::{Checkpoint, Store},
+    store::{Checkpoint, Store, ViewRecord},
     target::FactStore,
     view::Guard,
 };
 
 pub use board::{Applied, Board, Delivered, Mode, TargetState};
 pub use error::EngineError;
+pub use shadow::ShadowOptions;
 pub use status::{FactTypeStatus, HeldStatus, OutboxStatus, QuotaStatus, ReconcileStatus, SourceStatus, Status, TargetStatus};
 
 use clock::SourceClock;
 use deliver::Deliver;
 use flows::Flows;
 use ingest::Ingest;
+use shadow::{Asked, Observed, Shadow, Watched};
 use writer::Writer;
 
 /// What the tasks have to end in after the stop signal; well inside the ten seconds that container runtimes give.
@@ -76,22 +81,42 @@ pub struct Parts {
     pub guard: Guard,
     /// The board, shared with HTTP.
     pub board: Arc<Board>,
+    /// What becomes of the changes.
+    pub delivery: Delivery,
+}
+
+/// What becomes of the changes.
+pub enum Delivery {
+    /// They are sent to the fact store.
+    Send,
+    /// They are compared with what somebody else writes there, and nothing is sent.
+    Shadow(ShadowOptions),
 }
 
 /// Runs until `stop` turns `true`, or until something fails that only a restart or a person can mend.
 pub async fn run(config: &Config, parts: Parts, stop: watch::Receiver<bool>) -> Result<(), EngineError> {
-    let Parts { store, checkpoint, target, spool, followers, guard, board } = parts;
+    let Parts { store, checkpoint, target, spool, followers, guard, board, delivery } = parts;
     let writer = Writer::new(store, board.clone());
     let checkpoint = Arc::new(checkpoint);
     let SyncOptions { reconcile_every, .. } = config.sync;
     // A failing task stops the others through a signal of its own.
     let (halt, stopped) = halt(stop);
     let mut tasks = JoinSet::new();
-    let mut fact_types = BTreeMap::new();
+    let mut watched = BTreeMap::new();
+    let (asks, asked) = mpsc::channel::<Asked>(shadow::ASKED);
+    let shadow = match delivery {
+        Delivery::Send => None,
+        Delivery::Shadow(_) => {
+            // Before the first change is taken that will not be sent.
+            writer.run(|store| store.forgo()).await?;
+            Some(asks)
+        }
+    };
     for (index, (source, follower)) in config.sources.iter().zip(followers).enumerate() {
         let views = writer.register(source).await?;
         board.registered(index, &views);
-        fact_types.extend(views.iter().map(|view| (view.id, view.fact_type.clone())));
+        let watch = |view: &ViewRecord| (view.id, Watched { source: index, name: source.name.clone(), record: view.clone() });
+        watched.extend(views.iter().map(watch));
         let ingest = Ingest {
             reloads: vec![0; views.len()],
             clock: SourceClock::default(),
@@ -102,7 +127,8 @@ pub async fn run(config: &Config, parts: Parts, stop: watch::Receiver<bool>) -> 
             writer: writer.clone(),
             checkpoint: checkpoint.clone(),
             board: board.clone(),
-            target: target.clone(),
+            target: Observed::new(target.clone()),
+            shadow: shadow.clone(),
             spool: spool.clone(),
             guard,
             reconcile_every,
@@ -110,9 +136,18 @@ pub async fn run(config: &Config, parts: Parts, stop: watch::Receiver<bool>) -> 
         };
         tasks.spawn(ingest.run(follower));
     }
-    board.spends(target.clone());
-    let deliver = Deliver::new(writer, target, board, fact_types, stopped);
-    tasks.spawn(deliver.run());
+    match delivery {
+        Delivery::Send => {
+            board.spends(target.clone());
+            let fact_types = watched.into_iter().map(|(id, watched)| (id, watched.record.fact_type)).collect();
+            tasks.spawn(Deliver::new(writer, target, board, fact_types, stopped).run());
+        }
+        Delivery::Shadow(options) => {
+            let parts = (writer, Observed::new(target), board, spool);
+            let shadow = Shadow::new(parts, options, watched, asked, stopped, &mut tasks);
+            tasks.spawn(shadow.run());
+        }
+    }
     join(tasks, &halt).await
 }
 

@@ -81,7 +81,7 @@ pub struct OutboxStatus {
     pub backlog: u64,
     /// Changes that it refused.
     pub parked: u64,
-    /// `live`, `backfill` or `catch-up`.
+    /// `live`, `backfill`, `catch-up`, or `shadow` where nothing is sent.
     pub mode: &'static str,
     /// How long the changes take, at the rate that the quota allows and the fact store takes.
     pub eta_seconds: u64,

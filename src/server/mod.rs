@@ -121,6 +121,10 @@ async fn wait(State(shared): State<Shared>, query: Result<Query<Wait>, axum::ext
         Ok(asked) => asked,
         Err(message) => return problem(StatusCode::BAD_REQUEST, &message),
     };
+    if shared.board.is_shadow() {
+        let why = "this factsync runs with --shadow and delivers nothing, so there is nothing to wait for";
+        return problem(StatusCode::SERVICE_UNAVAILABLE, why);
+    }
     let timeout = wait.timeout_ms.map_or(DEFAULT_WAIT, Duration::from_millis).min(LONGEST_WAIT);
     match tokio::time::timeout(timeout, shared.board.wait(source, &position)).await {
         Ok(offset) => Json(Waited { position: position.to_string(), offset }).into_response(),

@@ -50,6 +50,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod views;
+mod watch;
 
 use std::path::{Path, PathBuf};
 
@@ -67,6 +68,7 @@ pub use load::{Audit, Doubt, Loaded};
 pub use maintain::Maintain;
 pub use outbox::{Gone, Lane, OutboxEntry, OutboxKey, Parked, Waiting};
 pub use views::{Change, Changes, ViewId, ViewRecord};
+pub use watch::{Taken, TakenChanges};
 
 /// SQLite's page cache of the writer, in KiB (negative is SQLite's way of saying KiB instead of pages): the inner pages of a state of
 /// ten million rows and a working set, within a process of 64 MB.

@@ -17,7 +17,7 @@ use tokio::{
 use crate::{
     config::{Config, Place, PostgresConfig, SourceConfig, SourceKind, SyncOptions, View},
     data::{ChangeBatch, Extent, Lsn, Position, Row},
-    engine::{Board, EngineError, Parts, run},
+    engine::{Board, Delivery, EngineError, Parts, run},
     fact::{Fact, FactType},
     query::{Clock, Expr, Identity, Kind, Native, Now, Plan, RemoteExpr, Table, ViewPlan, scalar},
     source::{Cause, Evaluate, Event, Follow, Link, Prepared, PreparedView, Reading, SourceError, SourceState, Start, ViewMode},
@@ -291,6 +291,7 @@ impl Play {
             followers: vec![Box::new(Scripted { here: here.subscribe(), computes: computes.subscribe(), attempts: tell })],
             guard: Guard::Off,
             board: board.clone(),
+            delivery: Delivery::Send,
         };
         let stop = watch::Sender::new(false);
         let stopped = stop.subscribe();

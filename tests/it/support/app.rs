@@ -141,8 +141,17 @@ pub(crate) fn fact(predicate: &str, args: &[&str]) -> Value {
 
 /// Inserts facts through the API of `process`, as another program would.
 pub(crate) async fn insert(process: &Process, facts: &[Value]) {
+    write(process, "inserts", facts).await;
+}
+
+/// Deletes them.
+pub(crate) async fn delete(process: &Process, facts: &[Value]) {
+    write(process, "deletes", facts).await;
+}
+
+async fn write(process: &Process, how: &str, facts: &[Value]) {
     let request = client().post(format!("{}/api/batch", process.url())).bearer_auth(DEVELOPMENT_KEY);
-    let body = json!([{ "inserts": facts }]).to_string();
+    let body = json!([{ (how): facts }]).to_string();
     let response = request.header("content-type", "application/json").body(body).send().await.expect("the API answers");
     assert_eq!(response.status().as_u16(), 200, "{facts:?}");
 }

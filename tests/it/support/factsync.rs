@@ -133,6 +133,11 @@ impl Process {
         self.log.lock().expect("no reader panics").clone()
     }
 
+    /// What it writes, also after it has ended.
+    pub(crate) fn shared_log(&self) -> Arc<Mutex<String>> {
+        Arc::clone(&self.log)
+    }
+
     /// `GET path`, with the development key; the status and the body.
     #[expect(clippy::disallowed_methods, reason = "what a test asks for is small")]
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
