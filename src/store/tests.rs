@@ -8,6 +8,7 @@ mod layout;
 mod loading;
 mod outbox;
 mod scripted;
+mod watching;
 
 use std::collections::BTreeSet;
 

@@ -7,7 +7,7 @@ use rusqlite::OptionalExtension;
 
 use crate::{
     data::{Position, Row},
-    store::{Failure, Store, StoreError, ViewId, facts::Set, outbox, outbox::OutboxEntry},
+    store::{Store, StoreError, ViewId, facts::Set, outbox::OutboxEntry},
     target::Op,
 };
 
@@ -95,19 +95,5 @@ impl Store {
     /// Of each fact, whether it is desired.
     pub fn desires(&self, facts: &[(ViewId, Row)]) -> Result<Vec<bool>, StoreError> {
         self.read(|connection| facts.iter().map(|(view, row)| Set::Fact.of(connection, *view).contains(row)).collect())
-    }
-
-    /// The facts of `view` that wait in the outbox to be taken.
-    pub fn untaken(&mut self, view: ViewId) -> Result<Vec<Row>, StoreError> {
-        self.write(|tx| {
-            let mut rows = Vec::new();
-            for op in [Op::Delete, Op::Insert] {
-                outbox::each(tx, view, op, |row| {
-                    rows.push(row);
-                    Ok(())
-                })?;
-            }
-            Ok::<_, Failure>(rows)
-        })
     }
 }

@@ -1,7 +1,8 @@
 //! What the fact store holds of each fact type, beside what it should hold.
 //!
 //! Both are of a moment, and not of the same one. Facts that a commit has just changed, whose time is not over, are left out on
-//! both sides: their commit is judged by itself. What is left has nothing to do with being late.
+//! both sides: their commit is judged by itself. What is left has nothing to do with being late, unless more than [`MOST_CHANGES`] wait
+//! to be taken, the fact store having been away.
 
 use std::{
     collections::HashSet,
@@ -18,6 +19,7 @@ use crate::{
         board::{Board, TargetState},
         error::EngineError,
         shadow::{
+            MOST_CHANGES,
             observed::Observed,
             pending::Pending,
             report::{ComparisonLine, Line, Output},
@@ -74,8 +76,8 @@ impl Comparing {
         let stored = self.list(view).await?;
         let id = view.id;
         // After the listing, so that nothing is left out of both.
-        let (desired, untaken) = self.writer.run(move |store| Ok((store.desired(id)?, store.untaken(id)?))).await?;
-        let mut recent: HashSet<Row> = untaken.into_iter().collect();
+        let (desired, untaken) = self.writer.run(move |store| Ok((store.desired(id)?, store.outbox(MOST_CHANGES)?))).await?;
+        let mut recent: HashSet<Row> = untaken.into_iter().filter(|entry| entry.view == id).map(|entry| entry.row).collect();
         recent.extend(self.pending.lock().unwrap_or_else(PoisonError::into_inner).rows(id).cloned());
         let recent = Arc::new(recent);
         let without = |rows: Extent| {

@@ -171,3 +171,96 @@ impl Pending {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    const GRACE: Duration = Duration::from_secs(5);
+
+    /// Commits of a store: each is the names that its view has from then on.
+    fn commits(results: &[&str]) -> Vec<(u64, Vec<OutboxEntry>)> {
+        use crate::{data::Extent, data::Lsn, store::TakenChanges, view::Guard};
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(folder.path().join("spool")).expect("a spool");
+        let mut store = Store::open(&folder.path().join("state.db")).expect("a store");
+        let view = store.register("db", &[&"f(User:_)".parse().expect("a signature")]).expect("registered").remove(0);
+        store.begin("db", "fingerprint", "identity").expect("begun");
+        for (lsn, names) in (2..).zip(results) {
+            let rows: Vec<Row> = names.split_whitespace().map(|name| Row::from_texts([name])).collect();
+            let fresh = (store.reread(&view).expect("read"), Extent::from_sorted(rows.into_iter().map(Ok))).into();
+            store.apply("db", &Position::Lsn(Lsn(lsn)).into(), vec![fresh], Guard::Off).expect("applied");
+        }
+        let listed = |changes| match changes {
+            TakenChanges::Listed(entries) => entries,
+            TakenChanges::Counted(counts) => panic!("{counts:?}"),
+        };
+        store.take(1_000).expect("taken").into_iter().map(|taken| (taken.commit_no, listed(taken.changes))).collect()
+    }
+
+    /// All of them taken at once.
+    fn pending(results: &[&str]) -> (Pending, Instant, ViewId) {
+        let (mut pending, start) = (Pending::new(GRACE), Instant::now());
+        let commits = commits(results);
+        let view = commits[0].1[0].view;
+        for (commit_no, entries) in commits {
+            pending.push(commit_no, None, entries, start);
+        }
+        (pending, start, view)
+    }
+
+    fn names(changes: &[(ViewId, Op, Row)]) -> Vec<(Op, String)> {
+        changes.iter().map(|(_, op, row)| (*op, row.cells().remove(0).expect("a text"))).collect()
+    }
+
+    #[test]
+    fn a_commit_is_over_as_soon_as_it_agrees_and_otherwise_when_it_was_looked_at_after_its_time() {
+        let (mut pending, start, view) = pending(&["a b", "a b c"]);
+        let row = |name: &str| Row::from_texts([name]);
+        assert_eq!((pending.due(start).len(), pending.size(), pending.commits()), (3, 3, 2));
+        for (name, held) in [("a", true), ("b", false), ("c", true)] {
+            pending.saw(view, row(name), held);
+        }
+        let judged = pending.judge(start, start + Duration::from_millis(3));
+        assert_eq!(judged.iter().map(|judged| (judged.commit_no, judged.amiss.len())).collect::<Vec<_>>(), [(2, 0)]);
+        assert_eq!(judged[0].waited, Duration::from_millis(3));
+        // Looked at again with growing pauses, the last time at the end of the grace.
+        let mut looks = 0;
+        let (judged, now) = loop {
+            let now = pending.next().expect("one waits");
+            looks += 1;
+            assert_eq!(pending.due(now), [(view, row("b"))]);
+            pending.saw(view, row("b"), false);
+            let judged = pending.judge(now, now);
+            if !judged.is_empty() {
+                break (judged, now);
+            }
+        };
+        assert_eq!((now - start, looks), (GRACE, 10));
+        assert_eq!(names(&judged[0].amiss), [(Op::Insert, "b".to_owned())]);
+        assert_eq!((pending.size(), pending.commits(), pending.next()), (0, 0, None));
+    }
+
+    #[test]
+    fn a_fact_that_is_changed_again_is_judged_with_the_later_commit() {
+        let (mut pending, start, view) = pending(&["a b", "b"]);
+        // What the first one says of "a" no longer matters, so "b" settles it.
+        assert_eq!(pending.due(start).len(), 2);
+        pending.saw(view, Row::from_texts(["a"]), true);
+        pending.saw(view, Row::from_texts(["b"]), true);
+        assert_eq!(pending.judge(start, start).iter().map(|judged| judged.commit_no).collect::<Vec<_>>(), [1]);
+        let judged = pending.judge(start + GRACE, start + GRACE);
+        assert_eq!(names(&judged[0].amiss), [(Op::Delete, "a".to_owned())], "still there");
+    }
+
+    #[test]
+    fn nothing_is_judged_while_the_fact_store_cannot_be_asked() {
+        let (mut pending, start, _) = pending(&["a"]);
+        pending.postpone(start + 2 * GRACE);
+        assert!(pending.judge(start + GRACE, start + GRACE).is_empty() && pending.due(start + GRACE).is_empty());
+        pending.hurry(start + GRACE);
+        assert_eq!(pending.due(start + GRACE).len(), 1);
+        assert_eq!(pending.judge(start + GRACE, start + GRACE)[0].amiss.len(), 1);
+    }
+}

@@ -223,3 +223,62 @@ impl Output {
         let _ = self.0.send(text).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Row;
+
+    fn facts(op: Op, count: usize) -> Vec<(Op, Fact)> {
+        let fact_type: FactType = "f(User:_)".parse().expect("a signature");
+        (0..count).map(|n| (op, fact_type.stored_fact(&Row::from_texts([n.to_string().as_str()])))).collect()
+    }
+
+    fn json(line: CommitLine) -> String {
+        serde_json::to_string(&Line::Commit(line)).expect("JSON")
+    }
+
+    #[test]
+    fn a_commit_says_what_it_changes_and_what_differs() {
+        let line = CommitLine::judged(7, Some("0/7".to_owned()), facts(Op::Insert, 1), facts(Op::Insert, 1), Duration::from_millis(5_003));
+        let fact = r#"{"predicate":"f","args":[{"type":"User","id":"0"}]}"#;
+        let want = format!(
+            r#"{{"type":"commit","commit":7,"position":"0/7","add":[{fact}],"remove":[],"agrees":false,"missing":[{fact}],"stale":[],"waited_ms":5003}}"#
+        );
+        assert_eq!(json(line), want);
+        let want = r#"{"type":"commit","commit":8,"add_count":60000,"remove_count":2,"agrees":null}"#;
+        assert_eq!(json(CommitLine::counted(8, None, 60_000, 2)), want);
+    }
+
+    #[test]
+    fn a_line_lists_a_thousand_facts_at_most_and_rather_what_differs() {
+        for (changes, amiss, listed, differences_listed) in [
+            (1_000, 0, true, true),
+            (500, 500, true, true),
+            (999, 2, false, true),
+            (1_500, 1_000, false, true),
+            (1_500, 1_001, false, false),
+        ] {
+            let line = json(CommitLine::judged(1, None, facts(Op::Delete, changes), facts(Op::Delete, amiss), Duration::ZERO));
+            assert_eq!(line.contains(r#""remove":["#), listed, "{changes} {amiss}");
+            assert_eq!(line.contains(&format!(r#""remove_count":{changes},"#)), !listed, "{changes} {amiss}");
+            assert_eq!(line.contains(r#""stale":["#), differences_listed, "{changes} {amiss}");
+            assert!(line.matches("predicate").count() as u64 <= MAX_LISTED_CHANGES);
+        }
+    }
+
+    #[test]
+    fn half_of_the_commits_that_agreed_were_no_later_than_the_median() {
+        let mut totals = Totals::default();
+        for ms in [1, 2, 3, 400] {
+            totals.judged([].iter(), Duration::from_millis(ms));
+        }
+        totals.judged([Op::Insert, Op::Delete, Op::Insert].iter(), Duration::from_secs(5));
+        totals.unjudged(2);
+        let want = concat!(
+            r#"{"type":"summary","commits":7,"agreed":4,"missing":2,"stale":1,"unjudged":2,"#,
+            r#""late_ms_p50":2,"late_ms_max":400}"#
+        );
+        assert_eq!(serde_json::to_string(&Line::Summary(totals.summary())).expect("JSON"), want);
+    }
+}

@@ -1,0 +1,250 @@
+//! `run --shadow`: an application that writes its facts itself, now at once, now late, now never, and factsync that looks on.
+//!
+//! The oracle is what the test did. Grouping of commits is factsync's affair, so what is reported is looked for fact by fact.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use super::{FACTS, ROLE, SCHEMA};
+use crate::support::{
+    app::{App, delete, fact, fact_type, insert},
+    eventually_async,
+    factsync::Process,
+};
+
+const DEADLINE: Duration = Duration::from_secs(120);
+/// Long enough for a late write of a test on a loaded machine, and waited for once.
+const GRACE: &str = "8s";
+
+/// What was reported so far.
+fn lines(log: &Arc<Mutex<String>>) -> Vec<Value> {
+    let log = log.lock().expect("no reader panics").clone();
+    log.lines().filter(|line| line.starts_with("{\"type\":")).map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
+}
+
+fn of<'a>(lines: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    lines.iter().filter(|line| line["type"] == kind).collect()
+}
+
+/// How often each fact is in the lists called `key`.
+fn listed(commits: &[&Value], key: &str) -> BTreeMap<String, usize> {
+    let mut facts = BTreeMap::new();
+    for fact in commits.iter().flat_map(|line| line[key].as_array().expect("a list")) {
+        *facts.entry(fact.to_string()).or_default() += 1;
+    }
+    facts
+}
+
+fn once(facts: &[Value]) -> BTreeMap<String, usize> {
+    facts.iter().map(|fact| (fact.to_string(), 1)).collect()
+}
+
+fn role(id: u32) -> Value {
+    fact("has_role", &[&format!("User:{id}"), "String:writer"])
+}
+
+async fn stored(store: &Process) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    for predicate in ["has_role", "is_public", "is_topic"] {
+        all.extend(store.facts(predicate).await.iter().map(Value::to_string));
+    }
+    all
+}
+
+fn numbers(commits: &[&Value], key: &str) -> usize {
+    commits.iter().map(|line| line[key].as_array().expect("a list").len()).sum()
+}
+
+/// The facts of [`SCHEMA`].
+fn seeded() -> Vec<Value> {
+    let of = |id: u32| {
+        let reader = fact("has_role", &[&format!("User:{id}"), "String:reader"]);
+        [reader, fact("is_public", &[&format!("Repository:{id}")]), fact("is_topic", &[&format!("Topic:{id}")])]
+    };
+    (1..=5).flat_map(of).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_report_is_what_the_application_did_and_nothing_is_written() {
+    let app = App::start(SCHEMA, &FACTS, "reconcile_every: 2s").await;
+    let store = Process::spawn(&["serve", "--limits", "off"], &[]);
+    let mut there = seeded();
+    let forgotten_before = there.remove(0);
+    there.push(fact("is_public", &["Repository:99"]));
+    insert(&store, &there).await;
+    let mut model: BTreeSet<String> = there.iter().map(Value::to_string).collect();
+
+    let target = ["--target", store.url(), "--plan", "unlimited"];
+    let process = app.run(&[&["--shadow", "--shadow-grace", GRACE], &target[..]].concat());
+    let log = process.shared_log();
+    eventually_async(DEADLINE, "the first comparison", async || (of(&lines(&log), "comparison").len() >= 3).then_some(())).await;
+    let first = lines(&log);
+    let found = |line: &Value| (line["stored"].clone(), line["missing"].clone(), line["stale"].clone());
+    let [roles, public, topics] = &of(&first, "comparison")[..3] else { panic!("{first:?}") };
+    assert_eq!(found(roles), (json!(4), json!(1), json!(0)));
+    assert_eq!((&roles["samples"]["missing"], &roles["source"]), (&json!([forgotten_before]), &json!("app")));
+    assert_eq!(roles["fact_type"]["args"][0], json!({"type": "User", "id": null}));
+    assert_eq!(found(public), (json!(6), json!(0), json!(1)));
+    assert_eq!(public["samples"]["stale"], json!([fact("is_public", &["Repository:99"])]));
+    assert_eq!(found(topics), (json!(5), json!(0), json!(0)));
+
+    // Written at once, before or after the commit; late; never; and revoked in the same ways.
+    let (mut early, mut late, mut never) = (Vec::new(), Vec::new(), Vec::new());
+    for id in 100..130_u32 {
+        let grant = role(id);
+        if id % 3 == 0 && id % 2 == 0 {
+            insert(&store, std::slice::from_ref(&grant)).await;
+        }
+        app.sql(&format!("INSERT INTO member VALUES ({id}, 'writer')")).await;
+        match id % 3 {
+            0 => {
+                insert(&store, std::slice::from_ref(&grant)).await;
+                early.push(grant);
+            }
+            1 => late.push(grant),
+            _ => never.push(grant),
+        }
+    }
+    app.sql("DELETE FROM topic WHERE id = 1").await;
+    app.sql("DELETE FROM topic WHERE id = 2").await;
+    app.sql("DELETE FROM repository WHERE id = 3").await;
+    let revoked: Vec<Value> = ["Topic:1", "Topic:2"].iter().map(|id| fact("is_topic", &[id])).collect();
+    let kept = fact("is_public", &["Repository:3"]);
+    delete(&store, &revoked).await;
+    insert(&store, &late).await;
+    model.extend(early.iter().chain(&late).map(Value::to_string));
+    for fact in &revoked {
+        assert!(model.remove(&fact.to_string()));
+    }
+    // One too many, which no commit and no query has.
+    let foreign = fact("has_role", &["User:1", "String:owner"]);
+    insert(&store, std::slice::from_ref(&foreign)).await;
+    model.insert(foreign.to_string());
+
+    eventually_async(DEADLINE, "every commit is judged", async || {
+        let lines = lines(&log);
+        let commits = of(&lines, "commit");
+        (numbers(&commits, "add") >= 30 && numbers(&commits, "remove") >= 3).then_some(())
+    })
+    .await;
+    let report = lines(&log);
+    let commits = of(&report, "commit");
+    assert_eq!(listed(&commits, "add"), once(&[&early[..], &late, &never].concat()));
+    assert_eq!(listed(&commits, "remove"), once(&[&revoked[..], std::slice::from_ref(&kept)].concat()));
+    assert_eq!(listed(&commits, "missing"), once(&never));
+    assert_eq!(listed(&commits, "stale"), once(std::slice::from_ref(&kept)));
+    for line in &commits {
+        let differs = numbers(&[line], "missing") + numbers(&[line], "stale") > 0;
+        assert_eq!(line["agrees"], json!(!differs), "{line}");
+        assert!(!differs || line["waited_ms"].as_u64() >= Some(8_000), "judged before its time: {line}");
+    }
+    assert!(commits.iter().any(|line| line["position"].is_string()), "{commits:?}");
+
+    // What is nobody's is found by a comparison, beside what is forgotten.
+    let stands = eventually_async(DEADLINE, "a comparison of everything", async || {
+        let lines = lines(&log);
+        let roles = of(&lines, "comparison").into_iter().rev().find(|line| line["fact_type"]["predicate"] == "has_role");
+        roles.filter(|line| line["missing"] == json!(never.len() + 1)).cloned()
+    })
+    .await;
+    assert_eq!((&stands["stale"], &stands["samples"]["stale"]), (&json!(1), &json!([foreign])));
+
+    let (status, body) = process.get("/readyz").await;
+    assert!(status == 503 && body.contains("shadow"), "{status} {body}");
+    let (status, body) = process.get("/v1/wait?position=0/1").await;
+    assert!(status == 503 && body.contains("shadow"), "{status} {body}");
+    assert_eq!(process.status().await["outbox"]["mode"], "shadow");
+    assert!(process.terminate().success());
+    eventually_async(DEADLINE, "the summary", async || (!of(&lines(&log), "summary").is_empty()).then_some(())).await;
+    let report = lines(&log);
+    let (commits, summary) = (of(&report, "commit"), of(&report, "summary")[0]);
+    let agreed = commits.iter().filter(|line| line["agrees"] == true).count();
+    let expected = (json!(commits.len()), json!(agreed), json!(never.len()), json!(1), json!(0));
+    let found = ["commits", "agreed", "missing", "stale", "unjudged"].map(|key| summary[key].clone());
+    assert_eq!((&found[0], &found[1], &found[2], &found[3], &found[4]), (&expected.0, &expected.1, &expected.2, &expected.3, &expected.4));
+    assert!(summary["late_ms_p50"].as_u64() <= summary["late_ms_max"].as_u64() && summary["late_ms_max"].is_u64(), "{summary}");
+    assert_eq!(stored(&store).await, model, "the fact store is as the application left it");
+    let log = log.lock().expect("no reader panics").clone();
+    let logged: String = log.lines().filter(|line| !line.starts_with("{\"type\":")).collect();
+    assert!(!logged.contains("writer") && !logged.contains("owner"), "facts are no matter of the log: {logged}");
+
+    // A run that delivers compares first, and corrects.
+    let process = app.started(&target).await;
+    app.settle(&process).await;
+    app.assert_equal(&store, "after the shadow").await;
+}
+
+/// A state directory that has delivered before must not take a commit for delivered that was only watched.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_only_watched_is_delivered_by_the_next_run() {
+    let app = App::start(SCHEMA, &FACTS, "reconcile_every: 0s").await;
+    let process = app.started(&[]).await;
+    app.settle(&process).await;
+    assert!(process.terminate().success());
+
+    let process = app.run(&["--shadow", "--shadow-grace", "0s"]);
+    let log = process.shared_log();
+    eventually_async(DEADLINE, "the first comparison", async || (of(&lines(&log), "comparison").len() >= 3).then_some(())).await;
+    app.sql("DELETE FROM member WHERE id = 1; INSERT INTO member VALUES (7, 'writer')").await;
+    eventually_async(DEADLINE, "the commit is judged", async || (!of(&lines(&log), "commit").is_empty()).then_some(())).await;
+    let report = lines(&log);
+    let commit = of(&report, "commit")[0];
+    let gone = fact("has_role", &["User:1", "String:reader"]);
+    assert_eq!((&commit["missing"], &commit["stale"]), (&json!([role(7)]), &json!([gone])));
+    // The embedded store takes the application's writes meanwhile.
+    insert(&process, &[role(7)]).await;
+    assert!(stored(&process).await.contains(&gone.to_string()), "nothing was written");
+    process.kill();
+
+    let process = app.started(&[]).await;
+    app.settle(&process).await;
+    app.assert_equal(&process, "after the shadow").await;
+    assert!(!stored(&process).await.contains(&gone.to_string()));
+}
+
+/// A fact that is changed again is judged with the later commit, and one commit of many facts by listing.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_changed_again_is_judged_with_the_later_commit() {
+    let app = App::start(SCHEMA, &FACTS, "reconcile_every: 0s").await;
+    let process = app.run(&["--shadow", "--shadow-grace", "4s"]);
+    let log = process.shared_log();
+    eventually_async(DEADLINE, "the first comparison", async || (of(&lines(&log), "comparison").len() >= 3).then_some(())).await;
+    // The application never grants what is revoked at once, and is right.
+    app.sql("INSERT INTO member VALUES (7, 'writer')").await;
+    eventually_async(DEADLINE, "the first of them is in", async || (fact_type(&process.status().await, ROLE)["facts"] == 6).then_some(()))
+        .await;
+    app.sql("DELETE FROM member WHERE id = 7").await;
+    // 1,500 facts, all but three written.
+    app.sql("INSERT INTO repository SELECT i FROM generate_series(1001, 2500) i").await;
+    let many: Vec<Value> = (1_004..=2_500).map(|id| fact("is_public", &[&format!("Repository:{id}")])).collect();
+    for some in many.chunks(500) {
+        insert(&process, some).await;
+    }
+    eventually_async(DEADLINE, "both are judged", async || {
+        let lines = lines(&log);
+        of(&lines, "commit").iter().any(|line| line["agrees"] == false).then_some(())
+    })
+    .await;
+    let report = lines(&log);
+    let large = of(&report, "commit").into_iter().find(|line| line["agrees"] == false).expect("found above");
+    let missing: Vec<Value> = (1_001..=1_003).map(|id| fact("is_public", &[&format!("Repository:{id}")])).collect();
+    assert_eq!((&large["add_count"], &large["missing"], &large["stale"]), (&json!(1_500), &json!(missing), &json!([])));
+    let small: Vec<_> = of(&report, "commit").into_iter().filter(|line| line["add_count"].is_null()).collect();
+    assert!(small.iter().all(|line| line["agrees"] == true), "{small:?}");
+
+    // One that is too large to be asked for is counted, and compared as a whole: nothing of it was written, nor of the first five.
+    app.sql("INSERT INTO member SELECT i, 'writer' FROM generate_series(10001, 70000) i").await;
+    eventually_async(DEADLINE, "it is counted, then compared", async || {
+        let lines = lines(&log);
+        let counted = lines.iter().position(|line| line["add_count"] == json!(60_000))?;
+        assert_eq!((&lines[counted]["type"], &lines[counted]["agrees"]), (&json!("commit"), &Value::Null));
+        let after = of(&lines[counted..], "comparison");
+        after.iter().any(|line| line["missing"] == json!(60_005) && line["fact_type"]["predicate"] == "has_role").then_some(())
+    })
+    .await;
+}
