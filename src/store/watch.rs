@@ -1,7 +1,7 @@
 //! Commits that are looked at and not sent: what `--shadow` takes out of the outbox.
 //!
-//! What is taken out never reaches the fact store by this way, so no source counts as compared any more: the next run that
-//! delivers begins with a comparison, which finds whatever was never sent. [`Store::forgo`] says so durably before the first commit is taken.
+//! What is taken out never reaches the fact store by this way, so no source counts as compared any more: the next run that delivers begins
+//! with a comparison, which finds whatever was never sent. [`Store::forgo`] says so durably before the first commit is taken.
 
 use rusqlite::OptionalExtension;
 

@@ -237,7 +237,7 @@ mod tests {
                 break (judged, now);
             }
         };
-        assert_eq!((now - start, looks), (GRACE, 10));
+        assert_eq!((now - start, looks), (GRACE, 9));
         assert_eq!(names(&judged[0].amiss), [(Op::Insert, "b".to_owned())]);
         assert_eq!((pending.size(), pending.commits(), pending.next()), (0, 0, None));
     }

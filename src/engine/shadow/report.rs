@@ -243,7 +243,11 @@ mod tests {
         let line = CommitLine::judged(7, Some("0/7".to_owned()), facts(Op::Insert, 1), facts(Op::Insert, 1), Duration::from_millis(5_003));
         let fact = r#"{"predicate":"f","args":[{"type":"User","id":"0"}]}"#;
         let want = format!(
-            r#"{{"type":"commit","commit":7,"position":"0/7","add":[{fact}],"remove":[],"agrees":false,"missing":[{fact}],"stale":[],"waited_ms":5003}}"#
+            concat!(
+                r#"{{"type":"commit","commit":7,"position":"0/7","add":[{fact}],"remove":[],"#,
+                r#""agrees":false,"missing":[{fact}],"stale":[],"waited_ms":5003}}"#
+            ),
+            fact = fact
         );
         assert_eq!(json(line), want);
         let want = r#"{"type":"commit","commit":8,"add_count":60000,"remove_count":2,"agrees":null}"#;

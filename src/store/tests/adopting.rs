@@ -6,7 +6,10 @@ use proptest::prelude::*;
 
 use crate::{
     config::MaxRemovals,
-    store::tests::{Fixture, at, extent, names},
+    store::{
+        Change,
+        tests::{Fixture, at, extent, names},
+    },
     view::Guard,
 };
 
@@ -22,7 +25,7 @@ impl Fixture {
         self.view = self.store.reread(&self.view).expect("read");
     }
 
-    fn compare(&mut self, listed: &BTreeSet<String>, guard: Guard) -> super::super::Change {
+    fn compare(&mut self, listed: &BTreeSet<String>, guard: Guard) -> Change {
         let listed = vec![(self.view.clone(), extent(listed))];
         let change = self.store.correct("db", listed, guard).expect("corrected").views.remove(0);
         self.view = self.store.reread(&self.view).expect("read");

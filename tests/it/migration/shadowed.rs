@@ -69,114 +69,158 @@ fn seeded() -> Vec<Value> {
     (1..=5).flat_map(of).collect()
 }
 
+/// What the application of the first test did.
+struct Application {
+    app: App,
+    store: Process,
+    /// What the fact store holds by now.
+    model: BTreeSet<String>,
+    /// Granted and written, granted and never written.
+    written: Vec<Value>,
+    never: Vec<Value>,
+    /// Revoked and removed, revoked and never removed.
+    revoked: Vec<Value>,
+    kept: Value,
+    /// Written, and in no commit and no query.
+    foreign: Value,
+}
+
+impl Application {
+    /// Its fact store lacks one fact and has one too many.
+    async fn start() -> (Self, Value) {
+        let app = App::start(SCHEMA, &FACTS, "reconcile_every: 2s").await;
+        let store = Process::spawn(&["serve", "--limits", "off"], &[]);
+        let mut there = seeded();
+        let forgotten = there.remove(0);
+        there.push(fact("is_public", &["Repository:99"]));
+        insert(&store, &there).await;
+        let application = Self {
+            app,
+            store,
+            model: there.iter().map(Value::to_string).collect(),
+            written: Vec::new(),
+            never: Vec::new(),
+            revoked: ["Topic:1", "Topic:2"].iter().map(|id| fact("is_topic", &[id])).collect(),
+            kept: fact("is_public", &["Repository:3"]),
+            foreign: fact("has_role", &["User:1", "String:owner"]),
+        };
+        (application, forgotten)
+    }
+
+    fn target(&self) -> [&str; 4] {
+        ["--target", self.store.url(), "--plan", "unlimited"]
+    }
+
+    /// Grants and revokes, and writes that at once, before or after the commit; late; or never.
+    async fn work(&mut self) {
+        let mut late = Vec::new();
+        for id in 100..130_u32 {
+            let grant = role(id);
+            if id % 3 == 0 && id % 2 == 0 {
+                insert(&self.store, std::slice::from_ref(&grant)).await;
+            }
+            self.app.sql(&format!("INSERT INTO member VALUES ({id}, 'writer')")).await;
+            match id % 3 {
+                0 => {
+                    insert(&self.store, std::slice::from_ref(&grant)).await;
+                    self.written.push(grant);
+                }
+                1 => late.push(grant),
+                _ => self.never.push(grant),
+            }
+        }
+        for sql in ["DELETE FROM topic WHERE id = 1", "DELETE FROM topic WHERE id = 2", "DELETE FROM repository WHERE id = 3"] {
+            self.app.sql(sql).await;
+        }
+        delete(&self.store, &self.revoked).await;
+        insert(&self.store, &late).await;
+        insert(&self.store, std::slice::from_ref(&self.foreign)).await;
+        self.written.extend(late);
+        self.model.extend(self.written.iter().chain([&self.foreign]).map(Value::to_string));
+        for fact in &self.revoked {
+            assert!(self.model.remove(&fact.to_string()));
+        }
+    }
+
+    /// Panics unless the report says what was done.
+    fn assert_reported(&self, commits: &[&Value]) {
+        assert_eq!(listed(commits, "add"), once(&[&self.written[..], &self.never].concat()));
+        assert_eq!(listed(commits, "remove"), once(&[&self.revoked[..], std::slice::from_ref(&self.kept)].concat()));
+        assert_eq!(listed(commits, "missing"), once(&self.never));
+        assert_eq!(listed(commits, "stale"), once(std::slice::from_ref(&self.kept)));
+        for line in commits {
+            let differs = numbers(&[line], "missing") + numbers(&[line], "stale") > 0;
+            assert_eq!(line["agrees"], json!(!differs), "{line}");
+            assert!(!differs || line["waited_ms"].as_u64() >= Some(8_000), "judged before its time: {line}");
+        }
+        assert!(commits.iter().any(|line| line["position"].is_string()), "{commits:?}");
+    }
+
+    /// Panics unless the report ends with the sum of it.
+    fn assert_summed_up(&self, report: &[Value]) {
+        let (commits, summary) = (of(report, "commit"), of(report, "summary")[0]);
+        let agreed = commits.iter().filter(|line| line["agrees"] == true).count();
+        let found = ["commits", "agreed", "missing", "stale", "unjudged"].map(|key| summary[key].clone());
+        assert_eq!(found, [commits.len(), agreed, self.never.len(), 1, 0].map(|number| json!(number)));
+        assert!(summary["late_ms_p50"].as_u64() <= summary["late_ms_max"].as_u64() && summary["late_ms_max"].is_u64(), "{summary}");
+    }
+}
+
+/// The first three comparisons, before any commit.
+fn assert_first(report: &[Value], forgotten: &Value) {
+    let found = |line: &Value| [line["stored"].clone(), line["missing"].clone(), line["stale"].clone()];
+    let [roles, public, topics] = &report[..3] else { panic!("{report:?}") };
+    assert!([roles, public, topics].iter().all(|line| line["type"] == "comparison" && line["source"] == "app"), "{report:?}");
+    assert_eq!(found(roles), [4, 1, 0].map(|number| json!(number)));
+    assert_eq!(roles["samples"]["missing"], json!([forgotten]));
+    assert_eq!(roles["fact_type"]["args"][0], json!({"type": "User", "id": null}));
+    assert_eq!(found(public), [6, 0, 1].map(|number| json!(number)));
+    assert_eq!(public["samples"]["stale"], json!([fact("is_public", &["Repository:99"])]));
+    assert_eq!(found(topics), [5, 0, 0].map(|number| json!(number)));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_report_is_what_the_application_did_and_nothing_is_written() {
-    let app = App::start(SCHEMA, &FACTS, "reconcile_every: 2s").await;
-    let store = Process::spawn(&["serve", "--limits", "off"], &[]);
-    let mut there = seeded();
-    let forgotten_before = there.remove(0);
-    there.push(fact("is_public", &["Repository:99"]));
-    insert(&store, &there).await;
-    let mut model: BTreeSet<String> = there.iter().map(Value::to_string).collect();
-
-    let target = ["--target", store.url(), "--plan", "unlimited"];
-    let process = app.run(&[&["--shadow", "--shadow-grace", GRACE], &target[..]].concat());
+    let (mut application, forgotten) = Application::start().await;
+    let process = application.app.run(&[&["--shadow", "--shadow-grace", GRACE], &application.target()[..]].concat());
     let log = process.shared_log();
     eventually_async(DEADLINE, "the first comparison", async || (of(&lines(&log), "comparison").len() >= 3).then_some(())).await;
-    let first = lines(&log);
-    let found = |line: &Value| (line["stored"].clone(), line["missing"].clone(), line["stale"].clone());
-    let [roles, public, topics] = &of(&first, "comparison")[..3] else { panic!("{first:?}") };
-    assert_eq!(found(roles), (json!(4), json!(1), json!(0)));
-    assert_eq!((&roles["samples"]["missing"], &roles["source"]), (&json!([forgotten_before]), &json!("app")));
-    assert_eq!(roles["fact_type"]["args"][0], json!({"type": "User", "id": null}));
-    assert_eq!(found(public), (json!(6), json!(0), json!(1)));
-    assert_eq!(public["samples"]["stale"], json!([fact("is_public", &["Repository:99"])]));
-    assert_eq!(found(topics), (json!(5), json!(0), json!(0)));
+    assert_first(&lines(&log), &forgotten);
 
-    // Written at once, before or after the commit; late; never; and revoked in the same ways.
-    let (mut early, mut late, mut never) = (Vec::new(), Vec::new(), Vec::new());
-    for id in 100..130_u32 {
-        let grant = role(id);
-        if id % 3 == 0 && id % 2 == 0 {
-            insert(&store, std::slice::from_ref(&grant)).await;
-        }
-        app.sql(&format!("INSERT INTO member VALUES ({id}, 'writer')")).await;
-        match id % 3 {
-            0 => {
-                insert(&store, std::slice::from_ref(&grant)).await;
-                early.push(grant);
-            }
-            1 => late.push(grant),
-            _ => never.push(grant),
-        }
-    }
-    app.sql("DELETE FROM topic WHERE id = 1").await;
-    app.sql("DELETE FROM topic WHERE id = 2").await;
-    app.sql("DELETE FROM repository WHERE id = 3").await;
-    let revoked: Vec<Value> = ["Topic:1", "Topic:2"].iter().map(|id| fact("is_topic", &[id])).collect();
-    let kept = fact("is_public", &["Repository:3"]);
-    delete(&store, &revoked).await;
-    insert(&store, &late).await;
-    model.extend(early.iter().chain(&late).map(Value::to_string));
-    for fact in &revoked {
-        assert!(model.remove(&fact.to_string()));
-    }
-    // One too many, which no commit and no query has.
-    let foreign = fact("has_role", &["User:1", "String:owner"]);
-    insert(&store, std::slice::from_ref(&foreign)).await;
-    model.insert(foreign.to_string());
-
+    application.work().await;
     eventually_async(DEADLINE, "every commit is judged", async || {
         let lines = lines(&log);
         let commits = of(&lines, "commit");
         (numbers(&commits, "add") >= 30 && numbers(&commits, "remove") >= 3).then_some(())
     })
     .await;
-    let report = lines(&log);
-    let commits = of(&report, "commit");
-    assert_eq!(listed(&commits, "add"), once(&[&early[..], &late, &never].concat()));
-    assert_eq!(listed(&commits, "remove"), once(&[&revoked[..], std::slice::from_ref(&kept)].concat()));
-    assert_eq!(listed(&commits, "missing"), once(&never));
-    assert_eq!(listed(&commits, "stale"), once(std::slice::from_ref(&kept)));
-    for line in &commits {
-        let differs = numbers(&[line], "missing") + numbers(&[line], "stale") > 0;
-        assert_eq!(line["agrees"], json!(!differs), "{line}");
-        assert!(!differs || line["waited_ms"].as_u64() >= Some(8_000), "judged before its time: {line}");
-    }
-    assert!(commits.iter().any(|line| line["position"].is_string()), "{commits:?}");
-
+    application.assert_reported(&of(&lines(&log), "commit"));
     // What is nobody's is found by a comparison, beside what is forgotten.
     let stands = eventually_async(DEADLINE, "a comparison of everything", async || {
         let lines = lines(&log);
         let roles = of(&lines, "comparison").into_iter().rev().find(|line| line["fact_type"]["predicate"] == "has_role");
-        roles.filter(|line| line["missing"] == json!(never.len() + 1)).cloned()
+        roles.filter(|line| line["missing"] == json!(application.never.len() + 1)).cloned()
     })
     .await;
-    assert_eq!((&stands["stale"], &stands["samples"]["stale"]), (&json!(1), &json!([foreign])));
+    assert_eq!((&stands["stale"], &stands["samples"]["stale"]), (&json!(1), &json!([application.foreign])));
 
-    let (status, body) = process.get("/readyz").await;
-    assert!(status == 503 && body.contains("shadow"), "{status} {body}");
-    let (status, body) = process.get("/v1/wait?position=0/1").await;
-    assert!(status == 503 && body.contains("shadow"), "{status} {body}");
+    for path in ["/readyz", "/v1/wait?position=0/1"] {
+        let (status, body) = process.get(path).await;
+        assert!(status == 503 && body.contains("shadow"), "{path}: {status} {body}");
+    }
     assert_eq!(process.status().await["outbox"]["mode"], "shadow");
     assert!(process.terminate().success());
     eventually_async(DEADLINE, "the summary", async || (!of(&lines(&log), "summary").is_empty()).then_some(())).await;
-    let report = lines(&log);
-    let (commits, summary) = (of(&report, "commit"), of(&report, "summary")[0]);
-    let agreed = commits.iter().filter(|line| line["agrees"] == true).count();
-    let expected = (json!(commits.len()), json!(agreed), json!(never.len()), json!(1), json!(0));
-    let found = ["commits", "agreed", "missing", "stale", "unjudged"].map(|key| summary[key].clone());
-    assert_eq!((&found[0], &found[1], &found[2], &found[3], &found[4]), (&expected.0, &expected.1, &expected.2, &expected.3, &expected.4));
-    assert!(summary["late_ms_p50"].as_u64() <= summary["late_ms_max"].as_u64() && summary["late_ms_max"].is_u64(), "{summary}");
-    assert_eq!(stored(&store).await, model, "the fact store is as the application left it");
+    application.assert_summed_up(&lines(&log));
+    assert_eq!(stored(&application.store).await, application.model, "the fact store is as the application left it");
     let log = log.lock().expect("no reader panics").clone();
     let logged: String = log.lines().filter(|line| !line.starts_with("{\"type\":")).collect();
     assert!(!logged.contains("writer") && !logged.contains("owner"), "facts are no matter of the log: {logged}");
 
     // A run that delivers compares first, and corrects.
-    let process = app.started(&target).await;
-    app.settle(&process).await;
-    app.assert_equal(&store, "after the shadow").await;
+    let process = application.app.started(&application.target()).await;
+    application.app.settle(&process).await;
+    application.app.assert_equal(&application.store, "after the shadow").await;
 }
 
 /// A state directory that has delivered before must not take a commit for delivered that was only watched.
