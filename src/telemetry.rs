@@ -18,6 +18,8 @@ pub const HELD_REMOVALS: &str = "factsync_held_removals";
 pub const OUTBOX_FACTS: &str = "factsync_outbox_facts";
 /// Fact changes that the fact store refused.
 pub const PARKED_FACTS: &str = "factsync_parked_facts";
+/// Those of them that should have taken a fact away: access that should be gone and is not.
+pub const PARKED_REVOCATIONS: &str = "factsync_parked_revocations";
 /// Fact changes acknowledged by the fact store.
 pub const DELIVERED_FACTS: &str = "factsync_delivered_facts_total";
 /// Attempts to deliver that failed.
@@ -68,6 +70,7 @@ pub fn init_metrics() -> PrometheusHandle {
         (HELD_REMOVALS, "Removals that wait for a person"),
         (OUTBOX_FACTS, "Fact changes not yet acknowledged by the fact store"),
         (PARKED_FACTS, "Fact changes that the fact store refused"),
+        (PARKED_REVOCATIONS, "Removals that the fact store refused: access that should be gone and is not"),
         (LAG_BYTES, "Bytes of log between the source's end and the applied position"),
         (LAG_SECONDS, "Seconds since the source was last caught up with"),
         (SOURCE_UP, "1 while the source is followed"),

@@ -34,6 +34,9 @@ pub(super) struct RunArgs {
     /// Let removals go that `max_removals` held, and do not hold any
     #[arg(long)]
     allow_removals: bool,
+    /// Not ready (/readyz) with more than this many grants that the fact store refused; a refused revocation is always too much
+    #[arg(long, value_name = "N")]
+    max_parked: Option<u64>,
 }
 
 pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit> {
@@ -46,7 +49,7 @@ pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit>
         Some(store) => Some(embedded::router(store.clone(), target::access(global)?, global.limits)),
         None => None,
     };
-    let board = Arc::new(Board::new(&config, target.kind, target.plan));
+    let board = Arc::new(Board::new(&config, target.kind, target.plan).with_max_parked(args.max_parked));
     let parts = Parts {
         store: Store::open(&state.state())?,
         checkpoint: Checkpoint::open(&state.checkpoint())?,

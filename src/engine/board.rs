@@ -17,7 +17,10 @@ use tokio::sync::watch;
 use crate::{
     config::Config,
     data::Position,
-    engine::status::{FactTypeStatus, HeldStatus, OutboxStatus, ReconcileStatus, SourceStatus, Status, TargetStatus},
+    engine::{
+        parked::ParkedChanges,
+        status::{FactTypeStatus, HeldStatus, OutboxStatus, ReconcileStatus, SourceStatus, Status, TargetStatus},
+    },
     source::SourceState,
     store::{Change, ViewRecord},
     target::{Offset, quota::Plan},
@@ -89,7 +92,7 @@ struct Lines {
     sources: Vec<SourceLine>,
     views: Vec<Vec<ViewLine>>,
     outbox: u64,
-    parked: u64,
+    parked: ParkedChanges,
     target: TargetState,
 }
 
@@ -97,6 +100,7 @@ struct Lines {
 pub struct Board {
     target_kind: &'static str,
     plan: Plan,
+    max_parked: Option<u64>,
     lines: Mutex<Lines>,
     applied: Vec<watch::Sender<Applied>>,
     wanted: Vec<watch::Sender<Option<Position>>>,
@@ -125,17 +129,23 @@ impl Board {
         Self {
             target_kind,
             plan,
+            max_parked: None,
             lines: Mutex::new(Lines {
                 sources: sources.collect(),
                 views: views.collect(),
                 outbox: 0,
-                parked: 0,
+                parked: ParkedChanges::default(),
                 target: TargetState::Unknown,
             }),
             applied: config.sources.iter().map(|_| watch::Sender::default()).collect(),
             wanted: config.sources.iter().map(|_| watch::Sender::default()).collect(),
             delivered: watch::Sender::default(),
         }
+    }
+
+    /// The same board, which is not ready with more than `grants` parked grants; with any number of them if that is `None`.
+    pub fn with_max_parked(self, grants: Option<u64>) -> Self {
+        Self { max_parked: grants, ..self }
     }
 
     /// The number of the source called `name`; without a name, that of the only source.
@@ -241,8 +251,8 @@ impl Board {
         self.lines().outbox = facts;
     }
 
-    pub(super) fn parked(&self, facts: u64) {
-        self.lines().parked = facts;
+    pub(super) fn parked(&self, parked: ParkedChanges) {
+        self.lines().parked = parked;
     }
 
     pub(super) fn target(&self, state: TargetState) {
@@ -253,7 +263,8 @@ impl Board {
         self.delivered.send_replace(delivered);
     }
 
-    /// Ready: every source is followed, what its snapshot found is delivered, and the fact store answers. Else why not.
+    /// Ready: every source is followed, what its snapshot found is delivered, and the fact store answers and has refused no
+    /// revocation, nor too many grants. Else why not.
     pub fn ready(&self) -> Result<(), String> {
         let lines = self.lines();
         for line in &lines.sources {
@@ -271,7 +282,7 @@ impl Board {
         match &lines.target {
             TargetState::Failing(problem) => Err(format!("the fact store does not answer: {problem}")),
             TargetState::Unknown => Err("the fact store was not asked yet".to_owned()),
-            TargetState::Reachable => Ok(()),
+            TargetState::Reachable => lines.parked.problem(self.max_parked).map_or(Ok(()), Err),
         }
     }
 
@@ -285,7 +296,7 @@ impl Board {
             fact_types: lines.views.iter().flatten().map(|view| view.status(&lines.sources)).collect(),
             outbox: OutboxStatus {
                 facts: lines.outbox,
-                parked: lines.parked,
+                parked: lines.parked.count(),
                 mode: "live",
                 eta_seconds: self.plan.time_for(lines.outbox).as_secs(),
             },
@@ -298,6 +309,7 @@ impl Board {
                 },
                 offset,
             },
+            parked: lines.parked.listed.clone(),
             last_reconcile: last_reconcile(&lines.sources),
             held: lines.views.iter().flatten().filter(|view| view.held > 0).map(ViewLine::held).collect(),
         }
@@ -323,7 +335,8 @@ impl Board {
             metrics::gauge!(telemetry::HELD_REMOVALS, "fact_type" => view.signature.clone()).set(view.held as f64);
         }
         metrics::gauge!(telemetry::OUTBOX_FACTS).set(lines.outbox as f64);
-        metrics::gauge!(telemetry::PARKED_FACTS).set(lines.parked as f64);
+        metrics::gauge!(telemetry::PARKED_FACTS).set(lines.parked.count() as f64);
+        metrics::gauge!(telemetry::PARKED_REVOCATIONS).set(lines.parked.revocations as f64);
         metrics::gauge!(telemetry::TARGET_UP).set(f64::from(u8::from(lines.target == TargetState::Reachable)));
     }
 

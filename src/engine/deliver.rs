@@ -215,7 +215,7 @@ impl Deliver {
     }
 
     async fn show(&self) -> Result<(), EngineError> {
-        self.board.parked(self.writer.parked_len().await?);
+        self.board.parked(self.writer.parked(&self.fact_types).await?);
         Ok(())
     }
 }

@@ -25,6 +25,7 @@ mod error;
 mod flows;
 mod inbox;
 mod ingest;
+mod parked;
 mod start;
 mod status;
 #[cfg(test)]
@@ -49,7 +50,7 @@ use crate::{
 
 pub use board::{Applied, Board, Delivered, TargetState};
 pub use error::EngineError;
-pub use status::{FactTypeStatus, HeldStatus, OutboxStatus, ReconcileStatus, SourceStatus, Status, TargetStatus};
+pub use status::{FactTypeStatus, HeldStatus, OutboxStatus, ParkedStatus, ReconcileStatus, SourceStatus, Status, TargetStatus};
 
 use clock::SourceClock;
 use deliver::Deliver;

@@ -222,10 +222,6 @@ impl Writer {
         self.run(move |store| store.park(&entry, &reason)).await
     }
 
-    pub(super) async fn parked_len(&self) -> Result<u64, EngineError> {
-        self.run(|store| store.parked_len()).await
-    }
-
     pub(super) async fn offset(&self) -> Result<Option<Offset>, EngineError> {
         self.run(|store| store.offset()).await
     }
