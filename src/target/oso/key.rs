@@ -190,7 +190,7 @@ mod tests {
             assert!(error.contains(want) && error.contains("OSO_AUTH_FILE") && !error.contains("secret"), "{error}");
         }
         for (path, want) in [(folder.path().join("missing"), "No such file"), (folder.path().to_owned(), "not a file")] {
-            let error = KeySource::File(path.clone()).read().err().expect("no key").to_string();
+            let error = KeySource::File(path.clone()).read().expect_err("no key").to_string();
             assert!(error.contains(want) && error.contains(&path.display().to_string()), "{error}");
         }
     }
