@@ -38,6 +38,7 @@
 //! | where does a row become a fact? | [`fact::FactType::fact`]; `store/settle.rs` for row changes, [`view::refresh()`] for whole results |
 //! | where does a fact become a request? | `engine/deliver.rs` picks it, [`target::batch`] packs it, [`target::oso`] sends it |
 //! | who decides between resuming and a new snapshot, for each view? | `engine/start.rs` |
+//! | what happens to a fact that the fact store refuses? | `engine/deliver.rs` parks it, `engine/parked.rs` shows it |
 //! | what happens to a view that fails? | `engine/apply.rs`, `flow_failed` |
 //! | at which steps does a test let the process die? | `engine/crash.rs` |
 //! | what is on the disk? | [`store`] (local state), [`target::embedded`] (the embedded fact store) |

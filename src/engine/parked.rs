@@ -3,12 +3,10 @@
 //! A parked *revocation* is access that should be gone and is not: `/readyz` never overlooks one. A parked *grant* is access that
 //! somebody lacks, and how many of these are too many is for the operator to say (`--max-parked`).
 
-use std::collections::BTreeMap;
-
 use crate::{
-    engine::{error::EngineError, status::ParkedStatus, writer::Writer},
-    fact::FactType,
-    store::{Parked, ViewId},
+    engine::status::ParkedStatus,
+    fact::Fact,
+    store::{Parked, ParkedSummary, Store, StoreError},
 };
 
 /// The most changes that are listed: enough to see what they have in common, and little enough for a page that is polled.
@@ -28,6 +26,13 @@ pub(super) struct ParkedChanges {
 }
 
 impl ParkedChanges {
+    /// What is parked in `store`.
+    pub(super) fn of(store: &Store) -> Result<Self, StoreError> {
+        let ParkedSummary { revocations, grants, first } = store.parked_summary(LISTED)?;
+        let status = |(fact, parked): (Fact, Parked)| ParkedStatus { fact, op: parked.op, reason: line(&parked.reason) };
+        Ok(Self { revocations, grants, listed: first.into_iter().map(status).collect() })
+    }
+
     pub(super) fn count(&self) -> u64 {
         self.revocations + self.grants
     }
@@ -43,20 +48,6 @@ impl ParkedChanges {
         }
         let most = max_grants.filter(|most| self.grants > *most)?;
         Some(format!("grants that the fact store refused: {}, more than --max-parked {most}. {hint}", self.grants))
-    }
-}
-
-impl Writer {
-    /// What is parked now; `fact_types` are the views'.
-    pub(super) async fn parked(&self, fact_types: &BTreeMap<ViewId, FactType>) -> Result<ParkedChanges, EngineError> {
-        let summary = self.run(|store| store.parked_summary(LISTED)).await?;
-        let status = |parked: &Parked| {
-            // A view that left the configuration took what it had parked along.
-            let fact = fact_types.get(&parked.view)?.stored_fact(&parked.row);
-            Some(ParkedStatus { fact, op: parked.op, reason: line(&parked.reason) })
-        };
-        let listed = summary.first.iter().filter_map(status).collect();
-        Ok(ParkedChanges { revocations: summary.revocations, grants: summary.grants, listed })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::{
     data::Row,
+    fact::{Fact, FactType},
     store::{Parked, Store, StoreError, ViewId},
     target::Op,
 };
@@ -14,7 +15,7 @@ pub struct ParkedSummary {
     /// Facts that should be there.
     pub grants: u64,
     /// The first of both, the revocations first.
-    pub first: Vec<Parked>,
+    pub first: Vec<(Fact, Parked)>,
 }
 
 impl Store {
@@ -39,13 +40,20 @@ impl Store {
         Ok(summary)
     }
 
-    fn first_parked(&self, limit: usize) -> Result<Vec<Parked>, StoreError> {
+    fn first_parked(&self, limit: usize) -> Result<Vec<(Fact, Parked)>, StoreError> {
+        let sql = "SELECT p.view, p.op, p.row, p.reason, v.signature FROM parked p JOIN view v ON v.id = p.view
+                   ORDER BY p.op, p.view, p.row LIMIT ?1";
         let rows = self.read(|connection| {
             connection
-                .prepare_cached("SELECT view, op, row, reason FROM parked ORDER BY op, view, row LIMIT ?1")?
-                .query_map([limit], |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, Vec<u8>>(2)?, row.get(3)?)))?
+                .prepare_cached(sql)?
+                .query_map([limit], |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, Vec<u8>>(2)?, row.get(3)?, row.get::<_, String>(4)?)))?
                 .collect::<rusqlite::Result<Vec<_>>>()
         })?;
-        rows.into_iter().map(|(view, op, row, reason)| Ok(Parked { view: ViewId(view), op, row: Row::from_bytes(row)?, reason })).collect()
+        let parked = |(view, op, row, reason, signature): (i64, Op, Vec<u8>, String, String)| {
+            let fact_type: FactType = signature.parse().map_err(|_| self.malformed("a fact type's signature"))?;
+            let row = Row::from_bytes(row)?;
+            Ok((fact_type.stored_fact(&row), Parked { view: ViewId(view), op, row, reason }))
+        };
+        rows.into_iter().map(parked).collect()
     }
 }

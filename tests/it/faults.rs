@@ -34,14 +34,18 @@ struct Scene {
 }
 
 /// What the test says of a source before there is a factsync.
-fn source(users: &[&str]) -> TempDir {
+fn source(users: &[&str], sync: &str) -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("members.csv");
     let yaml =
         format!("version: 1\nsource: csv\nfacts:\n  has_role(User:_, String:_):\n    path: {}\n    fields: [user, role]\n", path.display());
-    std::fs::write(folder.path().join("members.yaml"), yaml).expect("written");
+    std::fs::write(folder.path().join("members.yaml"), yaml + sync).expect("written");
     write(&folder, users);
     folder
+}
+
+fn config(folder: &TempDir) -> String {
+    folder.path().join("members.yaml").to_str().expect("UTF-8").to_owned()
 }
 
 fn write(folder: &TempDir, users: &[&str]) {
@@ -66,11 +70,22 @@ impl Scene {
         scene
     }
 
+    /// The same, comparing the fact store every second.
+    async fn start_comparing(users: &[&str]) -> Self {
+        let folder = source(users, "sync:\n  reconcile_every: 1s\n");
+        let scene = Self::over(folder, Store::start(&[]).await, &[], &[]);
+        scene.process.wait_ready().await;
+        scene.holds(users).await;
+        scene
+    }
+
     /// Just started, with `store` as it is.
     fn launch(store: Store, users: &[&str], args: &[&str], env: &[(&str, &str)]) -> Self {
-        let folder = source(users);
-        let config = folder.path().join("members.yaml").to_str().expect("UTF-8").to_owned();
-        let url = store.url();
+        Self::over(source(users, ""), store, args, env)
+    }
+
+    fn over(folder: TempDir, store: Store, args: &[&str], env: &[(&str, &str)]) -> Self {
+        let (config, url) = (config(&folder), store.url());
         let all = [&["run", &config, "--target", &url, "--plan", "unlimited"], args].concat();
         let process = Process::spawn(&all, env);
         Self { folder, store, process }

@@ -140,7 +140,6 @@ impl OsoCloud {
         if batch.changes.is_empty() {
             return Ok(self.offset());
         }
-        self.quota.spend(batch.changes.len()).await;
         let received = self.post(batch::body(&batch.changes), batch.request_id).await?;
         if let Some(received) = received {
             *self.offset.lock().expect("nothing panics while it is held") = Some(received);
@@ -272,6 +271,10 @@ impl OsoCloud {
 impl FactStore for OsoCloud {
     fn limits(&self) -> BatchLimits {
         self.limits
+    }
+
+    fn quota(&self) -> &WriteQuota {
+        &self.quota
     }
 
     fn apply<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<Offset, TargetError>> {

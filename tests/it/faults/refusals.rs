@@ -3,10 +3,13 @@
 use serde_json::{Value, json};
 
 use super::{
-    DEADLINE, Scene,
+    DEADLINE, Scene, config,
     store::{Act, Request, Store, error},
 };
-use crate::support::eventually_async;
+use crate::support::{
+    eventually_async,
+    factsync::{DEVELOPMENT_KEY, Factsync},
+};
 
 /// Refuses every batch with a user whose name contains one of `words`.
 fn refusing(status: u16, words: &'static [&'static str]) -> impl FnMut(&Request) -> Act + Send {
@@ -116,4 +119,55 @@ async fn bounded_twenty_parked_facts_are_listed_and_all_are_counted() {
     let scene = Scene::launch(store, &users, &[], &[]);
     eventually_async(DEADLINE, "all of them are parked", async || (scene.outbox().await["parked"] == json!(25)).then_some(())).await;
     assert_eq!(parked(&scene.process.status().await).len(), 20);
+}
+
+/// Waits until nothing is parked, and that is good enough for `/readyz`.
+async fn nothing_parked(scene: &Scene) {
+    eventually_async(DEADLINE, "nothing is parked any more", async || (scene.outbox().await["parked"] == json!(0)).then_some(())).await;
+    assert_eq!(scene.process.status().await["parked"], json!([]));
+    scene.process.wait_ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_revocation_is_tried_again_by_every_comparison_until_it_is_taken() {
+    let scene = Scene::start_comparing(&["a", "b"]).await;
+    scene.store.obey(refusing(400, &["\"b\""]));
+    scene.write(&["a"]);
+    let tries = || scene.store.attempts().iter().filter(|attempt| attempt.changes().iter().any(|(_, fact)| fact.contains("\"b\""))).count();
+    eventually_async(DEADLINE, "it is tried again", async || (tries() >= 3).then_some(())).await;
+    scene.not_ready("Access that should be gone is not").await;
+    scene.store.behave();
+    scene.holds(&["a"]).await;
+    nothing_parked(&scene).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_grant_that_nobody_wants_any_more_leaves_the_list_at_once() {
+    let scene = Scene::start_with(&["a"], &["--max-parked", "0"], &[]).await;
+    let mut refuses = refusing(400, &["bad"]);
+    scene.store.obey(move |request| match request.changes().iter().any(|(inserted, _)| *inserted) {
+        true => refuses(request),
+        false => Act::Serve,
+    });
+    scene.write(&["a", "bad"]);
+    scene.not_ready("more than --max-parked 0").await;
+    scene.write(&["a"]);
+    nothing_parked(&scene).await;
+    scene.holds(&["a"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_reconcile_from_outside_repairs_leaves_the_list_with_the_next_comparison() {
+    let scene = Scene::start_comparing(&["a", "b"]).await;
+    // The run's own key may not revoke b; whoever repairs it may.
+    let mut refuses = refusing(400, &["\"b\""]);
+    scene.store.obey(move |request| if request.key == DEVELOPMENT_KEY { refuses(request) } else { Act::Serve });
+    scene.write(&["a"]);
+    scene.not_ready("Access that should be gone is not").await;
+    let (config, url) = (config(&scene.folder), scene.store.url());
+    let args = ["reconcile", &config, "--perform-updates", "--allow-removals", "--target", &url];
+    let repaired = tokio::task::block_in_place(|| Factsync::run(&args, &[("OSO_AUTH", "e_0123456789_11111_another")]));
+    repaired.expect_code(0);
+    scene.holds(&["a"]).await;
+    nothing_parked(&scene).await;
 }
