@@ -87,7 +87,8 @@ pub enum TargetError {
     },
     /// 401 or 403.
     #[error(
-        "the fact store refused the key with {status}: {message}. Set OSO_AUTH, or the file that OSO_AUTH_FILE names, to a read-write key of this environment"
+        "the fact store refused the key with {status}: {message}. Set OSO_AUTH, or the file that OSO_AUTH_FILE names, to a read-write key \
+         of this environment"
     )]
     Key {
         /// The status.

@@ -5,7 +5,8 @@
 //! FactType ──query──> GET <base>/api/facts?… ──chunks──> listing::FactArray ──rows──> each
 //! ```
 //!
-//! One call is one attempt: nothing here repeats a request, because only the caller knows how long it may take (`retry`).
+//! One call is one attempt: nothing here repeats a request, because only the caller knows how long it may take (`retry`). The
+//! exceptions are a key that was replaced (`key`), and a 429 while a comparison is made, which would cost all that was listed.
 //! Redirects are not followed: they would carry the key, and a batch, to a place nobody configured.
 //!
 //! What protects the facts from a bad answer: a listing counts only if its array is closed and nothing follows it
@@ -42,6 +43,7 @@ use crate::{
     target::{
         Batch, BatchLimits, FactStore, Offset, TargetError, batch,
         quota::{Plan, WriteQuota},
+        retry::Schedule,
     },
 };
 use answer::Unconfirmed;
@@ -55,6 +57,11 @@ const API_VERSION: HeaderName = HeaderName::from_static("x-osoapiversion");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The fact store's consistency token, sent back on every later request.
 const OFFSET: HeaderName = HeaderName::from_static("osooffset");
+
+/// How often something that changes nothing is asked in one attempt: the pauses between four come to a second or so.
+const QUESTIONS: u32 = 4;
+/// The longest pause between them. A `Retry-After` above that is for the caller to obey.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// How long to wait for whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,9 +156,17 @@ impl OsoCloud {
 
     /// Posts the body of a batch; the token of the answer, if it has one.
     async fn post(&self, body: Vec<u8>, id: Uuid) -> Result<Option<Offset>, TargetError> {
+        let response = self.send(self.batch_request(body), id).await?;
+        self.confirmed(response).await
+    }
+
+    fn batch_request(&self, body: Vec<u8>) -> RequestBuilder {
         let request = self.client.post(self.endpoint("batch"));
-        let request = request.header(CONTENT_TYPE, "application/json").timeout(self.write_timeout).body(body);
-        let response = self.send(request, id).await?;
+        request.header(CONTENT_TYPE, "application/json").timeout(self.write_timeout).body(body)
+    }
+
+    /// The token of an answer that is the API's.
+    async fn confirmed(&self, response: Response) -> Result<Option<Offset>, TargetError> {
         let received = response.headers().get(OFFSET).and_then(|value| value.to_str().ok()).map(|text| Offset(text.to_owned()));
         answer::confirm(response).await.map_err(|unconfirmed| match unconfirmed {
             Unconfirmed::Cut(error) => self.unreachable(error),
@@ -162,7 +177,11 @@ impl OsoCloud {
 
     /// Whether this place takes writes under this key: it is given a batch of nothing.
     async fn takes_writes(&self) -> Result<(), TargetError> {
-        match self.post(batch::body(&[]), Uuid::new_v4()).await {
+        let answer = match self.ask(self.batch_request(batch::body(&[]))).await {
+            Ok(response) => self.confirmed(response).await,
+            Err(error) => Err(error),
+        };
+        match answer {
             Ok(_) => Ok(()),
             // It took the key, read the batch, and would rather have had more in it.
             Err(TargetError::Refused { status: 400 | 422, .. }) => Ok(()),
@@ -190,7 +209,10 @@ impl OsoCloud {
 
     async fn read(&self, fact_type: &FactType, each: &mut (dyn FnMut(Row) -> io::Result<()> + Send)) -> Result<(), TargetError> {
         let request = self.client.get(self.listing_url(fact_type));
-        let mut response = self.send(request, Uuid::new_v4()).await?;
+        let mut response = match self.purpose {
+            Purpose::Look => self.send(request, Uuid::new_v4()).await?,
+            Purpose::Keep => self.ask(request).await?,
+        };
         let mut facts = FactArray::new(fact_type);
         while let Some(chunk) = response.chunk().await.map_err(|error| self.unreachable(error))? {
             facts.feed(&chunk, &mut *each).map_err(|error| match error {
@@ -199,6 +221,26 @@ impl OsoCloud {
             })?;
         }
         facts.finish().map_err(|problem| self.garbage(problem))
+    }
+
+    /// [`Self::send`] for what changes nothing, again if the answer is a 429 that does not ask for long.
+    async fn ask(&self, request: RequestBuilder) -> Result<Response, TargetError> {
+        let id = Uuid::new_v4();
+        let mut schedule = Schedule::new(id);
+        for _ in 1..QUESTIONS {
+            let again = request.try_clone().expect("no request streams its body");
+            match self.send(again, id).await {
+                Err(busy @ TargetError::Busy { status: 429, .. }) => {
+                    let wait = schedule.wait_after(&busy);
+                    if wait > LONGEST_PAUSE {
+                        return Err(busy);
+                    }
+                    tokio::time::sleep(wait).await;
+                }
+                other => return other,
+            }
+        }
+        self.send(request, id).await
     }
 
     /// Sends `request` and returns the answer if it is a success; a second time if the key was refused and there is another one by now.

@@ -38,6 +38,19 @@ async fn a_busy_store_that_names_no_seconds_is_asked_again_soon() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_busy_every_other_time_is_compared_all_the_same() {
+    let store = Store::start(&["a", "stale"]).await;
+    let mut busy = false;
+    store.obey(move |_| {
+        busy = !busy;
+        if busy { Act::Say(error(429, "slow down")) } else { Act::Serve }
+    });
+    let scene = Scene::launch(store, &["a", "b"], &[], &[]);
+    scene.recovered(&["a", "b"]).await;
+    assert_eq!(scene.process.status().await["last_reconcile"]["stale"], json!(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broken_store_is_sent_the_same_batch_until_it_answers() {
     let scene = Scene::start(&["a", "b"]).await;
     // Whether one of them had applied it is not known from outside.
