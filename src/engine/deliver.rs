@@ -39,6 +39,8 @@
 
 mod select;
 mod stride;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
