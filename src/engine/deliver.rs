@@ -30,7 +30,8 @@
 //! # What an attempt may have done
 //!
 //! An answer that was lost leaves unknown whether the batch was applied; it is repeated as it is, with its own `X-Request-ID`, which
-//! changes nothing if it was. An error that leaves no trace (no connection, 429, a refused key) lets go of the batch, and the next one is made of
+//! changes nothing if it was. An error that leaves no trace (no connection, 429, a refused key) lets go of the batch, and the next one
+//! is made of
 //! what waits by then. If catch-up folds a batch that may have been applied, its entries are in doubt and cancel nothing.
 //!
 //! A batch that the fact store refuses is halved until the offending fact stands alone; that one is parked, with the fact store's words,
