@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
@@ -30,6 +30,7 @@ use crate::{
     source,
     target::{
         FactStore,
+        oso::Purpose,
         quota::Plan,
         retry::{Attempts, probe_with_retry},
     },
@@ -74,7 +75,9 @@ pub(super) async fn run(global: &Global, args: &ReconcileArgs) -> anyhow::Result
         target::Choice::Embedded => Some(target::lock(&global.state)?),
         target::Choice::Remote { .. } => None,
     };
-    let target = choice.open(global, state.as_ref())?;
+    // A comparison that nothing follows from is allowed with a read-only key, too.
+    let purpose = if args.perform_updates { Purpose::Keep } else { Purpose::Look };
+    let target = choice.open(global, state.as_ref(), purpose)?;
     // A fact store that is away, or refuses the key, is one error, and not one for each fact type after everything was read.
     probe_with_retry(target.store.as_ref(), PROBES).await?;
     let spool = tempfile::tempdir().context("could not make a temporary folder for sorting. TMPDIR says where")?;
@@ -220,7 +223,13 @@ async fn write(store: &dyn FactStore, outcomes: &mut [Outcome], plan: Plan, line
         let at_least = humantime::format_duration(Duration::from_secs(at_least));
         say(&format!("writing {changes} changes takes at least {at_least} on this plan"));
     }
-    let observer = |written| line.at(written, "changes written");
+    let began = Instant::now();
+    // As long as the quota says, or as the fact store takes.
+    let observer = |written: u64| {
+        let left = changes.saturating_sub(written);
+        let taken = began.elapsed().mul_f64(left as f64 / written.max(1) as f64);
+        line.at_with(written, "changes written", left, plan.time_for(left).max(taken));
+    };
     let written = reconcile::apply(store, outcomes, Attempts::default(), &observer).await?;
     line.done(&format!("{written} changes written"));
     Ok(())

@@ -21,6 +21,7 @@ use crate::{
     target::{
         TargetError,
         embedded::{self, EmbeddedStore},
+        oso::Purpose,
     },
     telemetry,
     view::Guard,
@@ -43,6 +44,9 @@ pub(super) struct RunArgs {
     /// How late the application's own write may be, for --shadow
     #[arg(long, value_name = "5s", value_parser = grace, default_value = "5s")]
     shadow_grace: Duration,
+    /// Not ready (/readyz) with more than this many grants that the fact store refused; a refused revocation is always too much
+    #[arg(long, value_name = "N")]
+    max_parked: Option<u64>,
 }
 
 /// The longest grace: so long the changes of every commit that does not agree are kept in memory.
@@ -76,12 +80,12 @@ pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit>
     let choice = target::choose(global)?;
     let mut state = target::lock(&global.state)?;
     let followers = config.sources.iter().map(|source| follower(source, &state.spool())).collect::<Result<Vec<_>, _>>()?;
-    let target = choice.open(global, Some(&state))?;
+    let target = choice.open(global, Some(&state), Purpose::Keep)?;
     let api = match &target.embedded {
         Some(store) => Some(embedded::router(store.clone(), target::access(global)?, global.limits)),
         None => None,
     };
-    let board = Board::new(&config, target.kind, target.plan);
+    let board = Board::new(&config, target.kind, target.plan).with_max_parked(args.max_parked);
     let board = Arc::new(if args.shadow { board.in_shadow() } else { board });
     let parts = Parts {
         store: Store::open(&state.state())?,

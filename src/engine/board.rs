@@ -18,6 +18,7 @@ use crate::{
     config::Config,
     data::Position,
     engine::{
+        parked::ParkedChanges,
         status::{FactTypeStatus, HeldStatus, OutboxStatus, QuotaStatus, ReconcileStatus, SourceStatus, Status, TargetStatus},
         writer::Queues,
     },
@@ -127,7 +128,7 @@ struct Lines {
     mode: Mode,
     /// Changes that the fact store takes in a second, as far as it was measured.
     rate: Option<f64>,
-    parked: u64,
+    parked: ParkedChanges,
     target: TargetState,
 }
 
@@ -137,6 +138,7 @@ pub struct Board {
     shadow: bool,
     target_kind: &'static str,
     plan: Plan,
+    max_parked: Option<u64>,
     lines: Mutex<Lines>,
     store: OnceLock<Arc<dyn FactStore>>,
     applied: Vec<watch::Sender<Applied>>,
@@ -167,6 +169,7 @@ impl Board {
             shadow: false,
             target_kind,
             plan,
+            max_parked: None,
             store: OnceLock::new(),
             lines: Mutex::new(Lines {
                 sources: sources.collect(),
@@ -174,7 +177,7 @@ impl Board {
                 queues: Queues::default(),
                 mode: Mode::Live,
                 rate: None,
-                parked: 0,
+                parked: ParkedChanges::default(),
                 target: TargetState::Unknown,
             }),
             applied: config.sources.iter().map(|_| watch::Sender::default()).collect(),
@@ -191,6 +194,11 @@ impl Board {
     /// Whether this run delivers nothing, so that there is nothing to wait for.
     pub fn is_shadow(&self) -> bool {
         self.shadow
+    }
+
+    /// The same board, which is not ready with more than `grants` parked grants; with any number of them if that is `None`.
+    pub fn with_max_parked(self, grants: Option<u64>) -> Self {
+        Self { max_parked: grants, ..self }
     }
 
     /// The number of the source called `name`; without a name, that of the only source.
@@ -310,8 +318,8 @@ impl Board {
         let _ = self.store.set(store);
     }
 
-    pub(super) fn parked(&self, facts: u64) {
-        self.lines().parked = facts;
+    pub(super) fn parked(&self, parked: ParkedChanges) {
+        self.lines().parked = parked;
     }
 
     pub(super) fn target(&self, state: TargetState) {
@@ -322,7 +330,8 @@ impl Board {
         self.delivered.send_replace(delivered);
     }
 
-    /// Ready: every source is followed, what its snapshot found is delivered, and the fact store answers. Else why not.
+    /// Ready: every source is followed, what its snapshot found is delivered, and the fact store answers and has refused no
+    /// revocation, nor too many grants. Else why not.
     pub fn ready(&self) -> Result<(), String> {
         if self.shadow {
             return Err("in shadow mode: nothing is written to the fact store".to_owned());
@@ -343,7 +352,7 @@ impl Board {
         match &lines.target {
             TargetState::Failing(problem) => Err(format!("the fact store does not answer: {problem}")),
             TargetState::Unknown => Err("the fact store was not asked yet".to_owned()),
-            TargetState::Reachable => Ok(()),
+            TargetState::Reachable => lines.parked.problem(self.max_parked).map_or(Ok(()), Err),
         }
     }
 
@@ -358,7 +367,7 @@ impl Board {
             outbox: OutboxStatus {
                 facts: lines.queues.outbox + lines.queues.backlog,
                 backlog: lines.queues.backlog,
-                parked: lines.parked,
+                parked: lines.parked.count(),
                 mode: if self.shadow { SHADOW } else { lines.mode.name() },
                 eta_seconds: self.eta(&lines).as_secs(),
                 quota: self.budget().map(|Budget { per_minute, used }| QuotaStatus { updates_per_minute: per_minute, used }),
@@ -372,6 +381,7 @@ impl Board {
                 },
                 offset,
             },
+            parked: lines.parked.listed.clone(),
             last_reconcile: last_reconcile(&lines.sources),
             held: lines.views.iter().flatten().filter(|view| view.held > 0).map(ViewLine::held).collect(),
         }
@@ -408,8 +418,14 @@ impl Board {
             metrics::gauge!(telemetry::QUOTA_UPDATES).set(f64::from(per_minute));
             metrics::gauge!(telemetry::QUOTA_USED).set(f64::from(used));
         }
-        metrics::gauge!(telemetry::PARKED_FACTS).set(lines.parked as f64);
+        metrics::gauge!(telemetry::PARKED_FACTS).set(lines.parked.count() as f64);
+        metrics::gauge!(telemetry::PARKED_REVOCATIONS).set(lines.parked.revocations as f64);
         metrics::gauge!(telemetry::TARGET_UP).set(f64::from(u8::from(lines.target == TargetState::Reachable)));
+    }
+
+    /// How long it takes to deliver what waits, in seconds.
+    pub(super) fn eta_of_delivery(&self) -> Duration {
+        Duration::from_secs(self.eta(&self.lines()).as_secs())
     }
 
     /// How long it takes to deliver what waits: as long as the quota says, or as the fact store takes.

@@ -27,6 +27,7 @@ mod error;
 mod flows;
 mod inbox;
 mod ingest;
+mod parked;
 mod shadow;
 mod start;
 mod status;
@@ -53,7 +54,9 @@ use crate::{
 pub use board::{Applied, Board, Delivered, Mode, TargetState};
 pub use error::EngineError;
 pub use shadow::ShadowOptions;
-pub use status::{FactTypeStatus, HeldStatus, OutboxStatus, QuotaStatus, ReconcileStatus, SourceStatus, Status, TargetStatus};
+pub use status::{
+    FactTypeStatus, HeldStatus, OutboxStatus, ParkedStatus, QuotaStatus, ReconcileStatus, SourceStatus, Status, TargetStatus,
+};
 
 use clock::SourceClock;
 use deliver::Deliver;

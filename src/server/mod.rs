@@ -5,11 +5,12 @@
 //! | `GET /v1/status` | JSON: [`Status`](crate::engine::Status) |
 //! | `GET /v1/wait?position=P&timeout_ms=N&source=NAME` | `{"position", "offset"}` once every fact of the commits up to P is acknowledged; 504 when time runs out |
 //! | `GET /metrics` | Prometheus text |
-//! | `GET /healthz`, `/readyz` | alive; caught up and fact store reachable |
+//! | `GET /healthz`, `/readyz` | alive; caught up, fact store reachable and no revocation refused |
 //! | `GET /` | the status page |
 //! | `/api/*` | Oso Cloud's facts API, when the target is the embedded store |
 //!
-//! Nothing here but `/api` changes anything, and nothing here shows a secret or a cell value, so only `/api` asks for the key.
+//! Nothing here but `/api` changes anything, and nothing here shows a secret, or a cell value other than the ids of the few facts that
+//! the fact store refused, so only `/api` asks for the key.
 
 use std::{sync::Arc, time::Duration};
 

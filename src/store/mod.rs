@@ -45,6 +45,7 @@ mod layout;
 mod load;
 mod maintain;
 mod outbox;
+mod parked;
 mod settle;
 mod state;
 #[cfg(test)]
@@ -67,6 +68,7 @@ pub use layout::LAYOUT;
 pub use load::{Audit, Doubt, Loaded};
 pub use maintain::Maintain;
 pub use outbox::{Gone, Lane, OutboxEntry, OutboxKey, Parked, Waiting};
+pub use parked::ParkedSummary;
 pub use views::{Change, Changes, ViewId, ViewRecord};
 pub use watch::{Taken, TakenChanges};
 
