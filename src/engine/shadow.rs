@@ -35,6 +35,7 @@ use tokio::{
     task::JoinSet,
 };
 use tracing::warn;
+use uuid::Uuid;
 
 use crate::{
     data::Row,
@@ -47,7 +48,7 @@ use crate::{
     error::causes,
     fact::FactType,
     store::{Taken, TakenChanges, ViewId, ViewRecord},
-    target::{Op, TargetError},
+    target::{Op, TargetError, retry::Schedule},
 };
 
 pub(super) use compare::Asked;
@@ -67,8 +68,6 @@ const LOOKUPS: usize = 8;
 /// Facts of one type from which on all facts of that type are listed instead: a listing costs as much as some hundred single facts
 /// unless the type is large, and then so many single ones are a load, too.
 const LISTED_FROM: usize = 200;
-/// How long after a failure the fact store is asked again.
-const AGAIN: Duration = Duration::from_secs(1);
 /// How often an idle fact store is probed, so that `/v1/status` says whether it answers.
 const PROBE_EVERY: Duration = Duration::from_secs(15);
 /// For the last look, when the process stops.
@@ -93,6 +92,8 @@ pub(super) struct Shadow {
     /// Sources that were compared, and those whose first comparison is under way.
     compared: BTreeSet<usize>,
     first: BTreeSet<usize>,
+    /// When the fact store is asked again, while it does not answer.
+    failing: Option<Schedule>,
     /// Turns when there may be something to take.
     commits: watch::Receiver<u64>,
     stop: watch::Receiver<bool>,
@@ -120,8 +121,19 @@ impl Shadow {
         let commits = writer.commits();
         let pending = Arc::new(Mutex::new(Pending::new(grace)));
         let comparing = Comparing { writer, store, board, output: Output::new(report, tasks), spool, pending };
-        let (compared, first) = (BTreeSet::new(), BTreeSet::new());
-        Self { comparing, asked, views, grace, totals: Totals::default(), comparisons: JoinSet::new(), compared, first, commits, stop }
+        Self {
+            comparing,
+            asked,
+            views,
+            grace,
+            totals: Totals::default(),
+            comparisons: JoinSet::new(),
+            compared: BTreeSet::new(),
+            first: BTreeSet::new(),
+            failing: None,
+            commits,
+            stop,
+        }
     }
 
     /// Watches until the process stops. An error is a bug or a store that cannot be written to.
@@ -226,9 +238,12 @@ impl Shadow {
             let reason = causes(&error);
             warn!(reason, "the fact store cannot be asked, will retry");
             self.comparing.board.target(TargetState::Failing(reason));
-            self.pending().postpone(Instant::now() + AGAIN);
+            let schedule = self.failing.get_or_insert_with(|| Schedule::new(Uuid::new_v4()));
+            let pause = schedule.wait_after(&error);
+            self.pending().postpone(Instant::now() + pause);
             return Ok(());
         }
+        self.failing = None;
         self.comparing.board.target(TargetState::Reachable);
         self.judge(looked).await
     }

@@ -15,6 +15,7 @@ use crate::support::{
     app::{App, delete, fact, fact_type, insert},
     eventually_async,
     factsync::Process,
+    free_port,
 };
 
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -291,4 +292,35 @@ async fn what_is_changed_again_is_judged_with_the_later_commit() {
         after.iter().any(|line| line["missing"] == json!(60_005) && line["fact_type"]["predicate"] == "has_role").then_some(())
     })
     .await;
+}
+
+/// A commit is judged by what the fact store answers, however long that takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_judged_while_the_fact_store_is_away() {
+    let app = App::start(SCHEMA, &FACTS, "reconcile_every: 0s").await;
+    let (folder, address) = (tempfile::tempdir().expect("a folder"), format!("127.0.0.1:{}", free_port()));
+    let serve =
+        || Process::spawn(&["serve", "--limits", "off", "--listen", &address, "--state", folder.path().to_str().expect("UTF-8")], &[]);
+    let store = serve();
+    insert(&store, &seeded()).await;
+    insert(&store, &[role(9)]).await;
+    let process = app.run(&["--shadow", "--shadow-grace", "1s", "--target", store.url(), "--plan", "unlimited"]);
+    let log = process.shared_log();
+    eventually_async(DEADLINE, "the first comparison", async || (of(&lines(&log), "comparison").len() >= 3).then_some(())).await;
+    assert!(store.terminate().success());
+
+    app.sql("INSERT INTO member VALUES (7, 'writer')").await;
+    app.sql("INSERT INTO member VALUES (9, 'writer')").await;
+    eventually_async(DEADLINE, "it is asked again and again", async || {
+        (process.log().matches("the fact store cannot be asked").count() >= 5).then_some(())
+    })
+    .await;
+    assert!(of(&lines(&log), "commit").is_empty(), "{}", process.log());
+    assert_eq!(process.status().await["target"]["reachable"], false);
+    let _store = serve();
+    eventually_async(DEADLINE, "both are judged", async || (numbers(&of(&lines(&log), "commit"), "add") >= 2).then_some(())).await;
+    let report = lines(&log);
+    let commits = of(&report, "commit");
+    assert_eq!(listed(&commits, "add"), once(&[role(7), role(9)]));
+    assert_eq!((listed(&commits, "missing"), numbers(&commits, "stale")), (once(&[role(7)]), 0));
 }
