@@ -1,7 +1,7 @@
 //! The board: what everybody may know about a running factsync.
 //!
-//! Tasks write their part, `/v1/status` and `/metrics` read all of it. Waiting for a position goes through two watch channels,
-//! so that a thousand waiters cost a thousand wake-ups per commit and no polling:
+//! Tasks write their part, `/v1/status` and `/metrics` read all of it. Waiting for a position goes through two marks ([`Waits`]), each of
+//! which wakes a waiter once, so that a thousand waiters cost a commit a thousand comparisons, and no wake-up but of those it answers:
 //!
 //! 1. `applied`: the source's position is in the desired facts, and whatever it changed has a commit number;
 //! 2. `delivered`: the fact store has acknowledged every entry up to that number.
@@ -17,7 +17,10 @@ use tokio::sync::watch;
 use crate::{
     config::Config,
     data::Position,
-    engine::status::{FactTypeStatus, HeldStatus, OutboxStatus, ReconcileStatus, SourceStatus, Status, TargetStatus},
+    engine::{
+        status::{FactTypeStatus, HeldStatus, OutboxStatus, ReconcileStatus, SourceStatus, Status, TargetStatus},
+        waits::{Mark, Waits},
+    },
     source::SourceState,
     store::{Change, ViewRecord},
     target::{Offset, quota::Plan},
@@ -40,6 +43,31 @@ pub struct Delivered {
     pub commit_no: u64,
     /// The fact store's last token.
     pub offset: Option<Offset>,
+}
+
+impl Mark for Applied {
+    type Place = Position;
+
+    fn passes(&self, place: &Position) -> bool {
+        self.position.as_ref().is_some_and(|here| here.reaches(place))
+    }
+
+    fn sooner(a: &Position, b: &Position) -> bool {
+        b.reaches(a)
+    }
+}
+
+impl Mark for Delivered {
+    /// A commit number.
+    type Place = u64;
+
+    fn passes(&self, place: &u64) -> bool {
+        self.commit_no >= *place
+    }
+
+    fn sooner(a: &u64, b: &u64) -> bool {
+        a <= b
+    }
 }
 
 /// Whether the fact store answers.
@@ -98,9 +126,8 @@ pub struct Board {
     target_kind: &'static str,
     plan: Plan,
     lines: Mutex<Lines>,
-    applied: Vec<watch::Sender<Applied>>,
-    wanted: Vec<watch::Sender<Option<Position>>>,
-    delivered: watch::Sender<Delivered>,
+    applied: Vec<Waits<Applied>>,
+    delivered: Waits<Delivered>,
 }
 
 impl Board {
@@ -132,9 +159,8 @@ impl Board {
                 parked: 0,
                 target: TargetState::Unknown,
             }),
-            applied: config.sources.iter().map(|_| watch::Sender::default()).collect(),
-            wanted: config.sources.iter().map(|_| watch::Sender::default()).collect(),
-            delivered: watch::Sender::default(),
+            applied: config.sources.iter().map(|_| Waits::default()).collect(),
+            delivered: Waits::default(),
         }
     }
 
@@ -152,26 +178,41 @@ impl Board {
         }
     }
 
-    /// Waits until the facts of every commit of `source` up to `position` are acknowledged by the fact store.
-    pub async fn wait(&self, source: usize, position: &Position) -> Option<Offset> {
-        self.wanted[source].send_if_modified(|wanted| {
-            let further = wanted.as_ref().is_none_or(|wanted| !wanted.reaches(position));
-            if further {
-                *wanted = Some(position.clone());
-            }
-            further
-        });
-        let mut applied = self.applied[source].subscribe();
-        let reached = applied.wait_for(|applied| applied.position.as_ref().is_some_and(|here| here.reaches(position)));
-        let commit_no = reached.await.expect("the board holds the sender").commit_no;
-        let mut delivered = self.delivered.subscribe();
-        let delivered = delivered.wait_for(|delivered| delivered.commit_no >= commit_no).await.expect("the board holds the sender");
-        delivered.offset.clone()
+    /// Why `source` can never get to `position`, if it counts in another measure.
+    pub fn never(&self, source: usize, position: &Position) -> Option<String> {
+        let line = &self.lines().sources[source];
+        let (known, kind) = match position {
+            Position::Lsn(_) => (line.kind == "postgres", "an LSN is a position of PostgreSQL"),
+            Position::Digest(_) => (line.kind == "csv", "a SHA-256 digest is a position of a CSV file"),
+        };
+        (!known).then(|| format!("source \"{}\" is {}, and {kind}", line.name, line.kind))
     }
 
-    /// What somebody waits for at `source`.
+    /// Waits until the facts of every commit of `source` up to `position` are acknowledged by the fact store.
+    pub async fn wait(&self, source: usize, position: &Position) -> Option<Offset> {
+        let commit_no = self.applied[source].wait(position).await.commit_no;
+        self.delivered.wait(&commit_no).await.offset
+    }
+
+    /// What those who wait for `position` of `source` are kept by, for a person.
+    pub fn kept_by(&self, source: usize, position: &Position) -> String {
+        let applied = self.applied[source].get().passes(position);
+        let lines = self.lines();
+        let line = &lines.sources[source];
+        match (&line.position, &lines.target) {
+            (None, _) => format!("source \"{}\" is {}", line.name, state_name(&line.state)),
+            (Some(here), _) if !here.reaches(position) => format!("source \"{}\" is {} at {here}", line.name, state_name(&line.state)),
+            (Some(_), TargetState::Failing(problem)) => format!("the fact store does not answer: {problem}"),
+            (Some(_), TargetState::Unknown | TargetState::Reachable) if applied => format!("{} facts wait to be sent", lines.outbox),
+            (Some(_), TargetState::Unknown | TargetState::Reachable) => {
+                format!("source \"{}\" was not compared with the fact store yet", line.name)
+            }
+        }
+    }
+
+    /// What somebody waits for at `source`, the soonest.
     pub fn wanted(&self, source: usize) -> watch::Receiver<Option<Position>> {
-        self.wanted[source].subscribe()
+        self.applied[source].next()
     }
 
     pub(super) fn state(&self, source: usize, state: SourceState) {
@@ -190,7 +231,7 @@ impl Board {
             line.position = Some(position.clone());
             line.note_lag();
         }
-        self.applied[source].send_replace(Applied { position: Some(position), commit_no });
+        self.applied[source].set(Applied { position: Some(position), commit_no });
     }
 
     /// The desired facts up to `commit_no` are those of a snapshot or of an earlier process.
@@ -200,7 +241,7 @@ impl Board {
     pub(super) fn founded(&self, source: usize, commit_no: Option<u64>) {
         self.lines().sources[source].founded = commit_no;
         if commit_no.is_none() {
-            self.applied[source].send_replace(Applied::default());
+            self.applied[source].set(Applied::default());
         }
     }
 
@@ -250,7 +291,7 @@ impl Board {
     }
 
     pub(super) fn delivered(&self, delivered: Delivered) {
-        self.delivered.send_replace(delivered);
+        self.delivered.set(delivered);
     }
 
     /// Ready: every source is followed, what its snapshot found is delivered, and the fact store answers. Else why not.
@@ -262,7 +303,7 @@ impl Board {
             }
             match line.founded {
                 None => return Err(format!("source \"{}\" was not compared with the fact store yet", line.name)),
-                Some(commit_no) if self.delivered.borrow().commit_no < commit_no => {
+                Some(commit_no) if self.delivered.get().commit_no < commit_no => {
                     return Err(format!("the first facts of source \"{}\" are still being delivered", line.name));
                 }
                 Some(_) => {}
@@ -278,7 +319,7 @@ impl Board {
     /// `/v1/status`.
     pub fn status(&self) -> Status {
         let lines = self.lines();
-        let offset = self.delivered.borrow().offset.clone();
+        let offset = self.delivered.get().offset.clone();
         Status {
             state: overall(&lines.sources),
             sources: lines.sources.iter().map(SourceLine::status).collect(),

@@ -29,6 +29,7 @@ mod start;
 mod status;
 #[cfg(test)]
 mod tests;
+mod waits;
 mod writer;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
