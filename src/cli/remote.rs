@@ -28,6 +28,8 @@ pub(super) struct WaitArgs {
 
 /// How much longer than the wait itself the answer may take.
 const MARGIN: Duration = Duration::from_secs(2);
+/// Between a wait that was in vain and the next one.
+const AGAIN: Duration = Duration::from_millis(500);
 /// The most an answer may have: a status of ten thousand fact types.
 const MOST_BYTES: usize = 16 << 20;
 
@@ -56,6 +58,8 @@ pub(super) async fn wait(global: &Global, args: &WaitArgs) -> anyhow::Result<Exi
         if answer.status != StatusCode::GATEWAY_TIMEOUT || left <= LONGEST_WAIT {
             return Ok(refused(&answer));
         }
+        // Between here and there may be a proxy that gives up at once.
+        tokio::time::sleep(AGAIN).await;
     }
 }
 
