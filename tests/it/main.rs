@@ -16,6 +16,7 @@ mod delta_rules;
 mod embedded;
 mod invariants;
 mod live_views;
+mod middleware;
 mod mongo_source;
 mod oracles;
 mod oso_target;
