@@ -177,13 +177,13 @@ def revocations_under(server, work, args, plan, limits):
     line('none', revoke(session, port, 1, args.seconds), 0)
     run.stop()
     run.configure(query)
+    began = time.perf_counter()
     run.start()
-    until(lambda: run.alive() and run.status()['outbox']['facts'] > args.backfill // 20)
-    times = revoke(session, port, revocable // 2 + 1, args.seconds)
-    left = run.status()['outbox']['facts']
-    line('under way', times, left)
-    if left == 0:
-        print(f'the first load was done before the revocations were; take a larger --backfill', file=sys.stderr)
+    until(lambda: run.alive() and queued(run) > args.backfill // 20)
+    read = time.perf_counter() - began
+    times = revoke(session, port, revocable // 2 + 1, args.seconds, lambda: queued(run) > 0)
+    line('under way', times, queued(run))
+    print(f'{plan}: from the start until the load was read, compared and queued: {read:.1f} s', file=sys.stderr)
     session.close()
     run.stop()
     store.terminate()
@@ -191,19 +191,28 @@ def revocations_under(server, work, args, plan, limits):
     server.sql(database, f"SELECT pg_drop_replication_slot('factsync_{database}')")
 
 
+def queued(run):
+    """Facts that wait to be sent, of either queue."""
+    outbox = run.status().get('outbox', {})
+    return outbox.get('facts', 0) + outbox.get('backlog', 0)
+
+
 def listens(port):
     with socket.socket() as probe:
         return probe.connect_ex(('127.0.0.1', port)) == 0
 
 
-def revoke(session, port, first, seconds):
-    """Deletes one row after the other; the milliseconds that each fact outlived its row."""
+def revoke(session, port, first, seconds, under_way=lambda: True):
+    """Deletes one row after the other, as long as something is under way; the milliseconds that each fact outlived its row."""
     connection = http.client.HTTPConnection('127.0.0.1', port, timeout=60)
     connection.connect()
     connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     times, began = [], time.perf_counter()
     for turn in range(seconds * 10):
         time.sleep(max(0, began + turn / 10 - time.perf_counter()))
+        # Seldom, because looking costs something, too.
+        if turn % 10 == 9 and not under_way():
+            break
         assert is_there(connection, first + turn), f'fact {first + turn} is not there to be revoked'
         assert session.ask(f'DELETE FROM member WHERE id = {first + turn} RETURNING id') == str(first + turn)
         committed = time.perf_counter()
@@ -319,10 +328,10 @@ class Sampler:
 
     def sample(self):
         while not self.stop.wait(0.5):
-            outbox = self.run.status().get('outbox', {})
+            mode = self.run.status().get('outbox', {}).get('mode', 'unknown')
             self.disk, self.kept = max(self.disk, self.run.disk()), max(self.kept, self.session.kept(self.slot))
-            self.queue = max(self.queue, outbox.get('facts', 0))
-            self.modes.add(outbox.get('mode', 'unknown'))
+            self.queue = max(self.queue, queued(self.run))
+            self.modes.add(mode)
 
     def end(self):
         self.stop.set()
@@ -390,8 +399,8 @@ def commit_changes(server, database, session, run, args):
         DECLARE row_id int; was bool; facts bigint := 0;
         BEGIN
           FOR k IN first..last LOOP
-            row_id := 1 + (k * 2654435761) % {args.working};
-            IF (k * 40503) >> 3 & 1 = 0 THEN UPDATE member SET active = NOT active WHERE id = row_id; facts := facts + 1;
+            row_id := 1 + (hashint8extended(k, 1) & 9223372036854775807) % {args.working};
+            IF hashint8extended(k, 2) & 1 = 0 THEN UPDATE member SET active = NOT active WHERE id = row_id; facts := facts + 1;
             ELSE UPDATE member SET team_id = 1 + team_id % 3 WHERE id = row_id RETURNING active INTO was; facts := facts + CASE WHEN was THEN 2 ELSE 0 END;
             END IF;
             IF k % {args.transaction} = 0 THEN COMMIT; END IF;

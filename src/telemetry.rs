@@ -18,6 +18,8 @@ pub const HELD_REMOVALS: &str = "factsync_held_removals";
 pub const OUTBOX_FACTS: &str = "factsync_outbox_facts";
 /// Fact changes that the fact store refused.
 pub const PARKED_FACTS: &str = "factsync_parked_facts";
+/// Requests to `/v1/wait` that have no answer yet.
+pub const WAITERS: &str = "factsync_waiters";
 /// Fact changes acknowledged by the fact store.
 pub const DELIVERED_FACTS: &str = "factsync_delivered_facts_total";
 /// Attempts to deliver that failed.
@@ -68,6 +70,7 @@ pub fn init_metrics() -> PrometheusHandle {
         (HELD_REMOVALS, "Removals that wait for a person"),
         (OUTBOX_FACTS, "Fact changes not yet acknowledged by the fact store"),
         (PARKED_FACTS, "Fact changes that the fact store refused"),
+        (WAITERS, "Requests to /v1/wait that have no answer yet"),
         (LAG_BYTES, "Bytes of log between the source's end and the applied position"),
         (LAG_SECONDS, "Seconds since the source was last caught up with"),
         (SOURCE_UP, "1 while the source is followed"),

@@ -44,8 +44,8 @@ pub(super) async fn status(global: &Global) -> anyhow::Result<Exit> {
 
 pub(super) async fn wait(global: &Global, args: &WaitArgs) -> anyhow::Result<Exit> {
     let began = Instant::now();
+    let mut left = args.timeout;
     loop {
-        let left = args.timeout.saturating_sub(began.elapsed());
         let patience = left.min(LONGEST_WAIT);
         let mut query = vec![("position", args.position.to_string()), ("timeout_ms", patience.as_millis().to_string())];
         query.extend(args.source.iter().map(|source| ("source", source.clone())));
@@ -60,6 +60,7 @@ pub(super) async fn wait(global: &Global, args: &WaitArgs) -> anyhow::Result<Exi
         }
         // Between here and there may be a proxy that gives up at once.
         tokio::time::sleep(AGAIN).await;
+        left = args.timeout.saturating_sub(began.elapsed());
     }
 }
 

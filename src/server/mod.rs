@@ -29,7 +29,7 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 
-use crate::{data::Position, engine::Board, target::Offset};
+use crate::{data::Position, engine::Board, target::Offset, telemetry};
 
 /// How long `/v1/wait` waits unless told: what an interactive request can afford.
 const DEFAULT_WAIT: Duration = Duration::from_secs(5);
@@ -101,6 +101,7 @@ async fn status(State(shared): State<Shared>) -> Response {
 
 async fn render_metrics(State(shared): State<Shared>) -> Response {
     shared.board.record_metrics();
+    metrics::gauge!(telemetry::WAITERS).set((MOST_WAITERS - shared.waiters.available_permits()) as f64);
     shared.metrics.run_upkeep();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], shared.metrics.render()).into_response()
 }

@@ -144,11 +144,12 @@ async fn answers(connections: Vec<TcpStream>) -> Vec<String> {
     join_all(connections.into_iter().map(answer)).await
 }
 
-/// Waits until `process` holds that many connections.
-async fn connected(process: &Process, count: usize) {
-    let files = format!("/proc/{}/fd", process.pid());
-    eventually_async(PATIENCE, "every connection is accepted", async || {
-        (std::fs::read_dir(&files).expect("the process runs").count() > count).then_some(())
+/// Waits until that many requests wait in `process`.
+async fn inside(process: &Process, count: usize) {
+    let line = format!("factsync_waiters {count}");
+    eventually_async(PATIENCE, "every request waits", async || {
+        let (_, metrics) = process.get("/metrics").await;
+        metrics.lines().any(|found| found == line).then_some(())
     })
     .await;
 }
@@ -178,7 +179,7 @@ async fn exact_a_thousand_waiters_all_get_the_same_right_answer() {
     app.sql("DELETE FROM member WHERE id = 1; INSERT INTO member VALUES (2)").await;
     let position = app.position().await;
     let waiters = ask_all(&process, WAITERS, &position, 55_000).await;
-    connected(&process, WAITERS).await;
+    inside(&process, WAITERS).await;
     let (status, body) = wait(&process, &position, 300).await;
     assert_eq!(status, 504, "nothing is acknowledged by a fact store that is away: {body}");
     assert!(body.contains("the fact store does not answer"), "{body}");
@@ -222,6 +223,7 @@ async fn bounded_waiters_cost_what_they_hold_and_leave_nothing_behind() {
         for answer in answers(waiters).await {
             assert!(answer.starts_with("HTTP/1.1 504"), "{answer}");
         }
+        inside(&process, 0).await;
         let now = resident(&process);
         assert!(now < alone + 100 * 1024, "round {round}: a thousand waiters made {alone} KiB {now} KiB");
         if round == 2 {
@@ -240,25 +242,18 @@ async fn bounded_more_waiters_than_the_limit_are_told_to_come_back() {
     app.settle(&process).await;
     let future = app.ask("SELECT pg_current_wal_lsn() + 1000000000").await;
     let waiters = ask_all(&process, MOST_WAITERS, &future, 50_000).await;
-    // Each of them is inside once the next one finds no room.
-    let refused = eventually_async(PATIENCE, "there is no room", async || {
-        let more = ask_all(&process, 1, &future, 50).await.remove(0);
-        Some(answer(more).await).filter(|answer| answer.starts_with("HTTP/1.1 503"))
-    })
-    .await;
+    inside(&process, MOST_WAITERS).await;
+    let refused = answer(ask_all(&process, 1, &future, 50).await.remove(0)).await;
+    assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
     assert!(refused.contains("\r\nretry-after: 1\r\n") && refused.contains("4096 requests are waiting already"), "{refused}");
     // Everything else goes on, and who leaves makes room.
     assert_eq!(process.get("/healthz").await.0, 200);
     drop(waiters);
-    eventually_async(PATIENCE, "there is room again", async || {
-        let (status, body) = wait(&process, "0/1", 1000).await;
-        assert!(status == 200 || status == 503, "{status}: {body}");
-        (status == 200).then_some(())
-    })
-    .await;
+    inside(&process, 0).await;
+    assert_eq!(wait(&process, "0/1", 1000).await.0, 200);
     // A stop is not held up by those who wait.
     let waiters = ask_all(&process, 10, &future, 50_000).await;
-    assert_eq!(wait(&process, &future, 100).await.0, 504, "they are inside: requests are taken in order");
+    inside(&process, waiters.len()).await;
     let asked = Instant::now();
     assert!(tokio::task::spawn_blocking(|| process.terminate()).await.expect("it stops").success());
     assert!(asked.elapsed() < STOP, "stopping took {:?}", asked.elapsed());
