@@ -192,9 +192,8 @@ def revocations_under(server, work, args, plan, limits):
 
 
 def queued(run):
-    """Facts that wait to be sent, of either queue."""
-    outbox = run.status().get('outbox', {})
-    return outbox.get('facts', 0) + outbox.get('backlog', 0)
+    """Facts that wait to be sent, live or not."""
+    return run.status().get('outbox', {}).get('facts', 0)
 
 
 def listens(port):

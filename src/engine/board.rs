@@ -6,69 +6,32 @@
 //! 1. `applied`: the source's position is in the desired facts, and whatever it changed has a commit number;
 //! 2. `delivered`: the fact store has acknowledged every entry up to that number.
 
+mod waits;
+
+pub use waits::{Applied, Delivered};
+
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard},
-    time::{Instant, SystemTime},
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
+    time::{Duration, Instant, SystemTime},
 };
-
-use tokio::sync::watch;
 
 use crate::{
     config::Config,
     data::Position,
     engine::{
-        status::{FactTypeStatus, HeldStatus, OutboxStatus, ReconcileStatus, SourceStatus, Status, TargetStatus},
-        waits::{Mark, Waits},
+        board::waits::Waits,
+        status::{FactTypeStatus, HeldStatus, OutboxStatus, QuotaStatus, ReconcileStatus, SourceStatus, Status, TargetStatus},
+        writer::Queues,
     },
     source::SourceState,
     store::{Change, ViewRecord},
-    target::{Offset, quota::Plan},
+    target::{
+        FactStore,
+        quota::{Budget, Plan},
+    },
     telemetry,
 };
-
-/// How far one source is in the desired facts.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Applied {
-    /// Its position, once the fact store was compared with the snapshot.
-    pub position: Option<Position>,
-    /// The last commit number that was given out when it got there.
-    pub commit_no: u64,
-}
-
-/// How far the fact store is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Delivered {
-    /// Every commit up to this number is acknowledged.
-    pub commit_no: u64,
-    /// The fact store's last token.
-    pub offset: Option<Offset>,
-}
-
-impl Mark for Applied {
-    type Place = Position;
-
-    fn passes(&self, place: &Position) -> bool {
-        self.position.as_ref().is_some_and(|here| here.reaches(place))
-    }
-
-    fn sooner(a: &Position, b: &Position) -> bool {
-        b.reaches(a)
-    }
-}
-
-impl Mark for Delivered {
-    /// A commit number.
-    type Place = u64;
-
-    fn passes(&self, place: &u64) -> bool {
-        self.commit_no >= *place
-    }
-
-    fn sooner(a: &u64, b: &u64) -> bool {
-        a <= b
-    }
-}
 
 /// Whether the fact store answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +42,32 @@ pub enum TargetState {
     Reachable,
     /// It did not; the text is for a person.
     Failing(String),
+}
+
+/// What delivery is busy with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Commits go as they come. Entered when nothing else waits.
+    Live,
+    /// What a comparison found goes where commits leave room. Entered when it has found something.
+    Backfill,
+    /// What waited too long is netted, revocations first. Entered when the outbox is too long, left when all of that is delivered; a
+    /// restart in between goes on as [`Mode::Backfill`], and comes back here if the outbox is still too long.
+    CatchUp,
+}
+
+impl Mode {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Live, Self::Backfill, Self::CatchUp];
+
+    /// Its name in `/v1/status` and in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Backfill => "backfill",
+            Self::CatchUp => "catch-up",
+        }
+    }
 }
 
 /// Outcome of the last comparison with the fact store.
@@ -116,7 +105,10 @@ struct ViewLine {
 struct Lines {
     sources: Vec<SourceLine>,
     views: Vec<Vec<ViewLine>>,
-    outbox: u64,
+    queues: Queues,
+    mode: Mode,
+    /// Changes that the fact store takes in a second, as far as it was measured.
+    rate: Option<f64>,
     parked: u64,
     target: TargetState,
 }
@@ -126,6 +118,7 @@ pub struct Board {
     target_kind: &'static str,
     plan: Plan,
     lines: Mutex<Lines>,
+    store: OnceLock<Arc<dyn FactStore>>,
     applied: Vec<Waits<Applied>>,
     delivered: Waits<Delivered>,
 }
@@ -152,10 +145,13 @@ impl Board {
         Self {
             target_kind,
             plan,
+            store: OnceLock::new(),
             lines: Mutex::new(Lines {
                 sources: sources.collect(),
                 views: views.collect(),
-                outbox: 0,
+                queues: Queues::default(),
+                mode: Mode::Live,
+                rate: None,
                 parked: 0,
                 target: TargetState::Unknown,
             }),
@@ -176,43 +172,6 @@ impl Board {
             None if lines.sources.len() == 1 => Ok(0),
             None => Err(format!("there are several sources; name one with source=: {}", names())),
         }
-    }
-
-    /// Why `source` can never get to `position`, if it counts in another measure.
-    pub fn never(&self, source: usize, position: &Position) -> Option<String> {
-        let line = &self.lines().sources[source];
-        let (known, kind) = match position {
-            Position::Lsn(_) => (line.kind == "postgres", "an LSN is a position of PostgreSQL"),
-            Position::Digest(_) => (line.kind == "csv", "a SHA-256 digest is a position of a CSV file"),
-        };
-        (!known).then(|| format!("source \"{}\" is {}, and {kind}", line.name, line.kind))
-    }
-
-    /// Waits until the facts of every commit of `source` up to `position` are acknowledged by the fact store.
-    pub async fn wait(&self, source: usize, position: &Position) -> Option<Offset> {
-        let commit_no = self.applied[source].wait(position).await.commit_no;
-        self.delivered.wait(&commit_no).await.offset
-    }
-
-    /// What those who wait for `position` of `source` are kept by, for a person.
-    pub fn kept_by(&self, source: usize, position: &Position) -> String {
-        let applied = self.applied[source].get().passes(position);
-        let lines = self.lines();
-        let line = &lines.sources[source];
-        match (&line.position, &lines.target) {
-            (None, _) => format!("source \"{}\" is {}", line.name, state_name(&line.state)),
-            (Some(here), _) if !here.reaches(position) => format!("source \"{}\" is {} at {here}", line.name, state_name(&line.state)),
-            (Some(_), TargetState::Failing(problem)) => format!("the fact store does not answer: {problem}"),
-            (Some(_), TargetState::Unknown | TargetState::Reachable) if applied => format!("{} facts wait to be sent", lines.outbox),
-            (Some(_), TargetState::Unknown | TargetState::Reachable) => {
-                format!("source \"{}\" was not compared with the fact store yet", line.name)
-            }
-        }
-    }
-
-    /// What somebody waits for at `source`, the soonest.
-    pub fn wanted(&self, source: usize) -> watch::Receiver<Option<Position>> {
-        self.applied[source].next()
     }
 
     pub(super) fn state(&self, source: usize, state: SourceState) {
@@ -278,8 +237,22 @@ impl Board {
         self.lines().sources[source].reconciled = Some(Reconciled { at: SystemTime::now(), missing, stale });
     }
 
-    pub(super) fn outbox(&self, facts: u64) {
-        self.lines().outbox = facts;
+    pub(super) fn queues(&self, queues: Queues) {
+        self.lines().queues = queues;
+    }
+
+    pub(super) fn mode_of_delivery(&self, mode: Mode) {
+        self.lines().mode = mode;
+    }
+
+    pub(super) fn rate(&self, per_second: f64) {
+        self.lines().rate = Some(per_second);
+    }
+
+    /// Shows what of its quota is used.
+    pub(super) fn spends(&self, store: Arc<dyn FactStore>) {
+        // There is one fact store to a run.
+        let _ = self.store.set(store);
     }
 
     pub(super) fn parked(&self, facts: u64) {
@@ -325,10 +298,12 @@ impl Board {
             sources: lines.sources.iter().map(SourceLine::status).collect(),
             fact_types: lines.views.iter().flatten().map(|view| view.status(&lines.sources)).collect(),
             outbox: OutboxStatus {
-                facts: lines.outbox,
+                facts: lines.queues.outbox + lines.queues.backlog,
+                backlog: lines.queues.backlog,
                 parked: lines.parked,
-                mode: "live",
-                eta_seconds: self.plan.time_for(lines.outbox).as_secs(),
+                mode: lines.mode.name(),
+                eta_seconds: self.eta(&lines).as_secs(),
+                quota: self.budget().map(|Budget { per_minute, used }| QuotaStatus { updates_per_minute: per_minute, used }),
             },
             target: TargetStatus {
                 kind: self.target_kind,
@@ -363,9 +338,30 @@ impl Board {
             metrics::gauge!(telemetry::SKIPPED_ROWS, "fact_type" => view.signature.clone()).set(view.skipped.values().sum::<u64>() as f64);
             metrics::gauge!(telemetry::HELD_REMOVALS, "fact_type" => view.signature.clone()).set(view.held as f64);
         }
-        metrics::gauge!(telemetry::OUTBOX_FACTS).set(lines.outbox as f64);
+        metrics::gauge!(telemetry::OUTBOX_FACTS).set((lines.queues.outbox + lines.queues.backlog) as f64);
+        metrics::gauge!(telemetry::BACKLOG_FACTS).set(lines.queues.backlog as f64);
+        metrics::gauge!(telemetry::OUTBOX_ETA).set(self.eta(&lines).as_secs_f64());
+        for mode in Mode::ALL {
+            metrics::gauge!(telemetry::DELIVERY_MODE, "mode" => mode.name()).set(f64::from(u8::from(lines.mode == mode)));
+        }
+        if let Some(Budget { per_minute, used }) = self.budget() {
+            metrics::gauge!(telemetry::QUOTA_UPDATES).set(f64::from(per_minute));
+            metrics::gauge!(telemetry::QUOTA_USED).set(f64::from(used));
+        }
         metrics::gauge!(telemetry::PARKED_FACTS).set(lines.parked as f64);
         metrics::gauge!(telemetry::TARGET_UP).set(f64::from(u8::from(lines.target == TargetState::Reachable)));
+    }
+
+    /// How long it takes to deliver what waits: as long as the quota says, or as the fact store takes.
+    fn eta(&self, lines: &Lines) -> Duration {
+        let Queues { outbox, backlog, .. } = lines.queues;
+        let paced = self.plan.time_for(outbox) + self.plan.time_to_spare(backlog);
+        let taken = lines.rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64((outbox + backlog) as f64 / rate.max(1.0)));
+        paced.max(taken)
+    }
+
+    fn budget(&self) -> Option<Budget> {
+        self.store.get().and_then(|store| store.quota().budget())
     }
 
     fn lines(&self) -> MutexGuard<'_, Lines> {

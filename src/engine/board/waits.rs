@@ -19,6 +19,12 @@ use std::{
 
 use tokio::sync::{oneshot, watch};
 
+use crate::{
+    data::Position,
+    engine::board::{Board, TargetState, state_name},
+    target::Offset,
+};
+
 /// What is waited for.
 pub(super) trait Mark: Clone + Default {
     /// Where it may get to.
@@ -29,6 +35,49 @@ pub(super) trait Mark: Clone + Default {
 
     /// Whether `a` is passed no later than `b`.
     fn sooner(a: &Self::Place, b: &Self::Place) -> bool;
+}
+
+/// How far one source is in the desired facts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Its position, once the fact store was compared with the snapshot.
+    pub position: Option<Position>,
+    /// The last commit number that was given out when it got there.
+    pub commit_no: u64,
+}
+
+/// How far the fact store is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// Every commit up to this number is acknowledged.
+    pub commit_no: u64,
+    /// The fact store's last token.
+    pub offset: Option<Offset>,
+}
+
+impl Mark for Applied {
+    type Place = Position;
+
+    fn passes(&self, place: &Position) -> bool {
+        self.position.as_ref().is_some_and(|here| here.reaches(place))
+    }
+
+    fn sooner(a: &Position, b: &Position) -> bool {
+        b.reaches(a)
+    }
+}
+
+impl Mark for Delivered {
+    /// A commit number.
+    type Place = u64;
+
+    fn passes(&self, place: &u64) -> bool {
+        self.commit_no >= *place
+    }
+
+    fn sooner(a: &u64, b: &u64) -> bool {
+        a <= b
+    }
 }
 
 /// A mark and those who wait for it.
@@ -127,6 +176,45 @@ impl<M: Mark> Drop for Ticket<'_, M> {
         if self.waits.next.borrow().as_ref().is_none_or(|next| M::sooner(&place, next)) {
             self.waits.find_next(&line);
         }
+    }
+}
+
+impl Board {
+    /// Why `source` can never get to `position`, if it counts in another measure.
+    pub fn never(&self, source: usize, position: &Position) -> Option<String> {
+        let line = &self.lines().sources[source];
+        let (known, kind) = match position {
+            Position::Lsn(_) => (line.kind == "postgres", "an LSN is a position of PostgreSQL"),
+            Position::Digest(_) => (line.kind == "csv", "a SHA-256 digest is a position of a CSV file"),
+        };
+        (!known).then(|| format!("source \"{}\" is {}, and {kind}", line.name, line.kind))
+    }
+
+    /// Waits until the facts of every commit of `source` up to `position` are acknowledged by the fact store.
+    pub async fn wait(&self, source: usize, position: &Position) -> Option<Offset> {
+        let commit_no = self.applied[source].wait(position).await.commit_no;
+        self.delivered.wait(&commit_no).await.offset
+    }
+
+    /// What those who wait for `position` of `source` are kept by, for a person.
+    pub fn kept_by(&self, source: usize, position: &Position) -> String {
+        let applied = self.applied[source].get().passes(position);
+        let lines = self.lines();
+        let line = &lines.sources[source];
+        match (&line.position, &lines.target) {
+            (None, _) => format!("source \"{}\" is {}", line.name, state_name(&line.state)),
+            (Some(here), _) if !here.reaches(position) => format!("source \"{}\" is {} at {here}", line.name, state_name(&line.state)),
+            (Some(_), TargetState::Failing(problem)) => format!("the fact store does not answer: {problem}"),
+            (Some(_), TargetState::Unknown | TargetState::Reachable) if applied => format!("{} facts wait to be sent", lines.queues.outbox),
+            (Some(_), TargetState::Unknown | TargetState::Reachable) => {
+                format!("source \"{}\" was not compared with the fact store yet", line.name)
+            }
+        }
+    }
+
+    /// What somebody waits for at `source`, the soonest.
+    pub fn wanted(&self, source: usize) -> watch::Receiver<Option<Position>> {
+        self.applied[source].next()
     }
 }
 
