@@ -17,6 +17,7 @@ mod embedded;
 mod faults;
 mod invariants;
 mod live_views;
+mod middleware;
 mod mongo_source;
 mod oracles;
 mod oso_target;
