@@ -21,7 +21,6 @@ use crate::{
     target::{
         TargetError,
         embedded::{self, EmbeddedStore},
-        oso::Purpose,
     },
     telemetry,
     view::Guard,
@@ -44,7 +43,7 @@ pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit>
     let choice = target::choose(global)?;
     let mut state = target::lock(&global.state)?;
     let followers = config.sources.iter().map(|source| follower(source, &state.spool())).collect::<Result<Vec<_>, _>>()?;
-    let target = choice.open(global, Some(&state), Purpose::Keep)?;
+    let target = choice.open(global, Some(&state))?;
     let api = match &target.embedded {
         Some(store) => Some(embedded::router(store.clone(), target::access(global)?, global.limits)),
         None => None,

@@ -107,6 +107,8 @@ pub(super) struct Deliver {
     failing: Option<Failing>,
     /// When the log last said how far it is.
     said: Instant,
+    /// Whether something else than a fact store answered since writes were last taken.
+    misled: bool,
 }
 
 /// How waiting ends.
@@ -132,10 +134,12 @@ impl Deliver {
             mode: Mode::Live,
             stride: Stride::new(target.limits().entries),
             rate: Rate::new(budget.map(|budget| budget.per_minute)),
-            tried: None,
+            // Of the process before this one nobody knows what it had on its way.
+            tried: writer.left_over(),
             paid: 0,
             failing: None,
             said: Instant::now(),
+            misled: false,
             writer,
             target,
             board,
@@ -146,9 +150,6 @@ impl Deliver {
 
     /// Delivers until the process stops. An error is a bug or a store that cannot be written to.
     pub(super) async fn run(mut self) -> Result<(), EngineError> {
-        // Of the process before this one nobody knows what it had on its way: a batch, which is the start of the outbox.
-        let most = self.target.limits().entries;
-        self.tried = self.writer.parcel(most, 0).await?.outbox.last().map(|entry| entry.key);
         self.show().await?;
         let mut rest = Duration::ZERO;
         loop {
@@ -357,6 +358,9 @@ impl Deliver {
         let count = entries.len() as u64;
         let commit_no = self.writer.acknowledge(entries, offset.clone()).await?;
         crash::moment(Moment::Acknowledged);
+        if std::mem::take(&mut self.misled) {
+            self.writer.compare_again();
+        }
         metrics::counter!(telemetry::DELIVERED_FACTS).increment(count);
         self.board.delivered(Delivered { commit_no, offset: Some(offset) });
         Ok(())

@@ -37,6 +37,10 @@ pub(super) struct Writer {
     id: Arc<str>,
     commit_no: watch::Sender<u64>,
     queues: watch::Sender<Queues>,
+    /// The end of what the process before this one may have had on its way.
+    left_over: Option<OutboxKey>,
+    /// Turns when the fact store is to be compared anew.
+    again: watch::Sender<()>,
     board: Arc<Board>,
     /// Held by the delivery loop from reading a batch to its answer.
     under_way: Arc<tokio::sync::Mutex<()>>,
@@ -51,6 +55,9 @@ pub(super) struct Parcel {
     /// What they did not confirm, and is gone.
     pub(super) dropped: u64,
 }
+
+/// Entries of the outbox that can be on their way at once: a batch of the largest plan.
+const MOST_UNDER_WAY: usize = 1_000;
 
 /// How many changes wait where.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -73,16 +80,18 @@ impl Queues {
 
 impl Writer {
     /// `board` shows how much waits in the outbox.
-    pub(super) fn new(store: Store, board: Arc<Board>) -> Self {
+    pub(super) fn new(store: Store, board: Arc<Board>) -> Result<Self, EngineError> {
         board.queues(Queues::of(&store));
-        Self {
+        Ok(Self {
             board,
             id: store.id().into(),
             commit_no: watch::Sender::new(store.commit_no()),
             queues: watch::Sender::new(Queues::of(&store)),
+            left_over: store.outbox(MOST_UNDER_WAY)?.last().map(|entry| entry.key),
+            again: watch::Sender::default(),
             store: Arc::new(Mutex::new(store)),
             under_way: Arc::default(),
-        }
+        })
     }
 
     /// The store's UUID.
@@ -271,6 +280,26 @@ impl Writer {
     /// How long both queues are after the last transaction.
     pub(super) fn queues(&self) -> Queues {
         *self.queues.borrow()
+    }
+
+    /// The end of what the process before this one may have had on its way: nobody knows whether it arrived.
+    pub(super) fn left_over(&self) -> Option<OutboxKey> {
+        self.left_over
+    }
+
+    /// What was compared was perhaps not the fact store: a restart compares again, and so does whoever hears of
+    /// [`Writer::compare_again`], which is for the time when it is back.
+    pub(super) async fn doubt_comparisons(&self) -> Result<(), EngineError> {
+        self.run(|store| store.doubt_comparisons()).await
+    }
+
+    pub(super) fn compare_again(&self) {
+        self.again.send_replace(());
+    }
+
+    /// Turns with [`Writer::compare_again`].
+    pub(super) fn comparisons(&self) -> watch::Receiver<()> {
+        self.again.subscribe()
     }
 
     /// Up to which commit everything is delivered, the fact store's last token, and what it refused.

@@ -117,7 +117,7 @@ impl Play {
         store.begin("db", "fingerprint", "identity").expect("begun");
         let config = Config { sources: Vec::new(), local: Vec::new(), sync: SyncOptions::default() };
         let board = Arc::new(Board::new(&config, "asked", Plan::Unlimited));
-        let writer = Writer::new(store, board.clone());
+        let writer = Writer::new(store, board.clone()).expect("read");
         let at = Position::Lsn(Lsn(1));
         writer.replace("db", at.into(), vec![(view.clone(), extent(first)).into()]).await.expect("replaced");
         let view = writer.views(&[view]).await.expect("read").remove(0);
