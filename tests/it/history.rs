@@ -11,30 +11,48 @@ mod checker;
 mod facts;
 mod followed;
 mod recorder;
+mod repeated;
 mod source;
 mod wire;
 
 use std::time::Duration;
 
-use checker::Split;
+use checker::{Lane, Split};
 use followed::{Followed, Setup};
 use recorder::Manners;
+use source::{BULK, MANY};
+
+/// Whether comparisons and long queues go to the fact store behind live commits.
+const BACKLOG: bool = false;
 
 /// What a batch may hold on all plans but the free one.
 const BATCH: usize = 1_000;
 
-/// How many transactions a test commits where one is asked for.
+/// What a batch may hold on the free plan.
+const FREE_BATCH: usize = 20;
+
+/// Every fault that an answer may tell of or fail to.
+const BAD: Manners = Manners { busy: 8, broken: 10, cut: 12, silent: 0, slow: Duration::ZERO, repeated: 15, refuses: false, most: 0 };
+
+/// How many times as much a test does.
 fn times() -> u64 {
     if std::env::var_os("FACTSYNC_LONG").is_some() { 10 } else { 1 }
 }
 
 /// A well-behaved fact store and large transactions.
 fn setup(name: &'static str) -> Setup {
-    Setup { name, plan: "unlimited", bulk: 3_000, manners: Manners::default(), split: Split::Above(BATCH), delay: None, audits: "6h" }
+    Setup {
+        name,
+        plan: "unlimited",
+        rows: &[BULK],
+        bulk: 3_000,
+        missing: 30,
+        manners: Manners::default(),
+        split: Split::Above(BATCH),
+        delay: None,
+        audits: "6h",
+    }
 }
-
-/// Every fault that an answer may tell of or fail to.
-const BAD: Manners = Manners { busy: 8, broken: 10, cut: 12, silent: 0, slow: Duration::ZERO, repeated: 15, refuses: false, most: 0 };
 
 /// Commits `count` transactions, now and then waiting for them or watching.
 async fn work(followed: &mut Followed, count: u64) {
@@ -45,6 +63,13 @@ async fn work(followed: &mut Followed, count: u64) {
             1 => followed.watch().await,
             _ => {}
         }
+    }
+}
+
+/// Commits `count` transactions without waiting for any.
+async fn work_alone(followed: &mut Followed, count: u64) {
+    for _ in 0..count {
+        followed.commit().await;
     }
 }
 
@@ -64,6 +89,7 @@ async fn exact_every_state_is_one_under_every_fault() {
     followed.live();
     for _ in 0..3 * times() {
         work(&mut followed, 25).await;
+        // Refused connections, for as long as these take.
         followed.recorder.down().await;
         work_alone(&mut followed, 5).await;
         followed.recorder.up().await;
@@ -72,9 +98,91 @@ async fn exact_every_state_is_one_under_every_fault() {
     assert!(seen.whole > 10 && seen.repetitions > 5, "{seen:?}");
 }
 
-/// Commits `count` transactions without waiting for any.
-async fn work_alone(followed: &mut Followed, count: u64) {
-    for _ in 0..count {
-        followed.commit().await;
+/// Halving gives up the wholeness of commits, and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn exact_what_is_not_refused_goes_on_in_order() {
+    let manners = Manners { refuses: true, most: 100, ..BAD };
+    let setup = Setup { manners, bulk: 400, split: Split::Anywhere, ..setup("history of refusals") };
+    let mut followed = Followed::start(setup, 10).await;
+    followed.live();
+    work(&mut followed, 80 * times()).await;
+    let parked = followed.status("/outbox/parked").await;
+    assert!(parked.as_u64().is_some_and(|parked| parked > 0), "{parked}");
+    let seen = followed.finish().await;
+    assert!(seen.whole > 10 && seen.parts > 0, "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exact_on_the_free_plan() {
+    let free = Setup { plan: "free", rows: &[], bulk: 0, split: Split::Above(FREE_BATCH), ..setup("history of the free plan") };
+    let mut followed = Followed::start(Setup { manners: Manners { repeated: 15, ..Manners::default() }, ..free }, 10).await;
+    followed.live();
+    work(&mut followed, 25 * times()).await;
+    let seen = followed.finish().await;
+    assert!(seen.whole > 3, "{seen:?}");
+}
+
+/// Two batches: the one that is on its way when the revocation is committed, and one that was picked before the revocation was read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_is_never_delayed_behind_a_backfill() {
+    let delay = BACKLOG.then_some(2 * BATCH);
+    let backfill = Setup { plan: "growth", rows: &[BULK, MANY], bulk: 0, missing: 95, delay, ..setup("history of a backfill") };
+    let mut followed = Followed::prepare(backfill).await;
+    followed.run();
+    followed.batches(1).await;
+    for _ in 0..60 * times() {
+        work_alone(&mut followed, 3).await;
+        followed.batches(1).await;
+        if followed.status("/outbox/facts").await == 0 {
+            break;
+        }
     }
+    let seen = followed.finish().await;
+    assert!(!BACKLOG || seen.revocations > 10, "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exact_across_kills_at_any_moment() {
+    let manners = Manners { slow: Duration::from_millis(20), ..BAD };
+    let mut followed = Followed::prepare(Setup { manners, ..setup("history of kills") }).await;
+    for round in 0..6 * times() {
+        // It hangs until it is killed if it meets with one of the batches that are never answered.
+        followed.recorder.set(Manners { silent: 10, ..manners });
+        followed.run();
+        let transactions = followed.random.below(25);
+        work_alone(&mut followed, transactions).await;
+        followed.kill();
+        if round % 2 == 1 {
+            followed.recorder.set(manners);
+            followed.run();
+            followed.reach().await;
+            followed.live();
+            let transactions = followed.random.below(25);
+            work(&mut followed, transactions).await;
+            followed.kill();
+        }
+    }
+    followed.recorder.set(manners);
+    followed.run();
+    let seen = followed.finish().await;
+    assert!(seen.whole > 10 && seen.repetitions > 3, "{seen:?}");
+}
+
+/// A long queue is delivered as a whole or folded; either way nothing shows that was false before the outage and after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn exact_after_an_outage() {
+    let mut followed = Followed::start(Setup { plan: "growth", ..setup("history of an outage") }, 5).await;
+    followed.live();
+    work(&mut followed, 5).await;
+    followed.reach().await;
+    followed.recorder.down().await;
+    let transactions = if BACKLOG { 100 } else { 15 };
+    work_alone(&mut followed, transactions).await;
+    followed.recorder.lane(Lane::Folded);
+    followed.recorder.up().await;
+    followed.reach().await;
+    followed.live();
+    work(&mut followed, 5).await;
+    let seen = followed.finish().await;
+    assert!(seen.whole > 3, "{seen:?}");
 }

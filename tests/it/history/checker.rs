@@ -5,14 +5,14 @@
 //!
 //! With each batch comes its *head*, the last moment that may have been known when it arrived. The rules:
 //!
-//! - **Order.** What a batch says of a fact, that it holds or does not, was so at some moment from that of the batch before which spoke of
-//!   it up to the head. So nothing comes before its transaction, and what was deleted comes back with a later transaction only. A delete
-//!   of what is not there counts: an insert from before it must not follow.
+//! - **Order.** What a batch says of a fact, that it holds or does not, was so at the source at some moment up to the head, and at none before
+//!   that of the batch which spoke of it last. So nothing comes before its transaction, and what was deleted comes back with a later
+//!   transaction only. A delete of what is not there counts: an insert from before it must not follow.
 //! - **Known.** A wait that was answered for a moment is a promise: from then on the store holds what held at all moments from there to the
 //!   head, and nothing that held at none of them. This is also the rule for facts that were true only inside of a transaction: they held
 //!   at no moment.
 //! - **Commit**, in the *live* lane: each state of the store is that of a moment, none before that of the state before; or it lies on the
-//!   way between two that are too far apart for a batch, the deletes first.
+//!   way between two that are too far apart for a batch, the deletes first. In the *folded* lane any two moments may have a way.
 //! - **Repetition.** A batch that comes twice in a row changes nothing the second time.
 //! - **Delay.** At most so many changes arrive between the commit of a revocation and its delete.
 //! - **End.** In the end the store holds what the source's last result says.
@@ -74,6 +74,8 @@ pub(super) enum Lane {
     Backlog,
     /// Those of commits only, in their order.
     Live,
+    /// Those of commits, any number of them folded into one, while nobody commits.
+    Folded,
 }
 
 /// When commits may arrive in several batches.
@@ -150,7 +152,7 @@ struct Checker<'h> {
     history: &'h History,
     step: usize,
     store: Facts,
-    /// The earliest moment that what was last said of a fact can be from; 0 where nothing was said.
+    /// The earliest moment that what was last said of a fact can be from.
     spoken: BTreeMap<usize, usize>,
     /// The last moment that was promised.
     reached: usize,
@@ -209,7 +211,8 @@ impl Checker<'_> {
 
     /// There is a moment at which `op` is true of `fact`, and what was said of it before is not from after it.
     fn order(&mut self, fact: usize, op: Op, head: usize) -> Checked {
-        let from = self.spoken.get(&fact).copied().unwrap_or(0);
+        // A change speaks of the source, so of no moment before its first.
+        let from = self.spoken.get(&fact).copied().unwrap_or(1);
         let held = |moment: &usize| self.history.moments[*moment].has(fact) == holds(op);
         let Some(moment) = (from..=head).find(held) else {
             let what = format!("{op:?} is true at no moment from {from} to {head}, {}", self.life(fact));
@@ -224,7 +227,7 @@ impl Checker<'_> {
         self.known(head)?;
         match self.lane {
             Lane::Backlog => Ok(()),
-            Lane::Live => self.commit(head),
+            Lane::Live | Lane::Folded => self.commit(head),
         }
     }
 
@@ -252,16 +255,13 @@ impl Checker<'_> {
         let whole = (self.position..=head).find(|moment| moments[*moment] == self.store);
         // A state on the way may happen to be that of a later moment; the earlier explanation is the one to keep.
         let parts = (self.position..whole.unwrap_or(head)).find(|from| (*from + 1..=head).any(|to| self.may_split(*from, to)));
-        match (parts, whole) {
-            (Some(from), _) => {
-                self.seen.parts += 1;
-                self.position = from;
-            }
-            (None, Some(moment)) => {
-                self.seen.whole += 1;
-                self.position = moment;
-            }
-            (None, None) => {
+        match whole {
+            Some(_) => self.seen.whole += 1,
+            None => self.seen.parts += 1,
+        }
+        match parts.or(whole) {
+            Some(moment) => self.position = moment,
+            None => {
                 let nearest = (self.position..=head).min_by_key(|moment| moments[*moment].distance(&self.store)).expect("a moment");
                 let differ = |one: &Facts, other: &Facts| one.iter().filter(|fact| !other.has(*fact)).take(5).collect::<Vec<_>>();
                 let (missing, stale) = (differ(&moments[nearest], &self.store), differ(&self.store, &moments[nearest]));
@@ -279,10 +279,11 @@ impl Checker<'_> {
     /// Whether the store is on the way between two moments that may be split.
     fn may_split(&self, from: usize, to: usize) -> bool {
         let (before, after) = (&self.history.moments[from], &self.history.moments[to]);
-        self.store.is_between(before, after)
-            && match self.history.split {
-                Split::Above(size) => before.distance(after) > size,
-                Split::Anywhere => true,
+        self.store != *after
+            && self.store.is_between(before, after)
+            && match (self.lane, self.history.split) {
+                (Lane::Live, Split::Above(size)) => before.distance(after) > size,
+                (Lane::Live, Split::Anywhere) | (Lane::Folded | Lane::Backlog, _) => true,
             }
     }
 

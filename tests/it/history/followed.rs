@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
+    time::Duration,
 };
 
 use factsync::target::Op;
@@ -13,13 +14,17 @@ use super::{
     checker::{History, Lane, Seen, Split, Step, Violation},
     facts::Facts,
     recorder::{Entry, Manners, Recorder},
-    source::{self, BULK, Fact, Oracle, Turns, Views},
+    source::{self, Fact, Oracle, Turns, Views},
 };
 use crate::support::{
+    eventually_async,
     factsync::{Process, client},
     github::{Github, Random},
     postgres::Major,
 };
+
+/// For a batch to arrive, at the free plan's pace and after a few failures.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Steps about a fact that are shown when its history has no explanation.
 const SHOWN: usize = 12;
@@ -29,8 +34,12 @@ pub(super) struct Setup {
     pub(super) name: &'static str,
     /// `--plan`.
     pub(super) plan: &'static str,
+    /// Rows beside those of the example.
+    pub(super) rows: &'static [&'static str],
     /// Up to about how many rows a transaction concerns; 0 for a handful.
     pub(super) bulk: u64,
+    /// Of a hundred facts of `rows`, how many the fact store lacks at first.
+    pub(super) missing: u64,
     pub(super) manners: Manners,
     pub(super) split: Split,
     pub(super) delay: Option<usize>,
@@ -61,11 +70,11 @@ impl Followed {
     pub(super) async fn prepare(setup: Setup) -> Self {
         let mut random = Random::new(setup.name);
         let github = Github::start(Major::V15).await;
-        let more = if setup.bulk > 0 { BULK } else { "" };
-        github.client.batch_execute(more).await.expect("the rows can be inserted");
-        let oracle = Oracle::start(&github, more).await;
+        let rows = setup.rows.concat();
+        github.client.batch_execute(&rows).await.expect("the rows can be inserted");
+        let oracle = Oracle::start(&github, &rows).await;
         let views = Views::new(&github.views());
-        let mut wrong = wrong(&oracle.first, &mut random);
+        let mut wrong = wrong(&oracle.first, setup.missing, &mut random);
         wrong.retain(|fact| !setup.manners.refuses || !views.is_refused(fact));
         let recorder = Recorder::start(views.clone(), wrong.clone(), setup.manners, random.split()).await;
         let folder = tempfile::tempdir().expect("a folder");
@@ -156,6 +165,15 @@ impl Followed {
         self.recorder.lane(Lane::Live);
     }
 
+    /// Until this many more batches have been applied, or none is to come.
+    pub(super) async fn batches(&self, more: usize) {
+        let goal = self.recorder.batches() + more;
+        eventually_async(DEADLINE, "batches arrive", async || {
+            (self.recorder.batches() >= goal || self.status("/outbox/facts").await == 0).then_some(())
+        })
+        .await;
+    }
+
     /// Waits for what is under way and gives the verdict, after `factsync` has come to rest.
     pub(super) async fn finish(mut self) -> Seen {
         self.reach().await;
@@ -175,9 +193,12 @@ impl Followed {
 }
 
 /// Facts a store may hold that nobody kept in step: some are missing, some are stale, and of those some become true later.
-fn wrong(right: &BTreeSet<Fact>, random: &mut Random) -> BTreeSet<Fact> {
+///
+/// `missing` of a hundred facts of the additional rows are missing, and a few of the example's own.
+fn wrong(right: &BTreeSet<Fact>, missing: u64, random: &mut Random) -> BTreeSet<Fact> {
     let facts: Vec<&Fact> = right.iter().collect();
-    let mut wrong: BTreeSet<Fact> = facts.iter().filter(|_| random.below(3) > 0).map(|fact| (*fact).clone()).collect();
+    let mut kept = |fact: &Fact| random.below(100) >= if fact.is_additional() { missing } else { 20 };
+    let mut wrong: BTreeSet<Fact> = facts.iter().filter(|fact| kept(fact)).map(|fact| (*fact).clone()).collect();
     for _ in 0..facts.len() / 4 {
         let mut fact = facts[random.below(facts.len() as u64) as usize].clone();
         let other = facts[random.below(facts.len() as u64) as usize];

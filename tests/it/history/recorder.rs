@@ -142,11 +142,6 @@ impl Recorder {
         self.shared.head.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// It turned out that nothing was committed.
-    pub(super) fn never_mind(&self) {
-        self.shared.head.fetch_sub(1, Ordering::SeqCst);
-    }
-
     pub(super) fn committed(&self, moment: usize) {
         self.shared.lock().entries.push(Entry::Committed { moment });
     }

@@ -21,11 +21,21 @@ pub(super) const BULK: &str = "
     INSERT INTO team_member SELECT 1000, 1000 + n FROM generate_series(0, 399) AS n;
     INSERT INTO repository SELECT 1000 + n, 1000 + n % 2, 'bulk' || n, n % 3 = 0 FROM generate_series(0, 999) AS n;";
 
+/// More facts of those rows, so that a backfill takes a while.
+pub(super) const MANY: &str = "INSERT INTO team_repository SELECT 1000, 1000 + n, 'writer' FROM generate_series(0, 13) AS n;";
+
 /// A fact: the number of its query, and the query's row.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Fact {
     pub(super) view: usize,
     pub(super) cells: Vec<String>,
+}
+
+impl Fact {
+    /// Whether it is one of [`BULK`] or [`MANY`].
+    pub(super) fn is_additional(&self) -> bool {
+        self.cells.iter().any(|cell| cell.parse::<u64>().is_ok_and(|id| id >= 1000))
+    }
 }
 
 /// The fact types, as the API's JSON has them; `null` stands for a variable.
