@@ -32,7 +32,20 @@ const BATCH: usize = 1_000;
 const FREE_BATCH: usize = 20;
 
 /// Every fault that an answer may tell of or fail to.
-const BAD: Manners = Manners { busy: 8, broken: 10, cut: 12, silent: 0, slow: Duration::ZERO, repeated: 15, refuses: false, most: 0 };
+const BAD: Manners = Manners { busy: 8, broken: 10, cut: 12, slow: Duration::from_millis(20), repeated: 15, ..GOOD };
+
+/// None, but a list of facts is old when it arrives.
+const GOOD: Manners = Manners {
+    busy: 0,
+    broken: 0,
+    cut: 0,
+    silent: 0,
+    slow: Duration::ZERO,
+    slow_lists: Duration::from_millis(200),
+    repeated: 0,
+    refuses: false,
+    most: 0,
+};
 
 /// How many times as much a test does.
 fn times() -> u64 {
@@ -47,7 +60,7 @@ fn setup(name: &'static str) -> Setup {
         rows: &[BULK],
         bulk: 3_000,
         missing: 30,
-        manners: Manners::default(),
+        manners: GOOD,
         split: Split::Above(BATCH),
         delay: None,
         audits: "6h",
@@ -84,8 +97,7 @@ async fn exact_every_state_is_that_of_a_commit_or_a_part_of_a_large_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exact_every_state_is_one_under_every_fault() {
-    let manners = Manners { slow: Duration::from_millis(20), ..BAD };
-    let mut followed = Followed::start(Setup { manners, audits: "1s", ..setup("faulty history") }, 20).await;
+    let mut followed = Followed::start(Setup { manners: BAD, audits: "1s", ..setup("faulty history") }, 20).await;
     followed.live();
     for _ in 0..3 * times() {
         work(&mut followed, 25).await;
@@ -101,11 +113,11 @@ async fn exact_every_state_is_one_under_every_fault() {
 /// Halving gives up the wholeness of commits, and nothing else.
 #[tokio::test(flavor = "multi_thread")]
 async fn exact_what_is_not_refused_goes_on_in_order() {
-    let manners = Manners { refuses: true, most: 100, ..BAD };
+    let manners = Manners { refuses: true, most: 200, ..BAD };
     let setup = Setup { manners, bulk: 400, split: Split::Anywhere, ..setup("history of refusals") };
     let mut followed = Followed::start(setup, 10).await;
     followed.live();
-    work(&mut followed, 80 * times()).await;
+    work(&mut followed, 50 * times()).await;
     let parked = followed.status("/outbox/parked").await;
     assert!(parked.as_u64().is_some_and(|parked| parked > 0), "{parked}");
     let seen = followed.finish().await;
@@ -115,9 +127,9 @@ async fn exact_what_is_not_refused_goes_on_in_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn exact_on_the_free_plan() {
     let free = Setup { plan: "free", rows: &[], bulk: 0, split: Split::Above(FREE_BATCH), ..setup("history of the free plan") };
-    let mut followed = Followed::start(Setup { manners: Manners { repeated: 15, ..Manners::default() }, ..free }, 10).await;
+    let mut followed = Followed::start(Setup { manners: Manners { repeated: 15, ..GOOD }, ..free }, 10).await;
     followed.live();
-    work(&mut followed, 25 * times()).await;
+    work(&mut followed, 15 * times()).await;
     let seen = followed.finish().await;
     assert!(seen.whole > 3, "{seen:?}");
 }
@@ -129,13 +141,10 @@ async fn a_revocation_is_never_delayed_behind_a_backfill() {
     let backfill = Setup { plan: "growth", rows: &[BULK, MANY], bulk: 0, missing: 95, delay, ..setup("history of a backfill") };
     let mut followed = Followed::prepare(backfill).await;
     followed.run();
-    followed.batches(1).await;
+    followed.first_batch().await;
     for _ in 0..60 * times() {
         work_alone(&mut followed, 3).await;
-        followed.batches(1).await;
-        if followed.status("/outbox/facts").await == 0 {
-            break;
-        }
+        followed.next_batch().await;
     }
     let seen = followed.finish().await;
     assert!(!BACKLOG || seen.revocations > 10, "{seen:?}");
@@ -143,17 +152,16 @@ async fn a_revocation_is_never_delayed_behind_a_backfill() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exact_across_kills_at_any_moment() {
-    let manners = Manners { slow: Duration::from_millis(20), ..BAD };
-    let mut followed = Followed::prepare(Setup { manners, ..setup("history of kills") }).await;
+    let mut followed = Followed::prepare(Setup { manners: BAD, ..setup("history of kills") }).await;
     for round in 0..6 * times() {
         // It hangs until it is killed if it meets with one of the batches that are never answered.
-        followed.recorder.set(Manners { silent: 10, ..manners });
+        followed.recorder.set(Manners { silent: 10, ..BAD });
         followed.run();
         let transactions = followed.random.below(25);
         work_alone(&mut followed, transactions).await;
         followed.kill();
         if round % 2 == 1 {
-            followed.recorder.set(manners);
+            followed.recorder.set(BAD);
             followed.run();
             followed.reach().await;
             followed.live();
@@ -162,7 +170,7 @@ async fn exact_across_kills_at_any_moment() {
             followed.kill();
         }
     }
-    followed.recorder.set(manners);
+    followed.recorder.set(BAD);
     followed.run();
     let seen = followed.finish().await;
     assert!(seen.whole > 10 && seen.repetitions > 3, "{seen:?}");

@@ -165,13 +165,16 @@ impl Followed {
         self.recorder.lane(Lane::Live);
     }
 
-    /// Until this many more batches have been applied, or none is to come.
-    pub(super) async fn batches(&self, more: usize) {
-        let goal = self.recorder.batches() + more;
-        eventually_async(DEADLINE, "batches arrive", async || {
-            (self.recorder.batches() >= goal || self.status("/outbox/facts").await == 0).then_some(())
-        })
-        .await;
+    /// Waits until a batch has been applied.
+    pub(super) async fn first_batch(&self) {
+        eventually_async(DEADLINE, "the first batch arrives", async || (self.recorder.batches() > 0).then_some(())).await;
+    }
+
+    /// Waits until another batch has been applied, or none is to come.
+    pub(super) async fn next_batch(&self) {
+        let before = self.recorder.batches();
+        let more = async || (self.recorder.batches() > before || self.status("/outbox/facts").await == 0).then_some(());
+        eventually_async(DEADLINE, "the next batch arrives", more).await;
     }
 
     /// Waits for what is under way and gives the verdict, after `factsync` has come to rest.

@@ -29,7 +29,7 @@ use super::{
 use crate::support::{free_port, github::Random};
 
 /// How badly it behaves: of a hundred batches, how many meet with what.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Manners {
     /// 429, with or without `Retry-After`.
     pub(super) busy: u64,
@@ -39,8 +39,10 @@ pub(super) struct Manners {
     pub(super) cut: u64,
     /// No answer ever. A test that wants this must kill the client, whose patience is a minute and a half.
     pub(super) silent: u64,
-    /// It takes up to this long, each time.
+    /// It takes up to this long for a batch.
     pub(super) slow: Duration,
+    /// It takes up to this long for a list of facts, which is old when it arrives.
+    pub(super) slow_lists: Duration,
     /// What it applied last is applied once more, before or after.
     pub(super) repeated: u64,
     /// Inserts of the refused facts are refused with 400, whatever comes with them.
@@ -190,13 +192,14 @@ impl Shared {
 
     async fn respond(&self, request: Request) -> Answer {
         match (request.method.as_str(), request.path.as_str()) {
-            ("GET", "/api/facts") => self.list(&request),
+            ("GET", "/api/facts") => {
+                let delay = self.draw(|manners| manners.slow_lists);
+                let answer = self.list(&request);
+                pause(delay).await;
+                answer
+            }
             ("POST", "/api/batch") => {
-                let delay = {
-                    let mut record = self.lock();
-                    let slow = record.manners.slow.as_millis() as u64;
-                    Duration::from_millis(record.random.below(slow + 1))
-                };
+                let delay = self.draw(|manners| manners.slow);
                 pause(delay / 2).await;
                 let answer = self.batch(&request);
                 pause(delay / 2).await;
@@ -206,12 +209,25 @@ impl Shared {
         }
     }
 
+    /// A time up to one of its manners.
+    fn draw(&self, longest: impl Fn(&Manners) -> Duration) -> Duration {
+        let mut record = self.lock();
+        let longest = longest(&record.manners).as_millis() as u64;
+        Duration::from_millis(record.random.below(longest + 1))
+    }
+
+    /// The facts of a predicate; one in a while breaks off.
     fn list(&self, request: &Request) -> Answer {
         let predicate = request.query.iter().find(|(key, _)| key == "predicate").map(|(_, value)| value.as_str());
-        let record = self.lock();
+        let mut record = self.lock();
         let facts = record.facts.iter().map(|fact| self.views.json(fact));
         let facts: Vec<Value> = facts.filter(|fact| fact["predicate"].as_str() == predicate).collect();
-        Answer::Whole { status: 200, headers: String::new(), body: Value::from(facts).to_string() }
+        let body = Value::from(facts).to_string();
+        // A comparison asks for several lists, and is put off for seconds when it does not get one.
+        if record.random.below(400) < record.manners.cut {
+            return Answer::Torn { body };
+        }
+        Answer::Whole { status: 200, headers: String::new(), body }
     }
 
     fn batch(&self, request: &Request) -> Answer {
