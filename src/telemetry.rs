@@ -16,6 +16,18 @@ pub const SKIPPED_ROWS: &str = "factsync_skipped_rows";
 pub const HELD_REMOVALS: &str = "factsync_held_removals";
 /// Fact changes that are not yet acknowledged by the fact store.
 pub const OUTBOX_FACTS: &str = "factsync_outbox_facts";
+/// Of these, what a comparison found or catch-up netted.
+pub const BACKLOG_FACTS: &str = "factsync_backlog_facts";
+/// Seconds that the changes not yet acknowledged will take.
+pub const OUTBOX_ETA: &str = "factsync_outbox_eta_seconds";
+/// 1 for the mode that delivery is in, 0 for the others, by `mode`.
+pub const DELIVERY_MODE: &str = "factsync_delivery_mode";
+/// Fact updates that the plan allows in a minute.
+pub const QUOTA_UPDATES: &str = "factsync_quota_updates";
+/// Fact updates of the last minute.
+pub const QUOTA_USED: &str = "factsync_quota_used_updates";
+/// Changes of the backlog that were not sent, because the desired facts disagreed by then.
+pub const DROPPED_FACTS: &str = "factsync_dropped_facts_total";
 /// Fact changes that the fact store refused.
 pub const PARKED_FACTS: &str = "factsync_parked_facts";
 /// Fact changes acknowledged by the fact store.
@@ -67,6 +79,11 @@ pub fn init_metrics() -> PrometheusHandle {
         (SKIPPED_ROWS, "Distinct rows of the last run that made no fact"),
         (HELD_REMOVALS, "Removals that wait for a person"),
         (OUTBOX_FACTS, "Fact changes not yet acknowledged by the fact store"),
+        (BACKLOG_FACTS, "Of these, what a comparison found or catch-up netted"),
+        (OUTBOX_ETA, "Seconds that the changes not yet acknowledged will take"),
+        (DELIVERY_MODE, "1 for the mode that delivery is in"),
+        (QUOTA_UPDATES, "Fact updates that the plan allows in a minute"),
+        (QUOTA_USED, "Fact updates of the last minute"),
         (PARKED_FACTS, "Fact changes that the fact store refused"),
         (LAG_BYTES, "Bytes of log between the source's end and the applied position"),
         (LAG_SECONDS, "Seconds since the source was last caught up with"),
@@ -78,6 +95,7 @@ pub fn init_metrics() -> PrometheusHandle {
         metrics::describe_gauge!(name, text);
     }
     metrics::describe_counter!(DELIVERED_FACTS, "Fact changes acknowledged by the fact store");
+    metrics::describe_counter!(DROPPED_FACTS, "Changes of the backlog that were not sent, because the desired facts disagreed by then");
     metrics::describe_counter!(DELIVERY_FAILURES, "Attempts to deliver that failed");
     handle
 }

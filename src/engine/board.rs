@@ -8,8 +8,8 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard},
-    time::{Instant, SystemTime},
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::sync::watch;
@@ -17,10 +17,16 @@ use tokio::sync::watch;
 use crate::{
     config::Config,
     data::Position,
-    engine::status::{FactTypeStatus, HeldStatus, OutboxStatus, ReconcileStatus, SourceStatus, Status, TargetStatus},
+    engine::{
+        status::{FactTypeStatus, HeldStatus, OutboxStatus, QuotaStatus, ReconcileStatus, SourceStatus, Status, TargetStatus},
+        writer::Queues,
+    },
     source::SourceState,
     store::{Change, ViewRecord},
-    target::{Offset, quota::Plan},
+    target::{
+        FactStore, Offset,
+        quota::{Budget, Plan},
+    },
     telemetry,
 };
 
@@ -51,6 +57,32 @@ pub enum TargetState {
     Reachable,
     /// It did not; the text is for a person.
     Failing(String),
+}
+
+/// What delivery is busy with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Commits go as they come. Entered when nothing else waits.
+    Live,
+    /// What a comparison found goes where commits leave room. Entered when it has found something.
+    Backfill,
+    /// What waited too long is netted, revocations first. Entered when the outbox is too long, left when all of that is delivered; a
+    /// restart in between goes on as [`Mode::Backfill`], and comes back here if the outbox is still too long.
+    CatchUp,
+}
+
+impl Mode {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Live, Self::Backfill, Self::CatchUp];
+
+    /// Its name in `/v1/status` and in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Backfill => "backfill",
+            Self::CatchUp => "catch-up",
+        }
+    }
 }
 
 /// Outcome of the last comparison with the fact store.
@@ -88,7 +120,10 @@ struct ViewLine {
 struct Lines {
     sources: Vec<SourceLine>,
     views: Vec<Vec<ViewLine>>,
-    outbox: u64,
+    queues: Queues,
+    mode: Mode,
+    /// Changes that the fact store takes in a second, as far as it was measured.
+    rate: Option<f64>,
     parked: u64,
     target: TargetState,
 }
@@ -98,6 +133,7 @@ pub struct Board {
     target_kind: &'static str,
     plan: Plan,
     lines: Mutex<Lines>,
+    store: OnceLock<Arc<dyn FactStore>>,
     applied: Vec<watch::Sender<Applied>>,
     wanted: Vec<watch::Sender<Option<Position>>>,
     delivered: watch::Sender<Delivered>,
@@ -125,10 +161,13 @@ impl Board {
         Self {
             target_kind,
             plan,
+            store: OnceLock::new(),
             lines: Mutex::new(Lines {
                 sources: sources.collect(),
                 views: views.collect(),
-                outbox: 0,
+                queues: Queues::default(),
+                mode: Mode::Live,
+                rate: None,
                 parked: 0,
                 target: TargetState::Unknown,
             }),
@@ -237,8 +276,22 @@ impl Board {
         self.lines().sources[source].reconciled = Some(Reconciled { at: SystemTime::now(), missing, stale });
     }
 
-    pub(super) fn outbox(&self, facts: u64) {
-        self.lines().outbox = facts;
+    pub(super) fn queues(&self, queues: Queues) {
+        self.lines().queues = queues;
+    }
+
+    pub(super) fn mode_of_delivery(&self, mode: Mode) {
+        self.lines().mode = mode;
+    }
+
+    pub(super) fn rate(&self, per_second: f64) {
+        self.lines().rate = Some(per_second);
+    }
+
+    /// Shows what of its quota is used.
+    pub(super) fn spends(&self, store: Arc<dyn FactStore>) {
+        // There is one fact store to a run.
+        let _ = self.store.set(store);
     }
 
     pub(super) fn parked(&self, facts: u64) {
@@ -284,10 +337,12 @@ impl Board {
             sources: lines.sources.iter().map(SourceLine::status).collect(),
             fact_types: lines.views.iter().flatten().map(|view| view.status(&lines.sources)).collect(),
             outbox: OutboxStatus {
-                facts: lines.outbox,
+                facts: lines.queues.outbox + lines.queues.backlog,
+                backlog: lines.queues.backlog,
                 parked: lines.parked,
-                mode: "live",
-                eta_seconds: self.plan.time_for(lines.outbox).as_secs(),
+                mode: lines.mode.name(),
+                eta_seconds: self.eta(&lines).as_secs(),
+                quota: self.budget().map(|Budget { per_minute, used }| QuotaStatus { updates_per_minute: per_minute, used }),
             },
             target: TargetStatus {
                 kind: self.target_kind,
@@ -322,9 +377,30 @@ impl Board {
             metrics::gauge!(telemetry::SKIPPED_ROWS, "fact_type" => view.signature.clone()).set(view.skipped.values().sum::<u64>() as f64);
             metrics::gauge!(telemetry::HELD_REMOVALS, "fact_type" => view.signature.clone()).set(view.held as f64);
         }
-        metrics::gauge!(telemetry::OUTBOX_FACTS).set(lines.outbox as f64);
+        metrics::gauge!(telemetry::OUTBOX_FACTS).set((lines.queues.outbox + lines.queues.backlog) as f64);
+        metrics::gauge!(telemetry::BACKLOG_FACTS).set(lines.queues.backlog as f64);
+        metrics::gauge!(telemetry::OUTBOX_ETA).set(self.eta(&lines).as_secs_f64());
+        for mode in Mode::ALL {
+            metrics::gauge!(telemetry::DELIVERY_MODE, "mode" => mode.name()).set(f64::from(u8::from(lines.mode == mode)));
+        }
+        if let Some(Budget { per_minute, used }) = self.budget() {
+            metrics::gauge!(telemetry::QUOTA_UPDATES).set(f64::from(per_minute));
+            metrics::gauge!(telemetry::QUOTA_USED).set(f64::from(used));
+        }
         metrics::gauge!(telemetry::PARKED_FACTS).set(lines.parked as f64);
         metrics::gauge!(telemetry::TARGET_UP).set(f64::from(u8::from(lines.target == TargetState::Reachable)));
+    }
+
+    /// How long it takes to deliver what waits: as long as the quota says, or as the fact store takes.
+    fn eta(&self, lines: &Lines) -> Duration {
+        let Queues { outbox, backlog, .. } = lines.queues;
+        let paced = self.plan.time_for(outbox) + self.plan.time_to_spare(backlog);
+        let taken = lines.rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64((outbox + backlog) as f64 / rate.max(1.0)));
+        paced.max(taken)
+    }
+
+    fn budget(&self) -> Option<Budget> {
+        self.store.get().and_then(|store| store.quota().budget())
     }
 
     fn lines(&self) -> MutexGuard<'_, Lines> {

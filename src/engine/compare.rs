@@ -32,17 +32,23 @@ impl Ingest {
         if !due || known.is_empty() {
             return Ok(());
         }
-        // What waits would look like drift; the next tick tries again.
         let ids = known.iter().map(|&view| self.views[view].id).collect();
-        if self.writer.outbox_holds(ids).await? {
+        let waiting = self.writer.outbox_holds(ids).await?;
+        // What waits would look like drift; the next tick tries again. The first comparison sees through it: it drops what waits.
+        if waiting && !matches!(session.compared, Compared::Due(_)) {
             return Ok(());
         }
-        // So would a batch on its way that was read before a snapshot emptied the outbox.
-        if !self.writer.settled(PATIENCE).await {
+        // A batch on its way would look like drift, too, even one that was read before a snapshot emptied the outbox.
+        let writer = self.writer.clone();
+        let Ok(nothing_under_way) = tokio::time::timeout(PATIENCE, writer.under_way()).await else {
             session.compared.postpone(PATIENCE);
             return Ok(());
-        }
-        match self.compare(&known).await? {
+        };
+        // Where nothing waits nothing sets out while the store is listed, for what would come from this very loop.
+        let nothing_under_way = waiting.then_some(nothing_under_way);
+        let compared = self.compare(&known).await?;
+        drop(nothing_under_way);
+        match compared {
             Ok(changes) => {
                 self.note(&known, &changes);
                 let (missing, stale) =

@@ -1,51 +1,112 @@
-//! From the outbox to the fact store, in order.
+//! From the two queues to the fact store.
 //!
 //! ```text
-//! outbox ──first entries──> batch ──apply──> fact store ──offset──> acknowledge (entries go, offset is kept) ──> waiters
+//! outbox ──whole commits──┐                                    ┌──> acknowledge (entries go, the token is kept) ──> waiters
+//!    │ fold               ├──> batch ──quota──> fact store ────┤
+//!    v                    │                                    └──> park (what is refused)
+//! backlog ──spare room────┘
 //! ```
 //!
-//! - A batch ends at a commit: it holds as many whole commits as fit. Only a commit that is too large for one batch is split,
-//!   its deletes first, which the outbox's order already says.
-//! - One batch is on its way at a time, and it is repeated with its own `X-Request-ID` until the fact store has answered, so
-//!   nothing overtakes anything. An answer that was lost makes a repetition, which changes nothing, because facts are a set.
-//! - Idle means at once: a commit is sent when it is there, without waiting for more.
-//! - A batch that the fact store refuses is halved until the offending fact stands alone; that one is parked, with the fact
-//!   store's words, and the rest goes on. Halving gives up the atomicity of the commits in that batch, which is the lesser
-//!   evil: the alternative is to stop revoking because of one fact.
+//! - **The outbox goes first, in commit order.** A batch ends at a commit: it holds as many whole commits as fit. Only a commit that is too
+//!   large for one batch is split, its deletes first, which the outbox's order already says.
+//! - **The backlog** (what a comparison found, what catch-up folded) gets what is left: the room of a live batch, and the time in between,
+//!   deletes before inserts. It spends only what the quota spares, a commit interrupts its waiting, and its batches are as small as
+//!   [`Stride`] finds they must be, so a revocation waits for one of them at the most. Why it can never bring back what a live change
+//!   removed is in `store/backlog.rs`; what is sent from it is read in the same moment as the outbox.
+//! - **Catch-up.** An outbox that would take longer than [`CATCH_UP_AFTER`] at the rate the fact store takes is folded into the backlog:
+//!   what happened to a fact is netted, and every revocation in it goes before every grant. While such revocations wait, what comes is
+//!   folded, too, so that none waits behind a later grant. It is over when the backlog is empty.
+//! - **Idle means at once**: a commit is sent when it is there. Under load the commits that come while a batch is on its way share the next.
+//!
+//! # One request at a time, and when not
+//!
+//! A live batch is alone on its way, until the fact store has answered, so nothing overtakes anything. Batches of the backlog may be on
+//! their way together, [`TOGETHER`] of them, where no quota makes that pointless. That is sound: they hold different facts, all of
+//! one operation, and facts are a set, so any order of them, each applied once or more, ends in the same state; every state in
+//! between is that of one commit less some grants that are still to come, or plus some facts whose revocation was still to come. Nothing
+//! else is sent before all of them have been answered. The last ones go one by one, so that the token that ends the
+//! wait for them is of the last answer.
+//!
+//! # What an attempt may have done
+//!
+//! An answer that was lost leaves unknown whether the batch was applied; it is repeated as it is, with its own `X-Request-ID`, which changes
+//! nothing if it was. An error that leaves no trace (no connection, 429, a refused key) lets go of the batch, and the next one is made of
+//! what waits by then. If catch-up folds a batch that may have been applied, its entries are in doubt and cancel nothing.
+//!
+//! A batch that the fact store refuses is halved until the offending fact stands alone; that one is parked, with the fact store's words,
+//! and the rest goes on. Halving gives up the atomicity of the commits in that batch, which is the lesser evil: the alternative is to stop
+//! revoking because of one fact.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+mod select;
+mod stride;
 
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
 use tokio::sync::watch;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::{
     engine::{
-        board::{Board, Delivered, TargetState},
+        board::{Board, Delivered, Mode, TargetState},
         crash::{self, Moment},
         error::EngineError,
         ingest::stopped,
-        writer::Writer,
+        writer::{Queues, Writer},
     },
     error::causes,
     fact::FactType,
-    store::{OutboxEntry, ViewId},
-    target::{Batch, BatchLimits, FactChange, FactStore, Offset, TargetError, batch::Packer, retry::Schedule},
+    store::{Lane, OutboxKey, ViewId, Waiting},
+    target::{Batch, FactChange, FactStore, Offset, TargetError, quota::WriteQuota, retry::Schedule},
     telemetry,
 };
 
+use select::{batches, live_batch};
+use stride::{Rate, Stride};
+
 /// How often the loop looks at an idle fact store, so that `/readyz` tells of one that is gone before a revocation needs it.
 const PROBE_EVERY: Duration = Duration::from_secs(15);
+/// An outbox that takes longer than this to empty is folded: what a revocation may wait behind the grants before it.
+const CATCH_UP_AFTER: Duration = Duration::from_secs(10);
+/// The shortest outbox that is folded, in full batches: less is sent as soon as it is folded.
+const CATCH_UP_BATCHES: u64 = 2;
+/// The longest outbox that is not folded, however fast the fact store was when it last answered.
+const CATCH_UP_ENTRIES: u64 = 500_000;
+/// Entries folded in one store transaction: some tens of milliseconds, which a commit of the source may have to wait.
+const FOLD_ENTRIES: usize = 8_192;
+/// Batches of the backlog that are on their way together: enough to hide a round trip behind the fact store's own work.
+const TOGETHER: usize = 4;
 
 /// The delivery loop.
 pub(super) struct Deliver {
-    pub(super) writer: Writer,
-    pub(super) target: Arc<dyn FactStore>,
-    pub(super) board: Arc<Board>,
-    pub(super) fact_types: BTreeMap<ViewId, FactType>,
+    writer: Writer,
+    target: Arc<dyn FactStore>,
+    board: Arc<Board>,
+    fact_types: BTreeMap<ViewId, FactType>,
     /// Turns when there may be something to send.
-    pub(super) commits: watch::Receiver<u64>,
-    pub(super) stop: watch::Receiver<bool>,
+    commits: watch::Receiver<u64>,
+    stop: watch::Receiver<bool>,
+    mode: Mode,
+    stride: Stride,
+    rate: Rate,
+    /// Of the outbox up to here nobody knows whether it arrived.
+    tried: Option<OutboxKey>,
+    /// Entries of the backlog that the quota has been asked for and that were not sent.
+    paid: usize,
+    /// What failed last, until something succeeds.
+    failing: Option<Failing>,
+}
+
+/// A batch that failed.
+struct Failing {
+    request_id: Uuid,
+    entries: Vec<Waiting>,
+    schedule: Schedule,
 }
 
 /// What became of one attempt.
@@ -58,181 +119,416 @@ enum Attempt {
     Halve,
     /// The only fact in it is refused.
     Park(String),
+    /// What waits is to be looked at again.
+    LetGo,
+}
+
+/// How waiting ends.
+#[derive(PartialEq, Eq)]
+enum Waited {
+    Over,
+    /// Something else is to be looked at first.
+    News,
+    Stopped,
 }
 
 impl Deliver {
+    pub(super) fn new(
+        writer: Writer,
+        target: Arc<dyn FactStore>,
+        board: Arc<Board>,
+        fact_types: BTreeMap<ViewId, FactType>,
+        stop: watch::Receiver<bool>,
+    ) -> Self {
+        let budget = target.quota().budget();
+        Self {
+            commits: writer.commits(),
+            mode: Mode::Live,
+            stride: Stride::new(target.limits().entries),
+            rate: Rate::new(budget.map(|budget| budget.per_minute)),
+            tried: None,
+            paid: 0,
+            failing: None,
+            writer,
+            target,
+            board,
+            fact_types,
+            stop,
+        }
+    }
+
     /// Delivers until the process stops. An error is a bug or a store that cannot be written to.
     pub(super) async fn run(mut self) -> Result<(), EngineError> {
+        // Of the process before this one nobody knows what it had on its way: a batch, which is the start of the outbox.
+        let most = self.target.limits().entries;
+        self.tried = self.writer.parcel(most, 0).await?.outbox.last().map(|entry| entry.key);
         self.show().await?;
-        self.caught_up().await?;
         let mut rest = Duration::ZERO;
         loop {
-            let most = self.target.limits().entries;
             self.commits.borrow_and_update();
-            // From reading the outbox to the answer: who compares the fact store must know that nothing is on its way.
-            let writer = self.writer.clone();
-            let under_way = writer.under_way().await;
-            let entries = self.writer.outbox(most + 1).await?;
-            if entries.is_empty() {
-                drop(under_way);
+            let queues = self.writer.queues();
+            self.change_mode(queues);
+            if self.folds(queues) {
+                self.fold(queues.outbox).await?;
+                continue;
+            }
+            if queues.is_empty() {
                 // Nothing to send at the start either: readiness must not wait for the first regular look.
-                if !self.idle(std::mem::replace(&mut rest, PROBE_EVERY)).await {
+                if self.idle(std::mem::replace(&mut rest, PROBE_EVERY)).await == Waited::Stopped {
                     return Ok(());
                 }
                 continue;
             }
-            let length = batch_length(&self.changes(&entries), &entries, self.target.limits());
-            if !self.send(&entries[..length]).await? {
+            match self.pay(queues).await {
+                Waited::Over => {}
+                Waited::News => continue,
+                Waited::Stopped => return Ok(()),
+            }
+            if self.round(queues).await? == Waited::Stopped {
                 return Ok(());
             }
         }
     }
 
-    /// Waits for something to send and probes after `rest`; `false` when the process stops.
-    async fn idle(&mut self, rest: Duration) -> bool {
+    /// Waits for something to send and probes after `rest`.
+    async fn idle(&mut self, rest: Duration) -> Waited {
         tokio::select! {
             biased;
-            () = stopped(&mut self.stop) => return false,
-            changed = self.commits.changed() => return changed.is_ok(),
+            () = stopped(&mut self.stop) => return Waited::Stopped,
+            changed = self.commits.changed() => return if changed.is_ok() { Waited::News } else { Waited::Stopped },
             () = tokio::time::sleep(rest) => {}
         }
-        self.probe().await;
-        true
-    }
-
-    /// Asks the fact store whether it is there.
-    async fn probe(&self) {
         let state = match self.target.probe().await {
             Ok(()) => TargetState::Reachable,
             Err(error) => TargetState::Failing(causes(&error)),
         };
         self.board.target(state);
+        Waited::Over
     }
 
-    /// Sends `entries`, halving what is refused; `false` when the process stops.
-    async fn send(&mut self, entries: &[OutboxEntry]) -> Result<bool, EngineError> {
-        let mut left = entries;
-        let mut length = left.len();
-        while !left.is_empty() {
-            let part = &left[..length.min(left.len())];
-            let attempt = self.attempt(part).await?;
-            let last = part.last().expect("a part is not empty").key;
-            match attempt {
-                Attempt::Stopped => return Ok(false),
-                Attempt::Halve => {
-                    length = part.len().div_ceil(2);
-                    continue;
+    /// Whether the outbox is too long; or, while catching up, whether what is in it belongs with the revocations of the backlog, or can
+    /// only be netted, because the fact store does not answer.
+    fn folds(&self, queues: Queues) -> bool {
+        let least = CATCH_UP_BATCHES * self.target.limits().entries as u64;
+        let longest = self.rate.within(CATCH_UP_AFTER).clamp(least, CATCH_UP_ENTRIES.max(least));
+        let behind = self.mode == Mode::CatchUp && (queues.deletes || self.failing.is_some());
+        queues.outbox > if behind { 0 } else { longest }
+    }
+
+    /// Folds the outbox, as it is now, into the backlog.
+    async fn fold(&mut self, waiting: u64) -> Result<(), EngineError> {
+        if self.mode != Mode::CatchUp {
+            info!(changes = waiting, "catching up: netting what waits, revocations first");
+            self.enter(Mode::CatchUp);
+        }
+        let mut left = waiting;
+        while left > 0 {
+            let folded = self.writer.fold(self.tried, FOLD_ENTRIES).await?;
+            left = if folded == 0 { 0 } else { left.saturating_sub(folded) };
+        }
+        Ok(())
+    }
+
+    fn change_mode(&mut self, queues: Queues) {
+        match (self.mode, queues.backlog) {
+            (Mode::Live, 0) | (Mode::Backfill | Mode::CatchUp, 1..) => {}
+            (Mode::Live, waiting) => {
+                info!(changes = waiting, "backfilling: live changes go first");
+                self.enter(Mode::Backfill);
+            }
+            (Mode::Backfill | Mode::CatchUp, 0) => {
+                info!("everything that waited is delivered");
+                self.enter(Mode::Live);
+            }
+        }
+    }
+
+    fn enter(&mut self, mode: Mode) {
+        self.mode = mode;
+        self.board.mode_of_delivery(mode);
+    }
+
+    /// Asks the quota for what the backlog may add. Waits only when nothing else is to be sent.
+    async fn pay(&mut self, queues: Queues) -> Waited {
+        if queues.backlog == 0 || self.paid > 0 {
+            return Waited::Over;
+        }
+        let target = self.target.clone();
+        let quota = target.quota();
+        let batches = if quota.budget().is_none() { TOGETHER } else { 1 };
+        let wanted = quota.spares(self.stride.entries()) * batches;
+        let wanted = usize::try_from(queues.backlog).unwrap_or(usize::MAX).min(wanted);
+        if queues.outbox > 0 {
+            // In the room of a live batch, if it costs that one nothing.
+            let wanted = wanted.min(self.stride.entries());
+            self.paid = if quota.try_spare(wanted) { wanted } else { 0 };
+            return Waited::Over;
+        }
+        tokio::select! {
+            biased;
+            () = stopped(&mut self.stop) => Waited::Stopped,
+            changed = self.commits.changed() => if changed.is_ok() { Waited::News } else { Waited::Stopped },
+            () = quota.spare(wanted) => {
+                self.paid = wanted;
+                Waited::Over
+            }
+        }
+    }
+
+    /// Sends what goes next; news if it has to be chosen anew.
+    async fn round(&mut self, queues: Queues) -> Result<Waited, EngineError> {
+        let limits = self.target.limits();
+        // From reading the queues to the answer: who compares the fact store must know that nothing is on its way.
+        let writer = self.writer.clone();
+        let _under_way = writer.under_way().await;
+        let parcel = self.writer.parcel(limits.entries, self.paid).await?;
+        metrics::counter!(telemetry::DROPPED_FACTS).increment(parcel.dropped);
+        if !parcel.backlog.is_empty() || parcel.dropped > 0 {
+            self.paid = 0;
+        }
+        let change = |entry: &Waiting| self.change(entry);
+        if parcel.outbox.is_empty() {
+            let mut round = batches(parcel.backlog, change, self.stride.entries(), limits);
+            let all: usize = round.iter().map(Vec::len).sum();
+            if all as u64 >= queues.backlog || self.failing.is_some() {
+                // The last ones, and those that find out whether the fact store is back, one by one.
+                round.truncate(1);
+            }
+            return self.send_together(round, queues).await;
+        }
+        let entries = live_batch(parcel.outbox, parcel.backlog, change, limits);
+        let live = entries.iter().filter(|entry| entry.lane != Lane::Backlog).count();
+        if self.spend(live).await == Waited::Stopped {
+            return Ok(Waited::Stopped);
+        }
+        self.send_together(vec![entries], queues).await
+    }
+
+    async fn spend(&mut self, updates: usize) -> Waited {
+        let target = self.target.clone();
+        let quota: &WriteQuota = target.quota();
+        tokio::select! {
+            biased;
+            () = stopped(&mut self.stop) => Waited::Stopped,
+            () = quota.spend(updates) => Waited::Over,
+        }
+    }
+
+    /// Sends all of `round`, each once at first, all at a time.
+    async fn send_together(&mut self, round: Vec<Vec<Waiting>>, queues: Queues) -> Result<Waited, EngineError> {
+        self.rate.begin(round.iter().map(Vec::len).sum(), queues.outbox + queues.backlog);
+        let batches: Vec<Batch> = round.iter().map(|entries| self.batch(entries)).collect();
+        let target = self.target.clone();
+        let attempts = join_all(batches.iter().map(async |batch| {
+            let began = Instant::now();
+            (target.apply(batch).await, began.elapsed())
+        }));
+        let answers = tokio::select! {
+            biased;
+            () = stopped(&mut self.stop) => return Ok(Waited::Stopped),
+            answers = attempts => answers,
+        };
+        // First what all the answers say: whoever folds something meanwhile must know what has arrived and what is in doubt.
+        let mut failed = Vec::new();
+        for ((entries, batch), (answer, took)) in round.into_iter().zip(batches).zip(answers) {
+            match answer {
+                Ok(offset) => {
+                    self.stride.note(entries.len(), took);
+                    self.delivered(entries, offset).await?;
                 }
+                Err(error) => {
+                    if !error.left_no_trace() {
+                        self.doubt(&entries).await?;
+                    }
+                    failed.push((entries, batch, error));
+                }
+            }
+        }
+        for (entries, batch, error) in failed {
+            let waited = self.send_again(entries, batch, error).await?;
+            if waited != Waited::Over {
+                // What else failed is looked at again, too.
+                return Ok(waited);
+            }
+        }
+        Ok(Waited::Over)
+    }
+
+    /// What has failed once, halving what is refused.
+    async fn send_again(&mut self, entries: Vec<Waiting>, batch: Batch, error: TargetError) -> Result<Waited, EngineError> {
+        let mut left = &entries[..];
+        let mut attempt = self.repeat(left, batch, error).await?;
+        let mut length = left.len();
+        loop {
+            let part = &left[..length];
+            match attempt {
+                Attempt::Stopped => return Ok(Waited::Stopped),
+                Attempt::LetGo => return Ok(Waited::News),
+                Attempt::Halve => length = part.len().div_ceil(2),
                 Attempt::Park(reason) => {
                     let fact_type = &self.fact_types[&part[0].view];
                     error!(%fact_type, reason, "the fact store refuses a fact, parked");
                     self.writer.park(part[0].clone(), reason).await?;
+                    // Parked counts as settled: who waits would wait for ever.
+                    self.show().await?;
+                    left = &left[1..];
+                    length = left.len();
                 }
                 Attempt::Delivered(offset) => {
-                    crash::moment(Moment::Sent);
-                    let gone = self.writer.acknowledge(last, offset).await?;
-                    crash::moment(Moment::Acknowledged);
-                    metrics::counter!(telemetry::DELIVERED_FACTS).increment(gone);
+                    self.delivered(part.to_vec(), offset).await?;
+                    left = &left[part.len()..];
+                    // What is left may be acceptable as a whole.
+                    length = left.len();
                 }
             }
-            left = &left[part.len()..];
-            // What is left may be acceptable as a whole.
-            length = left.len();
-            // Parked counts as settled: who waits would wait for ever.
-            self.caught_up().await?;
-            self.show().await?;
+            if left.is_empty() {
+                return Ok(Waited::Over);
+            }
+            let part = &left[..length];
+            let batch = self.batch(part);
+            if self.spend(part.len()).await == Waited::Stopped {
+                return Ok(Waited::Stopped);
+            }
+            let answer = tokio::select! {
+                biased;
+                () = stopped(&mut self.stop) => return Ok(Waited::Stopped),
+                answer = self.target.apply(&batch) => answer,
+            };
+            attempt = match answer {
+                Ok(offset) => Attempt::Delivered(offset),
+                Err(error) => self.repeat(part, batch, error).await?,
+            };
         }
-        Ok(true)
     }
 
-    /// One batch, repeated until the fact store has taken a decision.
-    async fn attempt(&mut self, entries: &[OutboxEntry]) -> Result<Attempt, EngineError> {
-        let batch = Batch { request_id: Uuid::new_v4(), changes: self.changes(entries) };
-        let mut schedule = Schedule::new(batch.request_id);
+    /// Repeats `batch`, which has failed with `error`, until the fact store has taken a decision.
+    async fn repeat(&mut self, entries: &[Waiting], batch: Batch, error: TargetError) -> Result<Attempt, EngineError> {
+        let mut error = error;
+        let mut in_doubt = !error.left_no_trace();
+        if in_doubt {
+            self.doubt(entries).await?;
+        }
         loop {
-            let error = tokio::select! {
+            metrics::counter!(telemetry::DELIVERY_FAILURES).increment(1);
+            if let TargetError::TooLarge { message } | TargetError::Refused { message, .. } = &error {
+                // It answers, and it will not answer otherwise.
+                self.answered();
+                return Ok(if entries.len() == 1 { Attempt::Park(message.clone()) } else { Attempt::Halve });
+            }
+            let pause = self.failed(entries, &batch, &error);
+            match self.pause(pause).await? {
+                Waited::Stopped => return Ok(Attempt::Stopped),
+                Waited::News => return Ok(Attempt::LetGo),
+                Waited::Over if !in_doubt => return Ok(Attempt::LetGo),
+                Waited::Over => {}
+            }
+            if self.spend(batch.changes.len()).await == Waited::Stopped {
+                return Ok(Attempt::Stopped);
+            }
+            let answer = tokio::select! {
                 biased;
                 () = stopped(&mut self.stop) => return Ok(Attempt::Stopped),
-                answer = self.target.apply(&batch) => match answer {
-                    Ok(offset) => {
-                        self.board.target(TargetState::Reachable);
-                        return Ok(Attempt::Delivered(offset));
-                    }
-                    Err(error) => error,
-                },
+                answer = self.target.apply(&batch) => answer,
             };
-            metrics::counter!(telemetry::DELIVERY_FAILURES).increment(1);
-            match &error {
-                TargetError::TooLarge { message } | TargetError::Refused { message, .. } => {
-                    // It answers, and it will not answer otherwise.
-                    self.board.target(TargetState::Reachable);
-                    let alone = batch.changes.len() == 1;
-                    return Ok(if alone { Attempt::Park(message.clone()) } else { Attempt::Halve });
+            match answer {
+                Ok(offset) => return Ok(Attempt::Delivered(offset)),
+                Err(again) => {
+                    if !again.left_no_trace() && !std::mem::replace(&mut in_doubt, true) {
+                        self.doubt(entries).await?;
+                    }
+                    error = again;
                 }
-                TargetError::Busy { .. }
-                | TargetError::Unreachable { .. }
-                | TargetError::Key { .. }
-                | TargetError::Setup { .. }
-                | TargetError::Garbage { .. }
-                | TargetError::Embedded { .. }
-                | TargetError::Receiver(_) => {}
             }
-            let pause = schedule.wait_after(&error);
-            let reason = causes(&error);
-            warn!(fact_count = batch.changes.len(), request_id = %batch.request_id, reason, "fact batch not delivered, will retry");
-            self.board.target(TargetState::Failing(reason));
+        }
+    }
+
+    /// Waits, while what comes may have to be folded; that is news.
+    async fn pause(&mut self, pause: Duration) -> Result<Waited, EngineError> {
+        let until = tokio::time::Instant::now() + pause;
+        let mut waited = Waited::Over;
+        loop {
             tokio::select! {
                 biased;
-                () = stopped(&mut self.stop) => return Ok(Attempt::Stopped),
-                () = tokio::time::sleep(pause) => {}
+                () = stopped(&mut self.stop) => return Ok(Waited::Stopped),
+                () = tokio::time::sleep_until(until) => return Ok(waited),
+                changed = self.commits.changed() => {
+                    if changed.is_err() {
+                        return Ok(Waited::Stopped);
+                    }
+                    let queues = self.writer.queues();
+                    if self.folds(queues) {
+                        self.fold(queues.outbox).await?;
+                        waited = Waited::News;
+                    }
+                }
             }
         }
     }
 
-    /// The facts that `entries` stand for: where a row becomes a fact again.
-    fn changes(&self, entries: &[OutboxEntry]) -> Vec<FactChange> {
-        let change = |entry: &OutboxEntry| {
-            // Entries of views that the configuration no longer has went when the views were registered.
-            let fact_type = &self.fact_types[&entry.view];
-            let fact = fact_type.stored_fact(&entry.row);
-            FactChange { op: entry.op, fact }
-        };
-        entries.iter().map(change).collect()
+    /// Nobody knows whether `entries` arrived.
+    async fn doubt(&mut self, entries: &[Waiting]) -> Result<(), EngineError> {
+        self.tried = last_live(entries).max(self.tried);
+        self.writer.doubt(entries.to_vec()).await
     }
 
-    /// Tells the waiters how far the fact store is.
-    async fn caught_up(&self) -> Result<(), EngineError> {
-        // Read before the outbox: a commit that comes in between is not claimed as delivered.
-        let last = self.writer.commit_no();
-        let commit_no = match self.writer.outbox(1).await?.first() {
-            Some(entry) => last.min(entry.key.commit_no - 1),
-            None => last,
-        };
-        // Before the first write any state will do, and no store has an older token than this one.
-        let offset = self.writer.offset().await?.unwrap_or_else(|| Offset("0".to_owned()));
+    /// Notes a failure and says how long to wait.
+    fn failed(&mut self, entries: &[Waiting], batch: &Batch, error: &TargetError) -> Duration {
+        let reason = causes(error);
+        let request_id = batch.request_id;
+        warn!(fact_count = entries.len(), %request_id, reason, "fact batch not delivered, will retry");
+        self.board.target(TargetState::Failing(reason));
+        let schedule = self.failing.take().map_or_else(|| Schedule::new(request_id), |failing| failing.schedule);
+        let failing = self.failing.insert(Failing { request_id, entries: entries.to_vec(), schedule });
+        failing.schedule.wait_after(error)
+    }
+
+    fn answered(&mut self) {
+        self.failing = None;
+        self.board.target(TargetState::Reachable);
+    }
+
+    /// The fact store has taken `entries`.
+    async fn delivered(&mut self, entries: Vec<Waiting>, offset: Offset) -> Result<(), EngineError> {
+        self.rate.end(entries.len());
+        self.board.rate(self.rate.per_second());
+        self.answered();
+        self.tried = self.tried.filter(|tried| last_live(&entries).is_none_or(|last| last < *tried));
+        crash::moment(Moment::Sent);
+        let count = entries.len() as u64;
+        let commit_no = self.writer.acknowledge(entries, offset.clone()).await?;
+        crash::moment(Moment::Acknowledged);
+        metrics::counter!(telemetry::DELIVERED_FACTS).increment(count);
         self.board.delivered(Delivered { commit_no, offset: Some(offset) });
         Ok(())
     }
 
+    /// A batch of `entries`; the same as the one that failed last has its name.
+    fn batch(&self, entries: &[Waiting]) -> Batch {
+        let same = self.failing.as_ref().filter(|failing| failing.entries == entries);
+        let request_id = same.map_or_else(Uuid::new_v4, |failing| failing.request_id);
+        Batch { request_id, changes: entries.iter().map(|entry| self.change(entry)).collect() }
+    }
+
+    /// The fact that an entry stands for: where a row becomes a fact again.
+    fn change(&self, entry: &Waiting) -> FactChange {
+        // Entries of views that the configuration no longer has went when the views were registered.
+        let fact_type = &self.fact_types[&entry.view];
+        FactChange { op: entry.op, fact: fact_type.stored_fact(&entry.row) }
+    }
+
+    /// Tells the waiters how far the fact store is.
     async fn show(&self) -> Result<(), EngineError> {
-        self.board.parked(self.writer.parked_len().await?);
+        let (commit_no, offset, parked) = self.writer.delivered().await?;
+        // Before the first write any state will do, and no store has an older token than this one.
+        self.board.delivered(Delivered { commit_no, offset: Some(offset.unwrap_or_else(|| Offset("0".to_owned()))) });
+        self.board.parked(parked);
         Ok(())
     }
 }
 
-/// How many of `entries` go into the next batch: whole commits as far as they fit, else the start of the first one.
-fn batch_length(changes: &[FactChange], entries: &[OutboxEntry], limits: BatchLimits) -> usize {
-    let mut packer = Packer::new(limits);
-    // An entry that no batch can hold goes alone: the fact store's answer parks it.
-    let goes_on = |change: &FactChange| matches!(packer.push(change.clone()), Ok(None));
-    let fits = changes.iter().map(goes_on).take_while(|fits| *fits).count();
-    if fits >= entries.len() {
-        return entries.len();
-    }
-    let next = entries[fits].key.commit_no;
-    match entries[..fits].iter().rposition(|entry| entry.key.commit_no != next) {
-        Some(end) => end + 1,
-        // One commit larger than a batch; a single entry that is too large is the fact store's to refuse.
-        None => fits.max(1),
-    }
+fn last_live(entries: &[Waiting]) -> Option<OutboxKey> {
+    entries.iter().rev().find_map(|entry| match entry.lane {
+        Lane::Live(key) => Some(key),
+        Lane::Backlog => None,
+    })
 }

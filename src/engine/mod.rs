@@ -47,9 +47,9 @@ use crate::{
     view::Guard,
 };
 
-pub use board::{Applied, Board, Delivered, TargetState};
+pub use board::{Applied, Board, Delivered, Mode, TargetState};
 pub use error::EngineError;
-pub use status::{FactTypeStatus, HeldStatus, OutboxStatus, ReconcileStatus, SourceStatus, Status, TargetStatus};
+pub use status::{FactTypeStatus, HeldStatus, OutboxStatus, QuotaStatus, ReconcileStatus, SourceStatus, Status, TargetStatus};
 
 use clock::SourceClock;
 use deliver::Deliver;
@@ -110,7 +110,8 @@ pub async fn run(config: &Config, parts: Parts, stop: watch::Receiver<bool>) -> 
         };
         tasks.spawn(ingest.run(follower));
     }
-    let deliver = Deliver { commits: writer.commits(), writer, target, board, fact_types, stop: stopped };
+    board.spends(target.clone());
+    let deliver = Deliver::new(writer, target, board, fact_types, stopped);
     tasks.spawn(deliver.run());
     join(tasks, &halt).await
 }

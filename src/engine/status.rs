@@ -77,12 +77,26 @@ pub struct FactTypeStatus {
 pub struct OutboxStatus {
     /// Changes not yet acknowledged by the fact store.
     pub facts: u64,
+    /// Of these, what a comparison found or catch-up netted: it goes where commits leave room.
+    pub backlog: u64,
     /// Changes that it refused.
     pub parked: u64,
-    /// `live`.
+    /// `live`, `backfill` or `catch-up`.
     pub mode: &'static str,
-    /// How long the quota makes the changes take, at least.
+    /// How long the changes take, at the rate that the quota allows and the fact store takes.
     pub eta_seconds: u64,
+    /// The quota, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quota: Option<QuotaStatus>,
+}
+
+/// The write quota in [`OutboxStatus`].
+#[derive(Debug, Serialize)]
+pub struct QuotaStatus {
+    /// Fact updates in any minute.
+    pub updates_per_minute: u32,
+    /// Of them in the last minute.
+    pub used: u32,
 }
 
 /// The fact store in [`Status`].

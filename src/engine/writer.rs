@@ -8,7 +8,6 @@ use std::{
     cell::RefCell,
     collections::BTreeMap,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use tokio::sync::watch;
@@ -22,7 +21,10 @@ use crate::{
         error::EngineError,
         flows::{Absent, Flows, Task},
     },
-    store::{Changes, Followed, Fresh, Loaded, OutboxEntry, OutboxKey, Reached, SourceRecord, Store, StoreError, ViewId, ViewRecord},
+    store::{
+        Changes, Followed, Fresh, Loaded, OutboxEntry, OutboxKey, Reached, SourceRecord, Store, StoreError, Turn, ViewId, ViewRecord,
+        Waiting,
+    },
     target::Offset,
     view::Guard,
 };
@@ -33,19 +35,50 @@ pub(super) struct Writer {
     store: Arc<Mutex<Store>>,
     id: Arc<str>,
     commit_no: watch::Sender<u64>,
+    queues: watch::Sender<Queues>,
     board: Arc<Board>,
     /// Held by the delivery loop from reading a batch to its answer.
     under_way: Arc<tokio::sync::Mutex<()>>,
 }
 
+/// What may go next.
+pub(super) struct Parcel {
+    /// The start of the outbox.
+    pub(super) outbox: Vec<OutboxEntry>,
+    /// Of the backlog, what the desired facts confirm.
+    pub(super) backlog: Vec<Waiting>,
+    /// What they did not confirm, and is gone.
+    pub(super) dropped: u64,
+}
+
+/// How many changes wait where.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Queues {
+    pub(super) outbox: u64,
+    pub(super) backlog: u64,
+    /// Whether the backlog has deletes.
+    pub(super) deletes: bool,
+}
+
+impl Queues {
+    pub(super) fn is_empty(self) -> bool {
+        self.outbox == 0 && self.backlog == 0
+    }
+
+    pub(super) fn of(store: &Store) -> Self {
+        Self { outbox: store.outbox_len(), backlog: store.backlog_len(), deletes: store.backlog_deletes() }
+    }
+}
+
 impl Writer {
     /// `board` shows how much waits in the outbox.
     pub(super) fn new(store: Store, board: Arc<Board>) -> Self {
-        board.outbox(store.outbox_len());
+        board.queues(Queues::of(&store));
         Self {
             board,
             id: store.id().into(),
             commit_no: watch::Sender::new(store.commit_no()),
+            queues: watch::Sender::new(Queues::of(&store)),
             store: Arc::new(Mutex::new(store)),
             under_way: Arc::default(),
         }
@@ -69,12 +102,6 @@ impl Writer {
     /// The delivery loop holds this while a batch is on its way.
     pub(super) async fn under_way(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.under_way.lock().await
-    }
-
-    /// Waits until no batch is on its way that was read from the outbox before the call; `false` if that takes longer than
-    /// `patience`, because the fact store does not answer.
-    pub(super) async fn settled(&self, patience: Duration) -> bool {
-        tokio::time::timeout(patience, self.under_way.lock()).await.is_ok()
     }
 
     pub(super) async fn register(&self, source: &SourceConfig) -> Result<Vec<ViewRecord>, EngineError> {
@@ -206,28 +233,55 @@ impl Writer {
         self.run(move |store| views.iter().map(|view| store.view(view.id, &view.fact_type)).collect()).await
     }
 
-    pub(super) async fn outbox(&self, limit: usize) -> Result<Vec<OutboxEntry>, EngineError> {
-        self.run(move |store| store.outbox(limit)).await
+    /// What goes next: the first `live` entries of the outbox and one more, if there are so many, and up to `backlog` of the backlog when
+    /// these are all of the outbox.
+    pub(super) async fn parcel(&self, live: usize, backlog: usize) -> Result<Parcel, EngineError> {
+        let body = move |store: &mut Store| {
+            let outbox = store.outbox(live + 1)?;
+            let turn = if backlog > 0 && outbox.len() <= live { store.backlog(backlog)? } else { Turn::default() };
+            Ok(Parcel { outbox, backlog: turn.entries, dropped: turn.dropped })
+        };
+        self.run(body).await
+    }
+
+    /// Folds the start of the outbox into the backlog.
+    pub(super) async fn fold(&self, tried: Option<OutboxKey>, limit: usize) -> Result<u64, EngineError> {
+        self.run(move |store| store.fold(tried, limit)).await
+    }
+
+    /// Nobody knows whether `entries` arrived.
+    pub(super) async fn doubt(&self, entries: Vec<Waiting>) -> Result<(), EngineError> {
+        self.run(move |store| store.doubt(&entries)).await
+    }
+
+    /// How long both queues are after the last transaction.
+    pub(super) fn queues(&self) -> Queues {
+        *self.queues.borrow()
+    }
+
+    /// Up to which commit everything is delivered, the fact store's last token, and how many changes it refused.
+    pub(super) async fn delivered(&self) -> Result<(u64, Option<Offset>, u64), EngineError> {
+        self.run(|store| Ok((store.delivered()?, store.offset()?, store.parked_len()?))).await
     }
 
     pub(super) async fn outbox_holds(&self, views: Vec<ViewId>) -> Result<bool, EngineError> {
         self.run(move |store| store.outbox_holds(&views)).await
     }
 
-    pub(super) async fn acknowledge(&self, last: OutboxKey, offset: Offset) -> Result<u64, EngineError> {
-        self.run(move |store| store.acknowledge(last, &offset)).await
+    /// Lets go of what the fact store has taken; returns up to which commit everything is delivered.
+    pub(super) async fn acknowledge(&self, entries: Vec<Waiting>, offset: Offset) -> Result<u64, EngineError> {
+        let board = self.board.clone();
+        let body = move |store: &mut Store| {
+            if store.acknowledge(&entries, &offset)?.unparked > 0 {
+                board.parked(store.parked_len()?);
+            }
+            store.delivered()
+        };
+        self.run(body).await
     }
 
-    pub(super) async fn park(&self, entry: OutboxEntry, reason: String) -> Result<(), EngineError> {
+    pub(super) async fn park(&self, entry: Waiting, reason: String) -> Result<(), EngineError> {
         self.run(move |store| store.park(&entry, &reason)).await
-    }
-
-    pub(super) async fn parked_len(&self) -> Result<u64, EngineError> {
-        self.run(|store| store.parked_len()).await
-    }
-
-    pub(super) async fn offset(&self) -> Result<Option<Offset>, EngineError> {
-        self.run(|store| store.offset()).await
     }
 
     /// Runs `body` with the store on the blocking pool: what it does to the store in one call is one transaction.
@@ -235,13 +289,14 @@ impl Writer {
         &self,
         body: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, EngineError> {
-        let (store, commit_no, board) = (self.store.clone(), self.commit_no.clone(), self.board.clone());
+        let (store, commit_no, queues, board) = (self.store.clone(), self.commit_no.clone(), self.queues.clone(), self.board.clone());
         let run = move || {
             // A panic inside a transaction rolled it back; the store itself is as committed.
             let mut store = store.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let value = body(&mut store);
             // Under the lock, so that what is shown is of the last transaction, and before anybody hears of it.
-            board.outbox(store.outbox_len());
+            board.queues(Queues::of(&store));
+            queues.send_replace(Queues::of(&store));
             commit_no.send_if_modified(|last| std::mem::replace(last, store.commit_no()) != store.commit_no());
             value
         };

@@ -1,15 +1,16 @@
 //! Whole results: a cut of a source becomes desired facts, a listing of the fact store corrects what is sent.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
 use crate::{
-    data::{Extent, ExtentBuilder, Lsn, Position},
+    data::{Extent, ExtentBuilder, Lsn, Position, Row},
     store::{
         Change, Changes, Failure, Store, StoreError, ViewRecord,
+        backlog::{self, Changed},
         facts::{Rows, Set, count, desired, reader, rows},
-        outbox,
+        outbox, set_meta,
     },
     target::Op,
     view::{Guard, Skipped, Verdict, diff, refresh},
@@ -59,16 +60,17 @@ impl From<(ViewRecord, Extent)> for Fresh {
 
 impl Store {
     /// Replaces the desired facts by a snapshot's results. Nothing is sent: the comparison with the fact store that
-    /// follows ([`Store::correct`]) knows what differs, so whatever waited in the outbox for these views is dropped.
+    /// follows ([`Store::correct`]) knows what differs, so whatever waited for these views is dropped.
     pub fn replace(&mut self, source: &str, reached: &Reached, views: Vec<Fresh>) -> Result<Changes, StoreError> {
         let path = self.path.clone();
         let commit_no = self.commit_no;
-        let (views, dropped) = self.write(|tx| {
+        let (views, dropped, changed) = self.write(|tx| {
             let mut changes = Vec::with_capacity(views.len());
-            let mut dropped = 0;
+            let (mut dropped, mut changed) = (0, Changed::default());
             let position = follow_cut(tx, source, reached)?;
             for Fresh { view, answer, loaded } in views {
                 dropped += outbox::forget(tx, view.id)?;
+                backlog::forget(tx, &mut changed, view.id)?;
                 tx.execute("DELETE FROM parked WHERE view = ?1", [view.id.0])?;
                 Set::Held.clear(tx, view.id)?;
                 let mut stored = Set::Fact.of(tx, view.id);
@@ -83,9 +85,10 @@ impl Store {
                 found(tx, &view, loaded, &reached.cut, &position)?;
             }
             tx.execute("UPDATE source SET compared = 0 WHERE name = ?1", [source])?;
-            Ok((changes, dropped))
+            Ok((changes, dropped, changed))
         })?;
         self.outbox_len -= dropped;
+        self.backlog.settle(changed);
         Ok(Changes { views, commit_no })
     }
 
@@ -140,56 +143,34 @@ impl Store {
         })
     }
 
-    /// Puts into the outbox what makes the fact store, whose rows are `listed`, equal the desired facts.
+    /// Puts into the backlog what makes the fact store, whose rows are `listed`, equal the desired facts. What waited for these views is
+    /// dropped, for the listing knows better.
     ///
-    /// The caller sees to it that nothing of these views was under way to the fact store while it was listed.
+    /// The caller sees to it that nothing of these views was under way to the fact store while it was listed, or is now.
     pub fn correct(&mut self, source: &str, views: Vec<(ViewRecord, Extent)>, guard: Guard) -> Result<Changes, StoreError> {
-        let path = self.path.clone();
-        let spool = self.spool();
-        self.commit(|tx, outbox| {
-            let mut changes = Vec::with_capacity(views.len());
+        let (path, spool) = (self.path.clone(), self.spool());
+        let (before, epoch, fresh) = (self.commit_no, self.backlog.epoch(), self.backlog.len() == 0);
+        let (views, dropped, changed) = self.write(|tx| {
+            let (mut changes, mut dropped, mut changed) = (Vec::with_capacity(views.len()), 0, Changed::default());
             for (view, listed) in views {
-                let mut removals = ExtentBuilder::new(&spool);
-                let (mut inserted, mut removed) = (0, 0);
-                for change in diff(desired(&path, view.id)?, listed) {
-                    match change? {
-                        (Op::Insert, row) => {
-                            outbox.push(tx, view.id, Op::Insert, row.as_bytes())?;
-                            inserted += 1;
-                        }
-                        (Op::Delete, row) => {
-                            removals.push(row)?;
-                            removed += 1;
-                        }
-                    }
-                }
-                let ViewRecord { id, mut facts, held, skipped, .. } = view;
-                // A hold of a re-run stays as it is: it is no difference here, since the desired facts still have it.
-                let held = match guard.judge(removed, facts - inserted + removed) {
-                    Verdict::Hold => {
-                        let (mut stored, mut holds) = (Set::Fact.of(tx, id), Set::Held.of(tx, id));
-                        // From now on it is one of those: a re-run judges it anew, and a change that brings it back ends it.
-                        for row in removals.finish()? {
-                            let row = row?;
-                            stored.write(Op::Insert, &row)?;
-                            holds.insert(&row)?;
-                        }
-                        facts += std::mem::take(&mut removed);
-                        facts - view.facts + held
-                    }
-                    Verdict::Apply => {
-                        for row in removals.finish()? {
-                            outbox.push(tx, id, Op::Delete, row?.as_bytes())?;
-                        }
-                        held
-                    }
-                };
-                tx.execute("UPDATE view SET facts = ?2, held = ?3 WHERE id = ?1", params![id.0, facts, held])?;
-                changes.push(Change { view: id, inserted, removed, held, facts, skipped });
+                dropped += outbox::forget(tx, view.id)?;
+                backlog::forget(tx, &mut changed, view.id)?;
+                // What is still wanted and still refused will be parked again.
+                tx.execute("DELETE FROM parked WHERE view = ?1", [view.id.0])?;
+                let differences = diff(desired(&path, view.id)?, listed);
+                changes.push(correct_one(tx, &mut changed, view, differences, (guard, epoch, &spool))?);
+            }
+            if changed.grew() {
+                set_meta(tx, "commit_no", &(before + 1).to_string())?;
+                changed.begin(tx, fresh, before)?;
             }
             tx.execute("UPDATE source SET compared = 1 WHERE name = ?1", [source])?;
-            Ok(changes)
-        })
+            Ok((changes, dropped, changed))
+        })?;
+        self.outbox_len -= dropped;
+        self.commit_no += u64::from(changed.grew());
+        self.backlog.settle(changed);
+        Ok(Changes { views, commit_no: self.commit_no })
     }
 
     /// Lets go of what is held: a person said so.
@@ -222,6 +203,54 @@ impl Store {
             Ok(move_to(tx, source, &furthest(stored.as_ref(), &reached.position), Some(&reached.settled))?)
         })
     }
+}
+
+/// The differences of one view, of which the guard may hold the removals.
+fn correct_one(
+    tx: &Transaction<'_>,
+    changed: &mut Changed,
+    view: ViewRecord,
+    differences: impl Iterator<Item = std::io::Result<(Op, Row)>>,
+    (guard, epoch, spool): (Guard, i64, &Path),
+) -> Result<Change, Failure> {
+    let ViewRecord { id, mut facts, held, skipped, .. } = view;
+    let mut removals = ExtentBuilder::new(spool);
+    let (mut inserted, mut removed) = (0, 0);
+    for difference in differences {
+        match difference? {
+            (Op::Insert, row) => {
+                backlog::add(tx, changed, (id, Op::Insert, &row), epoch)?;
+                inserted += 1;
+            }
+            (Op::Delete, row) => {
+                removals.push(row)?;
+                removed += 1;
+            }
+        }
+    }
+    // A hold of a re-run stays as it is: it is no difference here, since the desired facts still have it.
+    let held = match guard.judge(removed, facts - inserted + removed) {
+        Verdict::Hold => {
+            let (mut stored, mut holds) = (Set::Fact.of(tx, id), Set::Held.of(tx, id));
+            // From now on it is one of those: a re-run judges it anew, and a change that brings it back ends it.
+            for row in removals.finish()? {
+                let row = row?;
+                stored.write(Op::Insert, &row)?;
+                holds.insert(&row)?;
+            }
+            let before = facts;
+            facts += std::mem::take(&mut removed);
+            facts - before + held
+        }
+        Verdict::Apply => {
+            for row in removals.finish()? {
+                backlog::add(tx, changed, (id, Op::Delete, &row?), epoch)?;
+            }
+            held
+        }
+    };
+    tx.execute("UPDATE view SET facts = ?2, held = ?3 WHERE id = ?1", params![id.0, facts, held])?;
+    Ok(Change { view: id, inserted, removed, held, facts, skipped })
 }
 
 fn finish(tx: &Transaction<'_>, view: &ViewRecord, facts: u64, skipped: &Skipped, held: u64) -> Result<Change, Failure> {

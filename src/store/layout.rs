@@ -5,7 +5,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use crate::store::outbox;
 
 /// The layout's version, `PRAGMA user_version`.
-pub const LAYOUT: i32 = 3;
+pub const LAYOUT: i32 = 4;
 
 /// A part of the way from one layout to the next.
 enum Part {
@@ -73,6 +73,13 @@ CREATE TABLE outbox (
         Part::Code(outbox::gather),
         Part::Sql("DROP TABLE outbox_entries"),
     ],
+    &[Part::Sql(
+        "
+CREATE TABLE backlog (
+    op INTEGER NOT NULL, view INTEGER NOT NULL, row BLOB NOT NULL, epoch INTEGER NOT NULL, PRIMARY KEY (op, view, row)
+) STRICT, WITHOUT ROWID;
+",
+    )],
 ];
 
 /// Creates the tables or brings them up to date, in one transaction; `Err` is the version of a file that is none of ours.

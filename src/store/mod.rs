@@ -10,7 +10,7 @@
 //!
 //! | table | key | holds |
 //! |---|---|---|
-//! | `meta` | `key` | `store_id` (a UUID made with the file), `offset` (the fact store's last token), `commit_no` (the last number given out) |
+//! | `meta` | `key` | `store_id` (a UUID made with the file), `offset` (the fact store's last token), `commit_no` (the last number given out); of the backlog the `floor` and the `epoch` |
 //! | `source` | `name` | position; up to where no view lacks anything (`settled`); fingerprint, identity of the database; whether the last snapshot was compared with the fact store; what its clock showed |
 //! | `view` | `id` | source, signature, whether its desired facts come from a full result, whether its last run failed, their number, rows skipped by reason, removals held back; for its state the plan's fingerprint, its position while that is ahead of the source's, its time, and why the plan is not trusted (`demoted`) |
 //! | `fact` | `view, row` | desired facts as [`Row`](crate::data::Row) bytes: byte order is row order, so a view is read as an [`Extent`](crate::data::Extent) |
@@ -18,6 +18,7 @@
 //! | `skipped` | `view, row` | rows of an incremental view's result that make no fact |
 //! | `state_N` | `key` | what view N's dataflow keeps between two commits (`state.rs`) |
 //! | `outbox` | `commit_no, op, seq` | changes not yet acknowledged, in the order they are sent: by commit, its deletes first; each row a block of a view's changes (`block.rs`), of which the first `sent` are gone |
+//! | `backlog` | `op, view, row` | facts in which the fact store is known to differ, without an order (`backlog.rs`), and by which process that was written |
 //! | `parked` | `view, op, row` | changes the fact store refused, with its reason |
 //!
 //! `PRAGMA user_version` is the layout's version ([`LAYOUT`]); an older file is brought up to date in one transaction when it is opened,
@@ -31,6 +32,7 @@
 //! for as long as they read. A failed commit or fsync is final ([`StoreError::Poisoned`]): what SQLite's cache holds may then
 //! differ from the disk, so the store refuses everything until it is opened again.
 
+mod backlog;
 mod block;
 mod checkpoint;
 mod cut;
@@ -54,6 +56,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
 use crate::{data::Position, error::Disposition, target::Offset};
 
+pub use backlog::Turn;
 pub use checkpoint::Checkpoint;
 pub use cut::{Fresh, LoadedState, Reached};
 pub use directory::{StateDirectory, StateError};
@@ -61,7 +64,7 @@ pub use follow::{Applied, Followed, Live};
 pub use layout::LAYOUT;
 pub use load::{Audit, Doubt, Loaded};
 pub use maintain::Maintain;
-pub use outbox::{OutboxEntry, OutboxKey, Parked};
+pub use outbox::{Gone, Lane, OutboxEntry, OutboxKey, Parked, Waiting};
 pub use views::{Change, Changes, ViewId, ViewRecord};
 
 /// SQLite's page cache of the writer, in KiB (negative is SQLite's way of saying KiB instead of pages): the inner pages of a state of
@@ -163,6 +166,7 @@ pub struct Store {
     commit_no: u64,
     /// Entries in the outbox, counted along: counting ten million rows takes seconds.
     outbox_len: u64,
+    backlog: backlog::Backlog,
     poisoned: bool,
     /// Bytes of a view's flips that stay in memory.
     kept_flips: usize,
@@ -191,12 +195,14 @@ impl Store {
             None => 0,
         };
         let outbox_len = outbox::count(&connection).map_err(failed)?;
+        let backlog = backlog::Backlog::open(&connection).map_err(failed)?;
         Ok(Self {
             connection,
             path: path.to_owned(),
             id,
             commit_no,
             outbox_len,
+            backlog,
             poisoned: false,
             kept_flips: flips::KEPT_BYTES,
             blocks: block::LIMITS,

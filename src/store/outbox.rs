@@ -22,6 +22,7 @@ use crate::{
     data::Row,
     store::{
         Store, StoreError, ViewId,
+        backlog::{self, Changed},
         block::{self, Block, Limits},
         set_meta,
     },
@@ -51,6 +52,34 @@ pub struct OutboxEntry {
     pub row: Row,
 }
 
+/// Where a change waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// In the outbox, at this place of its order.
+    Live(OutboxKey),
+    /// In the backlog, which has no order (`backlog.rs`).
+    Backlog,
+}
+
+/// A change that waits to be acknowledged, wherever.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// Where.
+    pub lane: Lane,
+    /// Its view.
+    pub view: ViewId,
+    /// What happens.
+    pub op: Op,
+    /// To which fact.
+    pub row: Row,
+}
+
+impl From<OutboxEntry> for Waiting {
+    fn from(OutboxEntry { key, view, op, row }: OutboxEntry) -> Self {
+        Self { lane: Lane::Live(key), view, op, row }
+    }
+}
+
 /// A change the fact store refused.
 #[derive(Debug, Clone)]
 pub struct Parked {
@@ -62,6 +91,15 @@ pub struct Parked {
     pub row: Row,
     /// The fact store's words.
     pub reason: String,
+}
+
+/// What an acknowledgement took away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gone {
+    /// Entries of the outbox.
+    pub outbox: u64,
+    /// Changes that had been refused.
+    pub unparked: u64,
 }
 
 /// Gathers the entries of one commit into blocks and numbers them.
@@ -201,39 +239,63 @@ impl Store {
         self.outbox_len
     }
 
-    /// Whether entries of one of `views` wait.
+    /// Whether something of `views` waits, in the outbox or in the backlog.
     pub fn outbox_holds(&self, views: &[ViewId]) -> Result<bool, StoreError> {
         let ids = serde_json::to_string(&views.iter().map(|view| view.0).collect::<Vec<_>>()).expect("numbers are JSON");
-        self.read(|connection| {
-            connection
-                .query_row("SELECT EXISTS (SELECT 1 FROM outbox WHERE view IN (SELECT value FROM json_each(?1)))", [ids], |row| row.get(0))
-        })
+        let sql = "SELECT EXISTS (SELECT 1 FROM outbox WHERE view IN (SELECT value FROM json_each(?1)))
+                       OR EXISTS (SELECT 1 FROM json_each(?1) JOIN backlog ON op IN (0, 1) AND view = value)";
+        self.read(|connection| connection.query_row(sql, [ids], |row| row.get(0)))
     }
 
-    /// The fact store has acknowledged everything up to `last`; keeps its token. Returns how many entries went.
+    /// The fact store has acknowledged `entries`: of the outbox the first ones, in their order. Keeps its token. What was
+    /// parked of these facts is settled.
     ///
     /// On the disk before the next batch is sent: if a power failure brought back two batches, sending the first again would undo for a
     /// moment what the second revoked.
-    pub fn acknowledge(&mut self, last: OutboxKey, offset: &Offset) -> Result<u64, StoreError> {
-        let gone = self.write(|tx| {
-            let gone = remove_up_to(tx, last)?;
+    pub fn acknowledge(&mut self, entries: &[Waiting], offset: &Offset) -> Result<Gone, StoreError> {
+        let superseding = self.backlog.len() > 0;
+        let (gone, unparked, changed) = self.write(|tx| {
+            let (mut gone, mut changed) = (0, Changed::default());
+            if let Some(last) = last_live(entries) {
+                gone = remove_up_to(tx, last)?;
+            }
+            for entry in entries.iter().filter(|_| superseding) {
+                match entry.lane {
+                    Lane::Live(_) => backlog::supersede(tx, &mut changed, entry)?,
+                    Lane::Backlog => backlog::take_out(tx, &mut changed, entry)?,
+                }
+            }
+            let unparked = unpark(tx, entries)?;
             set_meta(tx, "offset", &offset.0)?;
-            Ok(gone)
+            Ok((gone, unparked, changed))
         })?;
         self.outbox_len -= gone;
-        Ok(gone)
+        self.backlog.settle(changed);
+        Ok(Gone { outbox: gone, unparked })
     }
 
-    /// Takes the first entry, which the fact store refuses, out of the way.
-    pub fn park(&mut self, entry: &OutboxEntry, reason: &str) -> Result<(), StoreError> {
-        let gone = self.write(|tx| {
+    /// Takes an entry, which the fact store refuses, out of the way; of the outbox it is the first one.
+    pub fn park(&mut self, entry: &Waiting, reason: &str) -> Result<(), StoreError> {
+        let (gone, changed) = self.write(|tx| {
+            let mut changed = Changed::default();
             tx.execute(
                 "INSERT INTO parked VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET reason = excluded.reason",
                 params![entry.view.0, entry.op, entry.row.as_bytes(), reason],
             )?;
-            Ok(remove_up_to(tx, entry.key)?)
+            let gone = match entry.lane {
+                Lane::Live(key) => {
+                    backlog::supersede(tx, &mut changed, entry)?;
+                    remove_up_to(tx, key)?
+                }
+                Lane::Backlog => {
+                    backlog::take_out(tx, &mut changed, entry)?;
+                    0
+                }
+            };
+            Ok((gone, changed))
         })?;
         self.outbox_len -= gone;
+        self.backlog.settle(changed);
         Ok(())
     }
 
@@ -254,6 +316,24 @@ impl Store {
     }
 }
 
+/// The last of `entries` that is of the outbox.
+fn last_live(entries: &[Waiting]) -> Option<OutboxKey> {
+    entries.iter().rev().find_map(|entry| match entry.lane {
+        Lane::Live(key) => Some(key),
+        Lane::Backlog => None,
+    })
+}
+
+/// What happened to these facts since makes what was refused about them settled.
+fn unpark(tx: &Transaction<'_>, entries: &[Waiting]) -> rusqlite::Result<u64> {
+    if !tx.prepare_cached("SELECT 1 FROM parked LIMIT 1")?.exists([])? {
+        return Ok(0);
+    }
+    let mut delete = tx.prepare_cached("DELETE FROM parked WHERE view = ?1 AND row = ?2")?;
+    let settled = entries.iter().map(|entry| Ok(delete.execute(params![entry.view.0, entry.row.as_bytes()])? as u64));
+    settled.sum()
+}
+
 /// Entries that wait, counted.
 pub(super) fn count(connection: &Connection) -> rusqlite::Result<u64> {
     connection.query_row("SELECT coalesce(sum(count - sent), 0) FROM outbox", [], |row| row.get(0))
@@ -266,8 +346,8 @@ pub(super) fn forget(tx: &Transaction<'_>, view: ViewId) -> rusqlite::Result<u64
     Ok(gone)
 }
 
-/// Everything up to `last` goes. Its block may be gone already: a snapshot takes a view's blocks out while they are on their way.
-fn remove_up_to(tx: &Transaction<'_>, last: OutboxKey) -> rusqlite::Result<u64> {
+/// Everything up to `last` goes, and is counted. Its block may be gone already: a snapshot takes a view's blocks out while they are on their way.
+pub(super) fn remove_up_to(tx: &Transaction<'_>, last: OutboxKey) -> rusqlite::Result<u64> {
     let OutboxKey { commit_no, op, seq, index } = last;
     let block = params![commit_no, op, seq];
     let mut select = tx.prepare_cached("SELECT count, sent FROM outbox WHERE commit_no = ?1 AND op = ?2 AND seq = ?3")?;

@@ -7,7 +7,11 @@ use rusqlite::{Transaction, params};
 use crate::{
     data::{Extent, Lsn},
     fact::FactType,
-    store::{Failure, Store, StoreError, facts, outbox, state},
+    store::{
+        Failure, Store, StoreError,
+        backlog::{self, Changed},
+        facts, outbox, state,
+    },
 };
 
 /// A view's number in this store; it stays with the signature for as long as the configuration has it.
@@ -86,7 +90,7 @@ impl Store {
     /// desired facts along; the fact store keeps its own, which nobody claims any more.
     pub fn register(&mut self, source: &str, fact_types: &[&FactType]) -> Result<Vec<ViewRecord>, StoreError> {
         let signatures: Vec<String> = fact_types.iter().map(ToString::to_string).collect();
-        let (ids, dropped) = self.write(|tx| {
+        let (ids, dropped, changed) = self.write(|tx| {
             let keep = serde_json::to_string(&signatures).expect("strings are JSON");
             let gone = "SELECT id FROM view WHERE source = ?1 AND signature NOT IN (SELECT value FROM json_each(?2))";
             let remove = |table: &str| tx.execute(&format!("DELETE FROM {table} WHERE view IN ({gone})"), params![source, keep]);
@@ -94,16 +98,18 @@ impl Store {
                 remove(table)?;
             }
             let ids = tx.prepare(gone)?.query_map([source, &keep], |row| row.get(0).map(ViewId))?.collect::<rusqlite::Result<Vec<_>>>()?;
-            let mut dropped = 0;
+            let (mut dropped, mut changed) = (0, Changed::default());
             for id in ids {
                 state::drop(tx, id)?;
                 dropped += outbox::forget(tx, id)?;
+                backlog::forget(tx, &mut changed, id)?;
             }
             tx.execute(&format!("DELETE FROM view WHERE id IN ({gone})"), params![source, keep])?;
             let ids = signatures.iter().map(|signature| register_one(tx, source, signature)).collect::<Result<Vec<_>, Failure>>()?;
-            Ok((ids, dropped))
+            Ok((ids, dropped, changed))
         })?;
         self.outbox_len -= dropped;
+        self.backlog.settle(changed);
         ids.into_iter().zip(fact_types).map(|(id, fact_type)| self.view(id, fact_type)).collect()
     }
 

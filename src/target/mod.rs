@@ -19,6 +19,7 @@ use crate::{
     data::Row,
     error::Disposition,
     fact::{Fact, FactType},
+    target::quota::WriteQuota,
 };
 
 /// What happens to a fact.
@@ -135,6 +136,17 @@ pub enum TargetError {
 }
 
 impl TargetError {
+    /// Whether the batch was certainly not applied: then it need not be repeated, and something else may go in its place.
+    pub fn left_no_trace(&self) -> bool {
+        match self {
+            Self::Unreachable { source, .. } => source.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_connect),
+            // The quota's refusal; any other status may be a proxy's word for "I gave up waiting".
+            Self::Busy { status, .. } => *status == 429,
+            Self::Key { .. } | Self::TooLarge { .. } | Self::Refused { .. } | Self::Setup { .. } => true,
+            Self::Garbage { .. } | Self::Embedded { .. } | Self::Receiver(_) => false,
+        }
+    }
+
     /// Who acts next.
     pub fn disposition(&self) -> Disposition {
         match self {
@@ -157,10 +169,16 @@ pub trait FactStore: Send + Sync {
     /// What a batch may hold.
     fn limits(&self) -> BatchLimits;
 
+    /// What may be written in a minute. Whoever calls [`FactStore::apply`] spends it first, for each attempt: how long that takes decides
+    /// what is sent, so nothing that has been chosen may wait in here.
+    fn quota(&self) -> &WriteQuota {
+        WriteQuota::open()
+    }
+
     /// Applies `batch` in order and atomically. `Ok` means durable, and gives the token that reads must present to see
     /// it. One attempt: the caller repeats it with the same `request_id` after a [`Disposition::Retry`] error, also when the
-    /// batch may have been applied and only the answer was lost. Waits for the quota before sending. Dropping the future
-    /// leaves it unknown whether the batch was applied.
+    /// batch may have been applied and only the answer was lost. Dropping the future leaves it unknown whether
+    /// the batch was applied.
     fn apply<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<Offset, TargetError>>;
 
     /// Calls `each` with the row ([`FactType::row`]) of every stored fact of exactly `fact_type`, in any order, without ever

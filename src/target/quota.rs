@@ -11,11 +11,22 @@
 //! ```
 //!
 //! The burst may not be smaller, or a full batch would never pass; it is not larger, because the rate pays for it.
+//!
+//! What nobody waits for, a backfill, spends *spare* updates only: it passes a second limiter first, of nineteen twentieths of the rate and
+//! half of the burst. What is left lets the first limiter recover while a backfill goes on, so that a live commit of half a batch or less
+//! finds it open, and a larger one waits a second instead of two.
+//!
 //! Every attempt counts, also one that failed, for its answer may be all that was lost. What our clock cannot see is left to
 //! the server's 429: other writers, what a process before this one wrote, and batches that the network delays and then
 //! delivers together.
 
-use std::{num::NonZeroU32, str::FromStr, time::Duration};
+use std::{
+    collections::VecDeque,
+    num::NonZeroU32,
+    str::FromStr,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
@@ -73,6 +84,13 @@ impl Plan {
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
+    /// How long a backfill of `updates` keeps what the quota spares busy.
+    pub fn time_to_spare(self, updates: u64) -> Duration {
+        let Some(quota) = self.quota().map(spare) else { return Duration::ZERO };
+        let nanos = quota.replenish_interval().as_nanos().saturating_mul(u128::from(updates));
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
     fn quota(self) -> Option<Quota> {
         let per_minute = self.updates_per_minute()?;
         let burst = u32::try_from(self.limits().entries).expect("a batch has at most 1,000 entries");
@@ -101,43 +119,160 @@ impl FromStr for Plan {
     }
 }
 
+/// A plan's quota and what of it is used, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// Fact updates in any minute.
+    pub per_minute: u32,
+    /// Of them in the last minute, to the second.
+    pub used: u32,
+}
+
 /// Holds writes back until the quota allows them.
 #[derive(Debug)]
-pub(crate) enum WriteQuota {
+pub struct WriteQuota {
+    pace: Pace,
+    spent: Mutex<Spent>,
+}
+
+#[derive(Debug)]
+enum Pace {
     /// No limit.
     Open,
     /// At most a plan's updates in any minute.
-    Paced {
-        /// Its state.
-        limiter: DefaultDirectRateLimiter,
-        /// The most it lets through at once.
-        burst: NonZeroU32,
-    },
+    Paced { per_minute: u32, all: Limiter, spare: Limiter },
+}
+
+#[derive(Debug)]
+struct Limiter {
+    limiter: DefaultDirectRateLimiter,
+    /// The most it lets through at once.
+    burst: NonZeroU32,
+}
+
+impl Limiter {
+    fn new(quota: Quota) -> Self {
+        Self { limiter: RateLimiter::direct(quota), burst: quota.burst_size() }
+    }
+
+    /// More than the burst, which only a caller that disregards the limits asks for, is waited for in parts.
+    async fn spend(&self, updates: usize) {
+        let mut left = u32::try_from(updates).unwrap_or(u32::MAX);
+        while let Some(part) = NonZeroU32::new(left.min(self.burst.get())) {
+            self.limiter.until_n_ready(part).await.expect("a part is never larger than the burst");
+            left -= part.get();
+        }
+    }
+
+    fn try_spend(&self, updates: usize) -> bool {
+        let Some(updates) = u32::try_from(updates).ok().and_then(NonZeroU32::new) else { return updates == 0 };
+        matches!(self.limiter.check_n(updates), Ok(Ok(())))
+    }
 }
 
 impl WriteQuota {
     /// A quota of which nothing is used up.
-    pub(crate) fn new(plan: Plan) -> Self {
-        match plan.quota() {
-            None => Self::Open,
-            Some(quota) => Self::Paced { limiter: RateLimiter::direct(quota), burst: quota.burst_size() },
+    pub fn new(plan: Plan) -> Self {
+        let paced =
+            |(quota, per_minute): (Quota, u32)| Pace::Paced { per_minute, all: Limiter::new(quota), spare: Limiter::new(spare(quota)) };
+        let pace = plan.quota().zip(plan.updates_per_minute()).map_or(Pace::Open, paced);
+        Self { pace, spent: Mutex::new(Spent::new()) }
+    }
+
+    /// No limit.
+    pub fn open() -> &'static Self {
+        static OPEN: WriteQuota = WriteQuota { pace: Pace::Open, spent: Mutex::new(Spent::new()) };
+        &OPEN
+    }
+
+    /// Waits until `updates` may be sent. Cancel-safe: a wait that is dropped has used up nothing, or a part of what is more than a batch.
+    pub async fn spend(&self, updates: usize) {
+        if let Pace::Paced { all, .. } = &self.pace {
+            all.spend(updates).await;
+            self.note(updates);
         }
     }
 
-    /// Waits until `updates` may be sent. Cancel-safe: a wait that is dropped has used up nothing.
-    ///
-    /// More than a batch at once, which only a caller that disregards the limits asks for, is waited for in parts.
-    pub(crate) async fn spend(&self, updates: usize) {
-        match self {
-            Self::Open => {}
-            Self::Paced { limiter, burst } => {
-                let mut left = u32::try_from(updates).unwrap_or(u32::MAX);
-                while let Some(part) = NonZeroU32::new(left.min(burst.get())) {
-                    limiter.until_n_ready(part).await.expect("a part is never larger than the burst");
-                    left -= part.get();
-                }
-            }
+    /// The most that is spared at once, if it is less than `most`.
+    pub fn spares(&self, most: usize) -> usize {
+        match &self.pace {
+            Pace::Open => most,
+            Pace::Paced { spare, .. } => most.min(spare.burst.get() as usize),
         }
+    }
+
+    /// Waits until `updates` may be sent that nobody waits for. Cancel-safe: a wait that is dropped delays others of its kind at most.
+    pub async fn spare(&self, updates: usize) {
+        if let Pace::Paced { all, spare, .. } = &self.pace {
+            spare.spend(updates).await;
+            all.spend(updates).await;
+            self.note(updates);
+        }
+    }
+
+    /// Whether `updates` may be sent right now that nobody waits for; then they are spent.
+    pub fn try_spare(&self, updates: usize) -> bool {
+        let spared = match &self.pace {
+            Pace::Open => true,
+            Pace::Paced { all, spare, .. } => spare.try_spend(updates) && all.try_spend(updates),
+        };
+        if spared {
+            self.note(updates);
+        }
+        spared
+    }
+
+    /// How much of it is used; `None` without a limit.
+    pub fn budget(&self) -> Option<Budget> {
+        match &self.pace {
+            Pace::Open => None,
+            Pace::Paced { per_minute, .. } => Some(Budget { per_minute: *per_minute, used: self.spent().within(Instant::now(), WINDOW) }),
+        }
+    }
+
+    fn note(&self, updates: usize) {
+        if matches!(self.pace, Pace::Paced { .. }) {
+            self.spent().note(Instant::now(), u32::try_from(updates).unwrap_or(u32::MAX));
+        }
+    }
+
+    fn spent(&self) -> MutexGuard<'_, Spent> {
+        self.spent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a backfill may spend of `quota`.
+fn spare(quota: Quota) -> Quota {
+    let burst = NonZeroU32::new(quota.burst_size().get().div_ceil(2)).expect("half of a burst is at least one");
+    let period = quota.replenish_interval() * 20 / 19;
+    Quota::with_period(period).expect("it is longer than that of the quota").allow_burst(burst)
+}
+
+/// What was spent lately, second by second.
+#[derive(Debug)]
+struct Spent {
+    /// At most one for each second of the window, and the one that has just left it.
+    seconds: VecDeque<(Instant, u32)>,
+}
+
+impl Spent {
+    const fn new() -> Self {
+        Self { seconds: VecDeque::new() }
+    }
+
+    fn note(&mut self, now: Instant, updates: u32) {
+        match self.seconds.back_mut() {
+            Some((began, spent)) if now.duration_since(*began) < Duration::from_secs(1) => *spent = spent.saturating_add(updates),
+            Some(_) | None => self.seconds.push_back((now, updates)),
+        }
+        while self.seconds.front().is_some_and(|(began, _)| now.duration_since(*began) > WINDOW) {
+            self.seconds.pop_front();
+        }
+    }
+
+    fn within(&self, now: Instant, window: Duration) -> u32 {
+        let lately = self.seconds.iter().filter(|(began, _)| now.duration_since(*began) <= window);
+        lately.map(|(_, spent)| spent).fold(0, |sum, spent| sum.saturating_add(*spent))
     }
 }
 

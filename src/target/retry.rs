@@ -80,10 +80,11 @@ impl Default for Attempts {
     }
 }
 
-/// Applies `batch`, repeating what may succeed when repeated, at most `attempts` times in all; then it is the last error.
+/// Applies `batch` when the quota allows it, repeating what may succeed when repeated, at most `attempts` times in all; then it is the last error.
 pub async fn apply_with_retry(store: &dyn FactStore, batch: &Batch, attempts: Attempts) -> Result<Offset, TargetError> {
     let mut pause = Pause::new(batch.request_id, attempts);
     loop {
+        store.quota().spend(batch.changes.len()).await;
         match store.apply(batch).await {
             Ok(offset) => return Ok(offset),
             Err(error) => pause.after(error).await?,

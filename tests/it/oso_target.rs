@@ -22,7 +22,7 @@ use factsync::{
     target::{
         Batch, FactChange, FactStore, Offset, Op, TargetError, batch,
         oso::{OsoCloud, Timeouts},
-        quota::Plan,
+        quota::{Budget, Plan},
         retry::{Attempts, apply_with_retry},
     },
 };
@@ -482,9 +482,11 @@ async fn writes_wait_for_the_quota_of_the_plan() {
     let client = OsoCloud::new(&server.url, SecretString::from(KEY), Plan::Free).expect("a client");
     assert_eq!(client.limits().entries, 20);
     let started = Instant::now();
+    assert_eq!(client.quota().budget(), Some(Budget { per_minute: 1_000, used: 0 }));
     for _ in 0..2 {
-        client.apply(&batch_of(20)).await.expect("applied");
+        apply_with_retry(&client, &batch_of(20), Attempts::ONCE).await.expect("applied");
     }
+    assert_eq!(client.quota().budget(), Some(Budget { per_minute: 1_000, used: 40 }));
     // 20 at once, then 980 a minute.
     assert!(started.elapsed() >= Plan::Free.time_for(40), "{:?}", started.elapsed());
     assert!(Plan::Free.time_for(40) > Duration::from_secs(1));

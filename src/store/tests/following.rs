@@ -116,7 +116,7 @@ impl Followers {
         while let Some(entry) = self.store.outbox(1).expect("read").pop() {
             let sign = if entry.op == Op::Insert { "+" } else { "-" };
             sent.push(format!("{sign}{}", entry.row.cells().remove(0).expect("a text")));
-            self.store.acknowledge(entry.key, &Offset("1".to_owned())).expect("acknowledged");
+            self.store.acknowledge(&[entry.into()], &Offset("1".to_owned())).expect("acknowledged");
         }
         assert_eq!(self.store.outbox_len(), 0);
         sent.join(" ")

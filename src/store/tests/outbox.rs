@@ -134,8 +134,8 @@ impl Outbox {
     fn acknowledge(&mut self, most: usize) {
         self.last = self.store.outbox(most).expect("read");
         let Some(last) = self.last.last() else { return };
-        let gone = self.store.acknowledge(last.key, &offset()).expect("acknowledged");
-        assert_eq!(gone as usize, self.last.len());
+        let gone = self.store.acknowledge(&[last.clone().into()], &offset()).expect("acknowledged");
+        assert_eq!(gone.outbox as usize, self.last.len());
         self.list.drain(..self.last.len());
     }
 
@@ -144,12 +144,12 @@ impl Outbox {
             Step::Commit { parts, gives_up } => self.commit(parts, *gives_up),
             Step::Acknowledge(most) => self.acknowledge(*most),
             Step::Again => {
-                let gone = self.last.last().map(|last| self.store.acknowledge(last.key, &offset()).expect("acknowledged"));
-                assert_eq!(gone.unwrap_or(0), 0);
+                let gone = self.last.last().map(|last| self.store.acknowledge(&[last.clone().into()], &offset()).expect("acknowledged"));
+                assert_eq!(gone.map_or(0, |gone| gone.outbox), 0);
             }
             Step::Park => {
                 let Some(entry) = self.store.outbox(1).expect("read").pop() else { return };
-                self.store.park(&entry, "no such predicate").expect("parked");
+                self.store.park(&entry.clone().into(), "no such predicate").expect("parked");
                 assert_eq!(listed(&entry), self.list.remove(0));
             }
             Step::Replace(view) => {

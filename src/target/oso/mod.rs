@@ -113,7 +113,6 @@ impl OsoCloud {
         if batch.changes.is_empty() {
             return Ok(self.offset());
         }
-        self.quota.spend(batch.changes.len()).await;
         let request = self
             .client
             .post(self.endpoint("batch"))
@@ -203,6 +202,10 @@ impl OsoCloud {
 impl FactStore for OsoCloud {
     fn limits(&self) -> BatchLimits {
         self.limits
+    }
+
+    fn quota(&self) -> &WriteQuota {
+        &self.quota
     }
 
     fn apply<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<Offset, TargetError>> {
