@@ -23,7 +23,7 @@ use recorder::Manners;
 use source::{BULK, MANY};
 
 /// Whether comparisons and long queues go to the fact store behind live commits.
-const BACKLOG: bool = false;
+const BACKLOG: bool = true;
 
 /// What a batch may hold on all plans but the free one.
 const BATCH: usize = 1_000;
