@@ -150,6 +150,26 @@ async fn a_revocation_is_never_delayed_behind_a_backfill() {
     assert!(!BACKLOG || seen.revocations > 10, "{seen:?}");
 }
 
+/// Without a quota batches of a backlog are on their way together.
+#[tokio::test(flavor = "multi_thread")]
+async fn exact_in_a_backfill_under_every_fault() {
+    let manners = Manners { slow: Duration::from_millis(60), ..BAD };
+    let delay = BACKLOG.then_some(2 * BATCH);
+    let backfill = Setup { rows: &[BULK, MANY], bulk: 0, missing: 95, manners, delay, ..setup("faulty history of a backfill") };
+    let mut followed = Followed::prepare(backfill).await;
+    followed.run();
+    followed.first_batch().await;
+    for _ in 0..30 * times() {
+        work_alone(&mut followed, 2).await;
+        followed.next_batch().await;
+    }
+    followed.reach().await;
+    followed.live();
+    work(&mut followed, 20).await;
+    let seen = followed.finish().await;
+    assert!(seen.whole > 3, "{seen:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn exact_across_kills_at_any_moment() {
     let mut followed = Followed::prepare(Setup { manners: BAD, ..setup("history of kills") }).await;
@@ -189,8 +209,47 @@ async fn exact_after_an_outage() {
     followed.recorder.lane(Lane::Folded);
     followed.recorder.up().await;
     followed.reach().await;
+    assert!(followed.log().contains("catching up") || !BACKLOG, "the queue was never long");
     followed.live();
     work(&mut followed, 5).await;
     let seen = followed.finish().await;
     assert!(seen.whole > 3, "{seen:?}");
+}
+
+/// Catching up under faults and kills, while commits go on: nobody can tell any more which commits a state is of, but of each fact what may
+/// be said, and at rest everything. The free plan's queue is soon a long one, so that every fact in it has turned several times.
+#[tokio::test(flavor = "multi_thread")]
+async fn exact_while_catching_up_under_faults_and_kills() {
+    let free = Setup { plan: "free", rows: &[], bulk: 0, ..setup("history of catching up") };
+    let mut followed = Followed::start(free, 5).await;
+    let mut caught_up = false;
+    for _ in 0..2 * times() {
+        // Most of what is on its way when the outage begins has arrived or not, and nobody knows.
+        followed.recorder.set(Manners { cut: 70, ..BAD });
+        work_alone(&mut followed, 5).await;
+        followed.next_batch().await;
+        followed.recorder.down().await;
+        work_alone(&mut followed, 60).await;
+        if followed.random.below(2) == 0 {
+            followed.kill();
+            followed.run();
+        }
+        work_alone(&mut followed, 60).await;
+        followed.recorder.set(BAD);
+        followed.recorder.up().await;
+        work_alone(&mut followed, 5).await;
+        followed.next_batch().await;
+        followed.watch().await;
+        work_alone(&mut followed, 5).await;
+        caught_up |= followed.log().contains("catching up");
+        if followed.random.below(2) == 0 {
+            followed.kill();
+            followed.run();
+        }
+        followed.recorder.set(GOOD);
+        followed.reach().await;
+    }
+    let seen = followed.finish().await;
+    assert!(caught_up || !BACKLOG, "the queue was never long");
+    assert!(seen.batches > 5, "{seen:?}");
 }

@@ -160,6 +160,11 @@ impl Followed {
         self.process.as_ref().expect("it runs").status().await.pointer(pointer).cloned().unwrap_or_default()
     }
 
+    /// What factsync has written since its last start.
+    pub(super) fn log(&self) -> String {
+        self.process.as_ref().expect("it runs").log()
+    }
+
     /// Only commits arrive from here on, each as a whole.
     pub(super) fn live(&self) {
         self.recorder.lane(Lane::Live);
@@ -258,6 +263,11 @@ fn number<'a>(
 fn describe(violation: &Violation, history: &History, names: &[&Fact]) -> String {
     let Violation { step, rule, fact, what } = violation;
     let mut text = format!("{rule:?} is broken by step {step} of {}: {what}", history.steps.len());
+    let batches = |step: &(usize, &Step)| matches!(step.1, Step::Batch { .. } | Step::Lane(_));
+    let latest: Vec<(usize, &Step)> = history.steps.iter().enumerate().take(step + 1).filter(batches).collect();
+    for (number, latest) in &latest[latest.len().saturating_sub(SHOWN)..] {
+        text.push_str(&format!("\nstep {number}: {}", outline(latest)));
+    }
     let Some(fact) = fact else { return text };
     text.push_str(&format!("\nfact {fact} is {:?}", names[*fact]));
     let upto = &history.steps[..history.steps.len().min(step + 1)];
@@ -271,6 +281,17 @@ fn describe(violation: &Violation, history: &History, names: &[&Fact]) -> String
         text.push_str(&format!("\nstep {number}: {}", shown(told, *fact)));
     }
     text
+}
+
+/// A step in a few words.
+fn outline(step: &Step) -> String {
+    match step {
+        Step::Batch { changes, head, again } => {
+            let deletes = changes.iter().filter(|(op, _)| *op == Op::Delete).count();
+            format!("a batch of {deletes} deletes and {} inserts, head {head}, again {again}", changes.len() - deletes)
+        }
+        Step::Committed { .. } | Step::Reached { .. } | Step::Lane(_) => format!("{step:?}"),
+    }
 }
 
 /// A step, of a batch what it says of `fact`.
