@@ -11,7 +11,7 @@
 //!                     row changes            v            facts                one transaction
 //!  PostgreSQL WAL ─┐ (incremental) ┌> view::Dataflow ──┐         ┌──────────────────────────────────────────┐    batches
 //!  CSV files ──────┼─> source ─────┤                   ├─> store │ views' state, desired facts, outbox,     │──> target ─> fact
-//!  MongoDB ────────┘     ^         └> view::refresh ───┘         │ position                                 │   /api/batch store
+//!  MongoDB ────────┘     ^         └> view::refresh ───┘         │ backlog, position                        │   /api/batch store
 //!                        │  whole results                        └────────────────────┬─────────────────────┘
 //!                        │    (refresh)                                commit (fsync), checkpoint
 //!                        └─────────────────── acknowledge upstream ───────────────────┘
@@ -37,6 +37,8 @@
 //! | how does a view get its first state? | `view/load.rs` from whole tables, `store/load.rs` compares it with the database's own answer |
 //! | where does a row become a fact? | [`fact::FactType::fact`]; `store/settle.rs` for row changes, [`view::refresh()`] for whole results |
 //! | where does a fact become a request? | `engine/deliver.rs` picks it, [`target::batch`] packs it, [`target::oso`] sends it |
+//! | what goes first: commits, backfills, what an outage left? | `engine/deliver.rs` decides; `store/outbox.rs` and `store/backlog.rs` are its queues |
+//! | who keeps the fact store's quota? | [`target::quota`] |
 //! | who decides between resuming and a new snapshot, for each view? | `engine/start.rs` |
 //! | what happens to a view that fails? | `engine/apply.rs`, `flow_failed` |
 //! | at which steps does a test let the process die? | `engine/crash.rs` |
@@ -49,7 +51,8 @@
 //! 1. **Exact.** After each commit of the local store the desired facts of every incremental view equal its query at one commit of the
 //!    source, the same for all of them (one that was just loaded is ahead until the others get there); those of a refresh view equal its
 //!    query at the point it was last read. A batch ends where such a commit does, so the fact store passes through the same states; only a
-//!    commit that is too large for a batch is split, its deletes first.
+//!    commit that is too large for a batch is split, its deletes first. While there is a backlog (a first load, the end of an outage) the
+//!    fact store lags, and still never holds a fact that was false both before and after.
 //! 2. **Atomic.** Views' state, desired facts, outbox and position change in one local transaction, which ends at a commit of the
 //!    source; a `kill -9` anywhere and a restart end in the same state as no kill.
 //! 3. **Seamless.** No change falls between snapshot and stream, and an overlap changes nothing ([`source::postgres`] argues why).

@@ -16,7 +16,7 @@
 //! - **Catch-up.** An outbox that would take longer than [`CATCH_UP_AFTER`] at the rate the fact store takes is folded into the backlog:
 //!   what happened to a fact is netted, and every revocation in it goes before every grant. While such revocations wait, what comes is
 //!   folded, too, so that none waits behind a later grant. It is over when the backlog is empty.
-//! - **Idle means at once**: a commit is sent when it is there. Under load the commits that come while a batch is on its way share the next.
+//! - **Idle means at once**: a commit is sent when it is there. Commits that come while a batch is on its way share the next one.
 //!
 //! # One request at a time, and when not
 //!
@@ -29,14 +29,15 @@
 //!
 //! # What an attempt may have done
 //!
-//! An answer that was lost leaves unknown whether the batch was applied; it is repeated as it is, with its own `X-Request-ID`, which changes
-//! nothing if it was. An error that leaves no trace (no connection, 429, a refused key) lets go of the batch, and the next one is made of
+//! An answer that was lost leaves unknown whether the batch was applied; it is repeated as it is, with its own `X-Request-ID`, which
+//! changes nothing if it was. An error that leaves no trace (no connection, 429, a refused key) lets go of the batch, and the next one is made of
 //! what waits by then. If catch-up folds a batch that may have been applied, its entries are in doubt and cancel nothing.
 //!
 //! A batch that the fact store refuses is halved until the offending fact stands alone; that one is parked, with the fact store's words,
 //! and the rest goes on. Halving gives up the atomicity of the commits in that batch, which is the lesser evil: the alternative is to stop
 //! revoking because of one fact.
 
+mod attempt;
 mod select;
 mod stride;
 
@@ -48,7 +49,7 @@ use std::{
 
 use futures_util::future::join_all;
 use tokio::sync::watch;
-use tracing::{error, info, warn};
+use tracing::info;
 use uuid::Uuid;
 
 use crate::{
@@ -62,10 +63,11 @@ use crate::{
     error::causes,
     fact::FactType,
     store::{Lane, OutboxKey, ViewId, Waiting},
-    target::{Batch, FactChange, FactStore, Offset, TargetError, quota::WriteQuota, retry::Schedule},
+    target::{Batch, FactChange, FactStore, Offset, quota::WriteQuota},
     telemetry,
 };
 
+use attempt::Failing;
 use select::{batches, live_batch};
 use stride::{Rate, Stride};
 
@@ -100,27 +102,6 @@ pub(super) struct Deliver {
     paid: usize,
     /// What failed last, until something succeeds.
     failing: Option<Failing>,
-}
-
-/// A batch that failed.
-struct Failing {
-    request_id: Uuid,
-    entries: Vec<Waiting>,
-    schedule: Schedule,
-}
-
-/// What became of one attempt.
-enum Attempt {
-    /// Everything in it is acknowledged.
-    Delivered(Offset),
-    /// The process stops.
-    Stopped,
-    /// Nothing of it is acceptable as it is; it must be smaller.
-    Halve,
-    /// The only fact in it is refused.
-    Park(String),
-    /// What waits is to be looked at again.
-    LetGo,
 }
 
 /// How waiting ends.
@@ -354,139 +335,6 @@ impl Deliver {
         Ok(Waited::Over)
     }
 
-    /// What has failed once, halving what is refused.
-    async fn send_again(&mut self, entries: Vec<Waiting>, batch: Batch, error: TargetError) -> Result<Waited, EngineError> {
-        let mut left = &entries[..];
-        let mut attempt = self.repeat(left, batch, error).await?;
-        let mut length = left.len();
-        loop {
-            let part = &left[..length];
-            match attempt {
-                Attempt::Stopped => return Ok(Waited::Stopped),
-                Attempt::LetGo => return Ok(Waited::News),
-                Attempt::Halve => length = part.len().div_ceil(2),
-                Attempt::Park(reason) => {
-                    let fact_type = &self.fact_types[&part[0].view];
-                    error!(%fact_type, reason, "the fact store refuses a fact, parked");
-                    self.writer.park(part[0].clone(), reason).await?;
-                    // Parked counts as settled: who waits would wait for ever.
-                    self.show().await?;
-                    left = &left[1..];
-                    length = left.len();
-                }
-                Attempt::Delivered(offset) => {
-                    self.delivered(part.to_vec(), offset).await?;
-                    left = &left[part.len()..];
-                    // What is left may be acceptable as a whole.
-                    length = left.len();
-                }
-            }
-            if left.is_empty() {
-                return Ok(Waited::Over);
-            }
-            let part = &left[..length];
-            let batch = self.batch(part);
-            if self.spend(part.len()).await == Waited::Stopped {
-                return Ok(Waited::Stopped);
-            }
-            let answer = tokio::select! {
-                biased;
-                () = stopped(&mut self.stop) => return Ok(Waited::Stopped),
-                answer = self.target.apply(&batch) => answer,
-            };
-            attempt = match answer {
-                Ok(offset) => Attempt::Delivered(offset),
-                Err(error) => self.repeat(part, batch, error).await?,
-            };
-        }
-    }
-
-    /// Repeats `batch`, which has failed with `error`, until the fact store has taken a decision.
-    async fn repeat(&mut self, entries: &[Waiting], batch: Batch, error: TargetError) -> Result<Attempt, EngineError> {
-        let mut error = error;
-        let mut in_doubt = !error.left_no_trace();
-        if in_doubt {
-            self.doubt(entries).await?;
-        }
-        loop {
-            metrics::counter!(telemetry::DELIVERY_FAILURES).increment(1);
-            if let TargetError::TooLarge { message } | TargetError::Refused { message, .. } = &error {
-                // It answers, and it will not answer otherwise.
-                self.answered();
-                return Ok(if entries.len() == 1 { Attempt::Park(message.clone()) } else { Attempt::Halve });
-            }
-            let pause = self.failed(entries, &batch, &error);
-            match self.pause(pause).await? {
-                Waited::Stopped => return Ok(Attempt::Stopped),
-                Waited::News => return Ok(Attempt::LetGo),
-                Waited::Over if !in_doubt => return Ok(Attempt::LetGo),
-                Waited::Over => {}
-            }
-            if self.spend(batch.changes.len()).await == Waited::Stopped {
-                return Ok(Attempt::Stopped);
-            }
-            let answer = tokio::select! {
-                biased;
-                () = stopped(&mut self.stop) => return Ok(Attempt::Stopped),
-                answer = self.target.apply(&batch) => answer,
-            };
-            match answer {
-                Ok(offset) => return Ok(Attempt::Delivered(offset)),
-                Err(again) => {
-                    if !again.left_no_trace() && !std::mem::replace(&mut in_doubt, true) {
-                        self.doubt(entries).await?;
-                    }
-                    error = again;
-                }
-            }
-        }
-    }
-
-    /// Waits, while what comes may have to be folded; that is news.
-    async fn pause(&mut self, pause: Duration) -> Result<Waited, EngineError> {
-        let until = tokio::time::Instant::now() + pause;
-        let mut waited = Waited::Over;
-        loop {
-            tokio::select! {
-                biased;
-                () = stopped(&mut self.stop) => return Ok(Waited::Stopped),
-                () = tokio::time::sleep_until(until) => return Ok(waited),
-                changed = self.commits.changed() => {
-                    if changed.is_err() {
-                        return Ok(Waited::Stopped);
-                    }
-                    let queues = self.writer.queues();
-                    if self.folds(queues) {
-                        self.fold(queues.outbox).await?;
-                        waited = Waited::News;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Nobody knows whether `entries` arrived.
-    async fn doubt(&mut self, entries: &[Waiting]) -> Result<(), EngineError> {
-        self.tried = last_live(entries).max(self.tried);
-        self.writer.doubt(entries.to_vec()).await
-    }
-
-    /// Notes a failure and says how long to wait.
-    fn failed(&mut self, entries: &[Waiting], batch: &Batch, error: &TargetError) -> Duration {
-        let reason = causes(error);
-        let request_id = batch.request_id;
-        warn!(fact_count = entries.len(), %request_id, reason, "fact batch not delivered, will retry");
-        self.board.target(TargetState::Failing(reason));
-        let schedule = self.failing.take().map_or_else(|| Schedule::new(request_id), |failing| failing.schedule);
-        let failing = self.failing.insert(Failing { request_id, entries: entries.to_vec(), schedule });
-        failing.schedule.wait_after(error)
-    }
-
-    fn answered(&mut self) {
-        self.failing = None;
-        self.board.target(TargetState::Reachable);
-    }
-
     /// The fact store has taken `entries`.
     async fn delivered(&mut self, entries: Vec<Waiting>, offset: Offset) -> Result<(), EngineError> {
         self.rate.end(entries.len());
@@ -532,3 +380,6 @@ fn last_live(entries: &[Waiting]) -> Option<OutboxKey> {
         Lane::Backlog => None,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -346,7 +346,8 @@ pub(super) fn forget(tx: &Transaction<'_>, view: ViewId) -> rusqlite::Result<u64
     Ok(gone)
 }
 
-/// Everything up to `last` goes, and is counted. Its block may be gone already: a snapshot takes a view's blocks out while they are on their way.
+/// Everything up to `last` goes, and is counted. Its block may be gone already: a snapshot takes a view's blocks out while they are on
+/// their way.
 pub(super) fn remove_up_to(tx: &Transaction<'_>, last: OutboxKey) -> rusqlite::Result<u64> {
     let OutboxKey { commit_no, op, seq, index } = last;
     let block = params![commit_no, op, seq];

@@ -71,6 +71,8 @@ pub enum TargetError {
     Unreachable {
         /// Scheme, host and port.
         url: String,
+        /// Whether there was a connection: then the request may have arrived.
+        connected: bool,
         /// What the transport says.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
@@ -139,7 +141,7 @@ impl TargetError {
     /// Whether the batch was certainly not applied: then it need not be repeated, and something else may go in its place.
     pub fn left_no_trace(&self) -> bool {
         match self {
-            Self::Unreachable { source, .. } => source.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_connect),
+            Self::Unreachable { connected, .. } => !connected,
             // The quota's refusal; any other status may be a proxy's word for "I gave up waiting".
             Self::Busy { status, .. } => *status == 429,
             Self::Key { .. } | Self::TooLarge { .. } | Self::Refused { .. } | Self::Setup { .. } => true,

@@ -80,7 +80,8 @@ impl Default for Attempts {
     }
 }
 
-/// Applies `batch` when the quota allows it, repeating what may succeed when repeated, at most `attempts` times in all; then it is the last error.
+/// Applies `batch` when the quota allows it, repeating what may succeed when repeated, at most `attempts` times in all; then it is the
+/// last error.
 pub async fn apply_with_retry(store: &dyn FactStore, batch: &Batch, attempts: Attempts) -> Result<Offset, TargetError> {
     let mut pause = Pause::new(batch.request_id, attempts);
     loop {

@@ -191,7 +191,7 @@ impl OsoCloud {
     }
 
     fn unreachable(&self, error: reqwest::Error) -> TargetError {
-        TargetError::Unreachable { url: self.place(), source: Box::new(error.without_url()) }
+        TargetError::Unreachable { url: self.place(), connected: !error.is_connect(), source: Box::new(error.without_url()) }
     }
 
     fn garbage(&self, problem: String) -> TargetError {
