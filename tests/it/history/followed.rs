@@ -38,7 +38,7 @@ pub(super) struct Setup {
     pub(super) rows: &'static [&'static str],
     /// Up to about how many rows a transaction concerns; 0 for a handful.
     pub(super) bulk: u64,
-    /// Of a hundred facts of `rows`, how many the fact store lacks at first.
+    /// Of a hundred facts of `rows`, how many the fact store lacks at first; 0 if it is to hold the right ones and no others.
     pub(super) missing: u64,
     pub(super) manners: Manners,
     pub(super) split: Split,
@@ -175,6 +175,13 @@ impl Followed {
         eventually_async(DEADLINE, "the first batch arrives", async || (self.recorder.batches() > 0).then_some(())).await;
     }
 
+    /// Waits until another batch has met with a fault.
+    pub(super) async fn next_fault(&self) {
+        let before = self.recorder.faults();
+        let more = async || (self.recorder.faults() > before).then_some(());
+        eventually_async(DEADLINE, "a batch meets with a fault", more).await;
+    }
+
     /// Waits until another batch has been applied, or none is to come.
     pub(super) async fn next_batch(&self) {
         let before = self.recorder.batches();
@@ -202,8 +209,11 @@ impl Followed {
 
 /// Facts a store may hold that nobody kept in step: some are missing, some are stale, and of those some become true later.
 ///
-/// `missing` of a hundred facts of the additional rows are missing, and a few of the example's own.
+/// `missing` of a hundred facts of the additional rows are missing, and a few of the example's own; with 0 nothing is wrong.
 fn wrong(right: &BTreeSet<Fact>, missing: u64, random: &mut Random) -> BTreeSet<Fact> {
+    if missing == 0 {
+        return right.clone();
+    }
     let facts: Vec<&Fact> = right.iter().collect();
     let mut kept = |fact: &Fact| random.below(100) >= if fact.is_additional() { missing } else { 20 };
     let mut wrong: BTreeSet<Fact> = facts.iter().filter(|fact| kept(fact)).map(|fact| (*fact).clone()).collect();

@@ -166,6 +166,11 @@ impl Recorder {
         self.shared.lock().entries.iter().filter(|entry| matches!(entry, Entry::Batch { again: false, .. })).count()
     }
 
+    /// How many batches have met with a fault.
+    pub(super) fn faults(&self) -> usize {
+        self.shared.lock().faults
+    }
+
     /// Everything that happened, and how often it did not behave.
     pub(super) fn take(&self) -> (Vec<Entry>, usize) {
         let mut record = self.shared.lock();
