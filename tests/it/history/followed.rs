@@ -129,7 +129,7 @@ impl Followed {
         self.moment = self.recorder.begin();
         client.batch_execute("COMMIT").await.expect("no constraint is deferred");
         self.recorder.committed(self.moment);
-        self.oracle.committed(format!("{sql};\nCOMMIT"));
+        self.oracle.committed(format!("{sql};\nCOMMIT")).await;
         true
     }
 

@@ -24,6 +24,9 @@ pub(super) const BULK: &str = "
 /// More facts of those rows, so that a backfill takes a while.
 pub(super) const MANY: &str = "INSERT INTO team_repository SELECT 1000, 1000 + n, 'writer' FROM generate_series(0, 13) AS n;";
 
+/// Transactions that the oracle may be behind: more than a test commits, since waiting for it would slow the application down.
+const QUEUE: usize = 10_000;
+
 /// A fact: the number of its query, and the query's row.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Fact {
@@ -87,7 +90,7 @@ pub(super) type Turns = Vec<(Op, Fact)>;
 pub(super) struct Oracle {
     /// What the queries return at the start.
     pub(super) first: BTreeSet<Fact>,
-    transactions: mpsc::UnboundedSender<String>,
+    transactions: mpsc::Sender<String>,
     answers: JoinHandle<(Client, Vec<Turns>)>,
 }
 
@@ -102,7 +105,7 @@ impl Oracle {
         }
         client.batch_execute(more).await.expect("the rows can be inserted");
         prepare(&client, &github.views()).await;
-        let (transactions, mut waiting) = mpsc::unbounded_channel::<String>();
+        let (transactions, mut waiting) = mpsc::channel::<String>(QUEUE);
         let start = turns(&client).await;
         let first = start.iter().map(|(_, fact)| fact.clone()).collect();
         let answers = async move {
@@ -117,8 +120,8 @@ impl Oracle {
     }
 
     /// This transaction is committed at the source.
-    pub(super) fn committed(&self, sql: String) {
-        self.transactions.send(sql).expect("the oracle runs");
+    pub(super) async fn committed(&self, sql: String) {
+        self.transactions.send(sql).await.expect("the oracle runs");
     }
 
     /// What turned at the start and with each transaction. Panics unless the result is the source's too.

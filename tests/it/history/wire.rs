@@ -76,7 +76,7 @@ impl Wire {
     }
 
     async fn more(&mut self) -> Option<()> {
-        let mut buffer = [0; 64 << 10];
+        let mut buffer = [0; 8 << 10];
         let read = self.stream.read(&mut buffer).await.ok().filter(|read| *read > 0)?;
         self.read.extend_from_slice(&buffer[..read]);
         Some(())
