@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::cli::say;
 
@@ -33,6 +33,8 @@ pub(super) struct Line {
 /// What is counted, in the order in which it was first heard of.
 struct Counts {
     counts: Vec<(&'static str, u64)>,
+    /// How long what is left will take, and how much that is.
+    left: Option<(u64, Duration)>,
     said: Instant,
 }
 
@@ -50,16 +52,28 @@ impl Progress {
             bar.enable_steady_tick(TICK);
             bar
         });
-        Line { name: name.to_owned(), bar, counts: Mutex::new(Counts { counts: Vec::new(), said: Instant::now() }) }
+        Line { name: name.to_owned(), bar, counts: Mutex::new(Counts { counts: Vec::new(), left: None, said: Instant::now() }) }
     }
 }
 
 impl Line {
     /// `count` of `what` so far.
     pub(super) fn at(&self, count: u64, what: &'static str) {
+        self.note(|counts| counts.set(count, what));
+    }
+
+    /// `count` of `what` so far; `left` are still to come, which will take `time`.
+    pub(super) fn at_with(&self, count: u64, what: &'static str, left: u64, time: Duration) {
+        self.note(|counts| {
+            counts.set(count, what);
+            counts.left = (left > 0).then_some((left, time));
+        });
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Counts)) {
         // A count that panicked is no reason to count no more.
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.set(count, what);
+        change(&mut counts);
         match &self.bar {
             Some(bar) => bar.set_message(counts.tell()),
             None if counts.due(Instant::now()) => say(&format!("{}: {}", self.name, counts.tell())),
@@ -89,7 +103,9 @@ impl Counts {
     }
 
     fn tell(&self) -> String {
-        self.counts.iter().map(|(what, count)| format!("{} {what}", HumanCount(*count))).collect::<Vec<_>>().join(", ")
+        let mut told: Vec<String> = self.counts.iter().map(|(what, count)| format!("{} {what}", HumanCount(*count))).collect();
+        told.extend(self.left.map(|(left, time)| format!("{} left, about {:#}", HumanCount(left), HumanDuration(time))));
+        told.join(", ")
     }
 
     /// Whether it is time for a line; the next one is due [`SAY_EVERY`] after that.
@@ -109,11 +125,13 @@ mod tests {
     #[test]
     fn everything_counted_is_told_and_a_line_is_due_every_ten_seconds() {
         let start = Instant::now();
-        let mut counts = Counts { counts: Vec::new(), said: start };
+        let mut counts = Counts { counts: Vec::new(), left: None, said: start };
         counts.set(1_000, "rows read");
         counts.set(7, "facts listed");
         counts.set(12_345, "rows read");
         assert_eq!(counts.tell(), "12,345 rows read, 7 facts listed");
+        counts.left = Some((59_000, Duration::from_secs(118)));
+        assert_eq!(counts.tell(), "12,345 rows read, 7 facts listed, 59,000 left, about 2m");
         for (seconds, want) in [(0, false), (9, false), (10, true), (11, false), (19, false), (25, true), (34, false)] {
             assert_eq!(counts.due(start + Duration::from_secs(seconds)), want, "after {seconds} s");
         }

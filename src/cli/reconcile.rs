@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
@@ -220,7 +220,13 @@ async fn write(store: &dyn FactStore, outcomes: &mut [Outcome], plan: Plan, line
         let at_least = humantime::format_duration(Duration::from_secs(at_least));
         say(&format!("writing {changes} changes takes at least {at_least} on this plan"));
     }
-    let observer = |written| line.at(written, "changes written");
+    let began = Instant::now();
+    // As long as the quota says, or as the fact store takes.
+    let observer = |written: u64| {
+        let left = changes.saturating_sub(written);
+        let taken = began.elapsed().mul_f64(left as f64 / written.max(1) as f64);
+        line.at_with(written, "changes written", left, plan.time_for(left).max(taken));
+    };
     let written = reconcile::apply(store, outcomes, Attempts::default(), &observer).await?;
     line.done(&format!("{written} changes written"));
     Ok(())

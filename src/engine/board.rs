@@ -391,6 +391,11 @@ impl Board {
         metrics::gauge!(telemetry::TARGET_UP).set(f64::from(u8::from(lines.target == TargetState::Reachable)));
     }
 
+    /// How long it takes to deliver what waits, in seconds.
+    pub(super) fn eta_of_delivery(&self) -> Duration {
+        Duration::from_secs(self.eta(&self.lines()).as_secs())
+    }
+
     /// How long it takes to deliver what waits: as long as the quota says, or as the fact store takes.
     fn eta(&self, lines: &Lines) -> Duration {
         let Queues { outbox, backlog, .. } = lines.queues;

@@ -30,7 +30,8 @@
 //! # What an attempt may have done
 //!
 //! An answer that was lost leaves unknown whether the batch was applied; it is repeated as it is, with its own `X-Request-ID`, which
-//! changes nothing if it was. An error that leaves no trace (no connection, 429, a refused key) lets go of the batch, and the next one is made of
+//! changes nothing if it was. An error that leaves no trace (no connection, 429, a refused key) lets go of the batch, and the next one
+//! is made of
 //! what waits by then. If catch-up folds a batch that may have been applied, its entries are in doubt and cancel nothing.
 //!
 //! A batch that the fact store refuses is halved until the offending fact stands alone; that one is parked, with the fact store's words,
@@ -81,6 +82,8 @@ const CATCH_UP_BATCHES: u64 = 2;
 const CATCH_UP_ENTRIES: u64 = 500_000;
 /// Entries folded in one store transaction: some tens of milliseconds, which a commit of the source may have to wait.
 const FOLD_ENTRIES: usize = 8_192;
+/// How often the log says how far a backfill or a catch-up is.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 /// Batches of the backlog that are on their way together: enough to hide a round trip behind the fact store's own work.
 const TOGETHER: usize = 4;
 
@@ -102,6 +105,8 @@ pub(super) struct Deliver {
     paid: usize,
     /// What failed last, until something succeeds.
     failing: Option<Failing>,
+    /// When the log last said how far it is.
+    said: Instant,
 }
 
 /// How waiting ends.
@@ -130,6 +135,7 @@ impl Deliver {
             tried: None,
             paid: 0,
             failing: None,
+            said: Instant::now(),
             writer,
             target,
             board,
@@ -212,7 +218,13 @@ impl Deliver {
 
     fn change_mode(&mut self, queues: Queues) {
         match (self.mode, queues.backlog) {
-            (Mode::Live, 0) | (Mode::Backfill | Mode::CatchUp, 1..) => {}
+            (Mode::Live, 0) => {}
+            (Mode::Backfill | Mode::CatchUp, 1..) if self.said.elapsed() < SAY_EVERY => {}
+            (Mode::Backfill | Mode::CatchUp, waiting @ 1..) => {
+                self.said = Instant::now();
+                let eta = humantime::format_duration(self.board.eta_of_delivery()).to_string();
+                info!(mode = self.mode.name(), changes = waiting, eta, "delivering");
+            }
             (Mode::Live, waiting) => {
                 info!(changes = waiting, "backfilling: live changes go first");
                 self.enter(Mode::Backfill);
@@ -225,7 +237,7 @@ impl Deliver {
     }
 
     fn enter(&mut self, mode: Mode) {
-        self.mode = mode;
+        (self.mode, self.said) = (mode, Instant::now());
         self.board.mode_of_delivery(mode);
     }
 
