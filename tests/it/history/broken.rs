@@ -197,6 +197,20 @@ fn a_revocation_behind_a_backfill_is_refused() {
     assert_eq!(refused(&late(3)), (Rule::Delay, 4));
 }
 
+#[test]
+fn a_folded_queue_revokes_before_it_grants() {
+    // Fact 1 goes and comes again, 2 goes for good, 3 comes.
+    let moments: [&[usize]; 4] = [&[1, 2], &[1, 2], &[2], &[1, 3]];
+    let folded = |batches: &[&[(Op, usize)]]| {
+        let mut steps = vec![reached(1, 1), Step::Lane(Lane::Folded)];
+        steps.extend(batches.iter().map(|changes| batch(3, changes)));
+        history(&moments, steps)
+    };
+    accepted(&folded(&[&[(Delete, 1)], &[(Delete, 2)], &[(Insert, 3)], &[(Insert, 1)]]));
+    accepted(&folded(&[&[(Delete, 2)], &[(Insert, 3)]]));
+    assert_eq!(refused(&folded(&[&[(Delete, 1)], &[(Insert, 3)], &[(Delete, 2)], &[(Insert, 1)]])), (Rule::Commit, 3));
+}
+
 /// Sends what a fact store must be sent, a run of commits at a time, large ones in parts.
 fn right(random: &mut Random) -> History {
     let mut moments = vec![Facts::none(BOUND)];

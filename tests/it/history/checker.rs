@@ -5,14 +5,15 @@
 //!
 //! With each batch comes its *head*, the last moment that may have been known when it arrived. The rules:
 //!
-//! - **Order.** What a batch says of a fact, that it holds or does not, was so at the source at some moment up to the head, and at none before
-//!   that of the batch which spoke of it last. So nothing comes before its transaction, and what was deleted comes back with a later
+//! - **Order.** What a batch says of a fact, that it holds or does not, was so at the source at some moment up to the head, and at none
+//!   before that of the batch which spoke of it last. So nothing comes before its transaction, and what was deleted comes back with a later
 //!   transaction only. A delete of what is not there counts: an insert from before it must not follow.
 //! - **Known.** A wait that was answered for a moment is a promise: from then on the store holds what held at all moments from there to the
 //!   head, and nothing that held at none of them. This is also the rule for facts that were true only inside of a transaction: they held
 //!   at no moment.
 //! - **Commit**, in the *live* lane: each state of the store is that of a moment, none before that of the state before; or it lies on the
-//!   way between two that are too far apart for a batch, the deletes first. In the *folded* lane any two moments may have a way.
+//!   way between two that are too far apart for a batch, the deletes first. In the *folded* lane, where commits are netted, some
+//!   facts may be missing, but all that are there held together at one moment: no grant comes before a revocation that is older.
 //! - **Repetition.** A batch that comes twice in a row changes nothing the second time.
 //! - **Delay.** At most so many changes arrive between the commit of a revocation and its delete.
 //! - **End.** In the end the store holds what the source's last result says.
@@ -74,7 +75,7 @@ pub(super) enum Lane {
     Backlog,
     /// Those of commits only, in their order.
     Live,
-    /// Those of commits, any number of them folded into one, while nobody commits.
+    /// Those of commits, any number of them folded into one.
     Folded,
 }
 
@@ -227,7 +228,8 @@ impl Checker<'_> {
         self.known(head)?;
         match self.lane {
             Lane::Backlog => Ok(()),
-            Lane::Live | Lane::Folded => self.commit(head),
+            Lane::Live => self.commit(head),
+            Lane::Folded => self.together(head),
         }
     }
 
@@ -247,6 +249,18 @@ impl Checker<'_> {
             let what = format!("the store lacks it, and it is true at all moments from {from} to {head}, {}", between(fact));
             return Err(self.broken(Rule::Known, Some(fact), what));
         }
+        Ok(())
+    }
+
+    fn together(&mut self, head: usize) -> Checked {
+        let stale = |moment: usize| self.store.beyond(&self.history.moments[moment]);
+        let Some(moment) = (self.position..=head).find(|moment| stale(*moment).is_none()) else {
+            let fact = stale(head);
+            let what = format!("the facts held together at no moment from {} to {head}, {}", self.position, self.life(fact.unwrap_or(0)));
+            return Err(self.broken(Rule::Commit, fact, what));
+        };
+        self.position = moment;
+        self.seen.parts += 1;
         Ok(())
     }
 
@@ -281,9 +295,9 @@ impl Checker<'_> {
         let (before, after) = (&self.history.moments[from], &self.history.moments[to]);
         self.store != *after
             && self.store.is_between(before, after)
-            && match (self.lane, self.history.split) {
-                (Lane::Live, Split::Above(size)) => before.distance(after) > size,
-                (Lane::Live, Split::Anywhere) | (Lane::Folded | Lane::Backlog, _) => true,
+            && match self.history.split {
+                Split::Above(size) => before.distance(after) > size,
+                Split::Anywhere => true,
             }
     }
 

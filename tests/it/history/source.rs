@@ -158,7 +158,8 @@ async fn prepare(client: &Client, views: &[View<String>]) {
 /// What has turned since this was last asked, by PostgreSQL's own EXCEPT.
 async fn turns(client: &Client) -> Turns {
     let sql = "INSERT INTO now SELECT * FROM result;
-        (SELECT '-', * FROM before EXCEPT ALL SELECT '-', * FROM now) UNION ALL (SELECT '+', * FROM now EXCEPT ALL SELECT '+', * FROM before);
+        (SELECT '-', * FROM before EXCEPT ALL SELECT '-', * FROM now) UNION ALL
+        (SELECT '+', * FROM now EXCEPT ALL SELECT '+', * FROM before);
         TRUNCATE before;
         ALTER TABLE before RENAME TO spare;
         ALTER TABLE now RENAME TO before;
