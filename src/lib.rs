@@ -40,6 +40,7 @@
 //! | what goes first: commits, backfills, what an outage left? | `engine/deliver.rs` decides; `store/outbox.rs` and `store/backlog.rs` are its queues |
 //! | who keeps the fact store's quota? | [`target::quota`] |
 //! | who decides between resuming and a new snapshot, for each view? | `engine/start.rs` |
+//! | what happens to a fact that the fact store refuses? | `engine/deliver.rs` parks it, `engine/parked.rs` shows it |
 //! | what happens to a view that fails? | `engine/apply.rs`, `flow_failed` |
 //! | at which steps does a test let the process die? | `engine/crash.rs` |
 //! | what is on the disk? | [`store`] (local state), [`target::embedded`] (the embedded fact store) |

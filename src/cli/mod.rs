@@ -78,8 +78,8 @@ struct Global {
     /// How logs are written
     #[arg(long, global = true, value_enum, default_value = "text")]
     log: Log,
-    /// Where facts go: `embedded` or the URL of a fact store. Default: Oso Cloud if OSO_AUTH is set (at OSO_URL if that is
-    /// set), else `embedded`
+    /// Where facts go: `embedded` or the URL of a fact store. Default: Oso Cloud if OSO_AUTH or OSO_AUTH_FILE is set (at OSO_URL
+    /// if that is set), else `embedded`
     #[arg(long, global = true, value_name = "embedded|URL")]
     target: Option<String>,
     /// The plan whose write quota is kept when facts go to a URL: free, growth or unlimited

@@ -21,6 +21,7 @@ use crate::{
     target::{
         TargetError,
         embedded::{self, EmbeddedStore},
+        oso::Purpose,
     },
     telemetry,
     view::Guard,
@@ -33,6 +34,9 @@ pub(super) struct RunArgs {
     /// Let removals go that `max_removals` held, and do not hold any
     #[arg(long)]
     allow_removals: bool,
+    /// Not ready (/readyz) with more than this many grants that the fact store refused; a refused revocation is always too much
+    #[arg(long, value_name = "N")]
+    max_parked: Option<u64>,
 }
 
 pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit> {
@@ -40,12 +44,12 @@ pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit>
     let choice = target::choose(global)?;
     let mut state = target::lock(&global.state)?;
     let followers = config.sources.iter().map(|source| follower(source, &state.spool())).collect::<Result<Vec<_>, _>>()?;
-    let target = choice.open(global, Some(&state))?;
+    let target = choice.open(global, Some(&state), Purpose::Keep)?;
     let api = match &target.embedded {
         Some(store) => Some(embedded::router(store.clone(), target::access(global)?, global.limits)),
         None => None,
     };
-    let board = Arc::new(Board::new(&config, target.kind, target.plan));
+    let board = Arc::new(Board::new(&config, target.kind, target.plan).with_max_parked(args.max_parked));
     let parts = Parts {
         store: Store::open(&state.state())?,
         checkpoint: Checkpoint::open(&state.checkpoint())?,
@@ -61,7 +65,7 @@ pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit>
     state.listens_at(&url)?;
     info!(target = target.kind, "listening on {url}");
     let (stop, stopped) = watch::channel(false);
-    let router = server::router(board, telemetry::init_metrics(), api);
+    let router = server::router(board, telemetry::init_metrics(), api, stopped.clone());
     let http = tokio::spawn(server::serve(listener, router, stopped.clone(), engine::GRACE));
     let signals = tokio::spawn(until_signalled(signals, stop.clone()));
     let mut outcome = tokio::select! {

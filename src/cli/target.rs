@@ -2,19 +2,18 @@
 
 use std::{path::Path, sync::Arc};
 
-use anyhow::Context;
-use secrecy::SecretString;
-
 use crate::{
     cli::{Global, Misuse},
     store::StateDirectory,
     target::{
         FactStore,
         embedded::{self, Access, EmbeddedStore},
-        oso::OsoCloud,
+        oso::{KeySource, OsoCloud, Purpose},
         quota::Plan,
     },
 };
+use anyhow::Context;
+use secrecy::SecretString;
 
 /// Oso Cloud, where `OSO_URL` says nothing else.
 const OSO_CLOUD: &str = "https://api.osohq.com";
@@ -28,7 +27,7 @@ pub(super) enum Choice {
         /// Where.
         url: String,
         /// With which key.
-        key: SecretString,
+        key: KeySource,
     },
 }
 
@@ -42,9 +41,9 @@ pub(super) struct Target {
     pub(super) embedded: Option<EmbeddedStore>,
 }
 
-/// What `--target`, `OSO_AUTH` and `OSO_URL` say.
+/// What `--target`, `OSO_AUTH`, `OSO_AUTH_FILE` and `OSO_URL` say.
 pub(super) fn choose(global: &Global) -> Result<Choice, Misuse> {
-    let key = variable("OSO_AUTH");
+    let key = key()?;
     let (setting, url) = match (global.target.as_deref(), &key) {
         (Some("embedded"), _) | (None, None) => return Ok(Choice::Embedded),
         (Some(url), _) => ("--target", url.to_owned()),
@@ -55,20 +54,23 @@ pub(super) fn choose(global: &Global) -> Result<Choice, Misuse> {
         return Err(Misuse(format!("{setting} is no URL; expected one such as http://127.0.0.1:7878, or --target embedded")));
     }
     match key {
-        Some(key) => Ok(Choice::Remote { url, key: key.into() }),
-        None if is_loopback(&url) => Ok(Choice::Remote { url, key: embedded::DEVELOPMENT_KEY.into() }),
+        Some(key) => Ok(Choice::Remote { url, key }),
+        None if is_loopback(&url) => Ok(Choice::Remote { url, key: KeySource::Told(embedded::DEVELOPMENT_KEY.into()) }),
         None => Err(Misuse(
-            "the fact store is not on this machine and needs a key. Set OSO_AUTH to a read-write key of its environment".to_owned(),
+            "the fact store is not on this machine and needs a key. Set OSO_AUTH to a read-write key of its environment, \
+             or OSO_AUTH_FILE to the path of a file that holds one"
+                .to_owned(),
         )),
     }
 }
 
 impl Choice {
-    /// Opens it; `state` is where the embedded one lives.
-    pub(super) fn open(self, global: &Global, state: Option<&StateDirectory>) -> anyhow::Result<Target> {
+    /// Opens it for `purpose`; `state` is where the embedded one lives.
+    pub(super) fn open(self, global: &Global, state: Option<&StateDirectory>, purpose: Purpose) -> anyhow::Result<Target> {
         match self {
             Self::Remote { url, key } => {
-                Ok(Target { kind: "oso", store: Arc::new(OsoCloud::new(&url, key, global.plan)?), plan: global.plan, embedded: None })
+                let store = Arc::new(OsoCloud::new(&url, key, global.plan)?.with_purpose(purpose));
+                Ok(Target { kind: "oso", store, plan: global.plan, embedded: None })
             }
             Self::Embedded => {
                 let state = state.context("the embedded fact store needs a state directory")?;
@@ -79,10 +81,11 @@ impl Choice {
     }
 }
 
-/// Whom the embedded store lets in: `OSO_AUTH`, else the public development key, and that one on loopback only.
+/// Whom the embedded store lets in: the key of `OSO_AUTH` or, as it is now, `OSO_AUTH_FILE`; else the public development key, and that
+/// one on loopback only.
 pub(super) fn access(global: &Global) -> Result<Access, Misuse> {
-    match variable("OSO_AUTH") {
-        Some(key) => Ok(Access::new(key.into())),
+    match key()? {
+        Some(key) => Ok(Access::new(read(&key)?)),
         None if global.listen.ip().is_loopback() => Ok(Access::new(embedded::DEVELOPMENT_KEY.into())),
         None => Err(Misuse(format!(
             "--listen {} is open to other machines, and without OSO_AUTH the key would be the public development key. \
@@ -95,6 +98,25 @@ pub(super) fn access(global: &Global) -> Result<Access, Misuse> {
 /// Locks the state directory of `global`.
 pub(super) fn lock(path: &Path) -> anyhow::Result<StateDirectory> {
     Ok(StateDirectory::lock(path)?)
+}
+
+/// Where the key is, if the environment says so.
+fn key() -> Result<Option<KeySource>, Misuse> {
+    let file = std::env::var_os("OSO_AUTH_FILE").filter(|path| !path.is_empty());
+    match (variable("OSO_AUTH"), file) {
+        (Some(_), Some(_)) => Err(Misuse("OSO_AUTH and OSO_AUTH_FILE are both set, and each names a key. Unset one of them".to_owned())),
+        (Some(key), None) => Ok(Some(KeySource::Told(key.into()))),
+        (None, Some(path)) => {
+            let file = KeySource::File(path.into());
+            // Told at once, and not as a failure of the fact store.
+            read(&file).map(|_| Some(file))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+fn read(key: &KeySource) -> Result<SecretString, Misuse> {
+    key.read().map_err(|error| Misuse(error.to_string()))
 }
 
 fn variable(name: &str) -> Option<String> {

@@ -1,10 +1,14 @@
 //! The board: what everybody may know about a running factsync.
 //!
-//! Tasks write their part, `/v1/status` and `/metrics` read all of it. Waiting for a position goes through two watch channels,
-//! so that a thousand waiters cost a thousand wake-ups per commit and no polling:
+//! Tasks write their part, `/v1/status` and `/metrics` read all of it. Waiting for a position goes through two marks ([`Waits`]), each of
+//! which wakes a waiter once, so that a thousand waiters cost a commit a thousand comparisons, and no wake-up but of those it answers:
 //!
 //! 1. `applied`: the source's position is in the desired facts, and whatever it changed has a commit number;
 //! 2. `delivered`: the fact store has acknowledged every entry up to that number.
+
+mod waits;
+
+pub use waits::{Applied, Delivered};
 
 use std::{
     collections::BTreeMap,
@@ -12,41 +16,23 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use tokio::sync::watch;
-
 use crate::{
     config::Config,
     data::Position,
     engine::{
+        board::waits::Waits,
+        parked::ParkedChanges,
         status::{FactTypeStatus, HeldStatus, OutboxStatus, QuotaStatus, ReconcileStatus, SourceStatus, Status, TargetStatus},
         writer::Queues,
     },
     source::SourceState,
     store::{Change, ViewRecord},
     target::{
-        FactStore, Offset,
+        FactStore,
         quota::{Budget, Plan},
     },
     telemetry,
 };
-
-/// How far one source is in the desired facts.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Applied {
-    /// Its position, once the fact store was compared with the snapshot.
-    pub position: Option<Position>,
-    /// The last commit number that was given out when it got there.
-    pub commit_no: u64,
-}
-
-/// How far the fact store is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Delivered {
-    /// Every commit up to this number is acknowledged.
-    pub commit_no: u64,
-    /// The fact store's last token.
-    pub offset: Option<Offset>,
-}
 
 /// Whether the fact store answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,7 +110,7 @@ struct Lines {
     mode: Mode,
     /// Changes that the fact store takes in a second, as far as it was measured.
     rate: Option<f64>,
-    parked: u64,
+    parked: ParkedChanges,
     target: TargetState,
 }
 
@@ -132,11 +118,11 @@ struct Lines {
 pub struct Board {
     target_kind: &'static str,
     plan: Plan,
+    max_parked: Option<u64>,
     lines: Mutex<Lines>,
     store: OnceLock<Arc<dyn FactStore>>,
-    applied: Vec<watch::Sender<Applied>>,
-    wanted: Vec<watch::Sender<Option<Position>>>,
-    delivered: watch::Sender<Delivered>,
+    applied: Vec<Waits<Applied>>,
+    delivered: Waits<Delivered>,
 }
 
 impl Board {
@@ -161,6 +147,7 @@ impl Board {
         Self {
             target_kind,
             plan,
+            max_parked: None,
             store: OnceLock::new(),
             lines: Mutex::new(Lines {
                 sources: sources.collect(),
@@ -168,13 +155,17 @@ impl Board {
                 queues: Queues::default(),
                 mode: Mode::Live,
                 rate: None,
-                parked: 0,
+                parked: ParkedChanges::default(),
                 target: TargetState::Unknown,
             }),
-            applied: config.sources.iter().map(|_| watch::Sender::default()).collect(),
-            wanted: config.sources.iter().map(|_| watch::Sender::default()).collect(),
-            delivered: watch::Sender::default(),
+            applied: config.sources.iter().map(|_| Waits::default()).collect(),
+            delivered: Waits::default(),
         }
+    }
+
+    /// The same board, which is not ready with more than `grants` parked grants; with any number of them if that is `None`.
+    pub fn with_max_parked(self, grants: Option<u64>) -> Self {
+        Self { max_parked: grants, ..self }
     }
 
     /// The number of the source called `name`; without a name, that of the only source.
@@ -189,28 +180,6 @@ impl Board {
             None if lines.sources.len() == 1 => Ok(0),
             None => Err(format!("there are several sources; name one with source=: {}", names())),
         }
-    }
-
-    /// Waits until the facts of every commit of `source` up to `position` are acknowledged by the fact store.
-    pub async fn wait(&self, source: usize, position: &Position) -> Option<Offset> {
-        self.wanted[source].send_if_modified(|wanted| {
-            let further = wanted.as_ref().is_none_or(|wanted| !wanted.reaches(position));
-            if further {
-                *wanted = Some(position.clone());
-            }
-            further
-        });
-        let mut applied = self.applied[source].subscribe();
-        let reached = applied.wait_for(|applied| applied.position.as_ref().is_some_and(|here| here.reaches(position)));
-        let commit_no = reached.await.expect("the board holds the sender").commit_no;
-        let mut delivered = self.delivered.subscribe();
-        let delivered = delivered.wait_for(|delivered| delivered.commit_no >= commit_no).await.expect("the board holds the sender");
-        delivered.offset.clone()
-    }
-
-    /// What somebody waits for at `source`.
-    pub fn wanted(&self, source: usize) -> watch::Receiver<Option<Position>> {
-        self.wanted[source].subscribe()
     }
 
     pub(super) fn state(&self, source: usize, state: SourceState) {
@@ -229,7 +198,7 @@ impl Board {
             line.position = Some(position.clone());
             line.note_lag();
         }
-        self.applied[source].send_replace(Applied { position: Some(position), commit_no });
+        self.applied[source].set(Applied { position: Some(position), commit_no });
     }
 
     /// The desired facts up to `commit_no` are those of a snapshot or of an earlier process.
@@ -239,7 +208,7 @@ impl Board {
     pub(super) fn founded(&self, source: usize, commit_no: Option<u64>) {
         self.lines().sources[source].founded = commit_no;
         if commit_no.is_none() {
-            self.applied[source].send_replace(Applied::default());
+            self.applied[source].set(Applied::default());
         }
     }
 
@@ -294,8 +263,8 @@ impl Board {
         let _ = self.store.set(store);
     }
 
-    pub(super) fn parked(&self, facts: u64) {
-        self.lines().parked = facts;
+    pub(super) fn parked(&self, parked: ParkedChanges) {
+        self.lines().parked = parked;
     }
 
     pub(super) fn target(&self, state: TargetState) {
@@ -303,10 +272,11 @@ impl Board {
     }
 
     pub(super) fn delivered(&self, delivered: Delivered) {
-        self.delivered.send_replace(delivered);
+        self.delivered.set(delivered);
     }
 
-    /// Ready: every source is followed, what its snapshot found is delivered, and the fact store answers. Else why not.
+    /// Ready: every source is followed, what its snapshot found is delivered, and the fact store answers and has refused no
+    /// revocation, nor too many grants. Else why not.
     pub fn ready(&self) -> Result<(), String> {
         let lines = self.lines();
         for line in &lines.sources {
@@ -315,7 +285,7 @@ impl Board {
             }
             match line.founded {
                 None => return Err(format!("source \"{}\" was not compared with the fact store yet", line.name)),
-                Some(commit_no) if self.delivered.borrow().commit_no < commit_no => {
+                Some(commit_no) if self.delivered.get().commit_no < commit_no => {
                     return Err(format!("the first facts of source \"{}\" are still being delivered", line.name));
                 }
                 Some(_) => {}
@@ -324,14 +294,14 @@ impl Board {
         match &lines.target {
             TargetState::Failing(problem) => Err(format!("the fact store does not answer: {problem}")),
             TargetState::Unknown => Err("the fact store was not asked yet".to_owned()),
-            TargetState::Reachable => Ok(()),
+            TargetState::Reachable => lines.parked.problem(self.max_parked).map_or(Ok(()), Err),
         }
     }
 
     /// `/v1/status`.
     pub fn status(&self) -> Status {
         let lines = self.lines();
-        let offset = self.delivered.borrow().offset.clone();
+        let offset = self.delivered.get().offset.clone();
         Status {
             state: overall(&lines.sources),
             sources: lines.sources.iter().map(SourceLine::status).collect(),
@@ -339,7 +309,7 @@ impl Board {
             outbox: OutboxStatus {
                 facts: lines.queues.outbox + lines.queues.backlog,
                 backlog: lines.queues.backlog,
-                parked: lines.parked,
+                parked: lines.parked.count(),
                 mode: lines.mode.name(),
                 eta_seconds: self.eta(&lines).as_secs(),
                 quota: self.budget().map(|Budget { per_minute, used }| QuotaStatus { updates_per_minute: per_minute, used }),
@@ -353,6 +323,7 @@ impl Board {
                 },
                 offset,
             },
+            parked: lines.parked.listed.clone(),
             last_reconcile: last_reconcile(&lines.sources),
             held: lines.views.iter().flatten().filter(|view| view.held > 0).map(ViewLine::held).collect(),
         }
@@ -387,7 +358,8 @@ impl Board {
             metrics::gauge!(telemetry::QUOTA_UPDATES).set(f64::from(per_minute));
             metrics::gauge!(telemetry::QUOTA_USED).set(f64::from(used));
         }
-        metrics::gauge!(telemetry::PARKED_FACTS).set(lines.parked as f64);
+        metrics::gauge!(telemetry::PARKED_FACTS).set(lines.parked.count() as f64);
+        metrics::gauge!(telemetry::PARKED_REVOCATIONS).set(lines.parked.revocations as f64);
         metrics::gauge!(telemetry::TARGET_UP).set(f64::from(u8::from(lines.target == TargetState::Reachable)));
     }
 

@@ -25,6 +25,7 @@ mod error;
 mod flows;
 mod inbox;
 mod ingest;
+mod parked;
 mod start;
 mod status;
 #[cfg(test)]
@@ -49,7 +50,9 @@ use crate::{
 
 pub use board::{Applied, Board, Delivered, Mode, TargetState};
 pub use error::EngineError;
-pub use status::{FactTypeStatus, HeldStatus, OutboxStatus, QuotaStatus, ReconcileStatus, SourceStatus, Status, TargetStatus};
+pub use status::{
+    FactTypeStatus, HeldStatus, OutboxStatus, ParkedStatus, QuotaStatus, ReconcileStatus, SourceStatus, Status, TargetStatus,
+};
 
 use clock::SourceClock;
 use deliver::Deliver;

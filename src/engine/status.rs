@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::target::Offset;
+use crate::{
+    fact::Fact,
+    target::{Offset, Op},
+};
 
 /// `GET /v1/status`.
 #[derive(Debug, Serialize)]
@@ -19,6 +22,8 @@ pub struct Status {
     pub outbox: OutboxStatus,
     /// The fact store.
     pub target: TargetStatus,
+    /// Changes that the fact store refused: the first of them, revocations before grants. `outbox.parked` counts them all.
+    pub parked: Vec<ParkedStatus>,
     /// The oldest of the sources' last comparisons with the fact store; null until each had one.
     pub last_reconcile: Option<ReconcileStatus>,
     /// Removals that wait for a person.
@@ -111,6 +116,17 @@ pub struct TargetStatus {
     pub problem: Option<String>,
     /// Its last consistency token.
     pub offset: Option<Offset>,
+}
+
+/// A change that the fact store refused, in [`Status`].
+#[derive(Debug, Clone, Serialize)]
+pub struct ParkedStatus {
+    /// The fact, with its ids: without them nobody could tell which one it is.
+    pub fact: Fact,
+    /// `delete` if it should be gone, `insert` if it should be there.
+    pub op: Op,
+    /// The fact store's words, cut to a line.
+    pub reason: String,
 }
 
 /// The last comparison in [`Status`].

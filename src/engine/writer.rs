@@ -20,6 +20,7 @@ use crate::{
         crash::{self, Moment},
         error::EngineError,
         flows::{Absent, Flows, Task},
+        parked::ParkedChanges,
     },
     store::{
         Changes, Followed, Fresh, Loaded, OutboxEntry, OutboxKey, Reached, SourceRecord, Store, StoreError, Turn, ViewId, ViewRecord,
@@ -135,7 +136,13 @@ impl Writer {
 
     pub(super) async fn replace(&self, name: &str, reached: Reached, views: Vec<Fresh>) -> Result<Changes, EngineError> {
         let name = name.to_owned();
-        self.run(move |store| store.replace(&name, &reached, views)).await
+        let board = self.board.clone();
+        let body = move |store: &mut Store| {
+            let changes = store.replace(&name, &reached, views)?;
+            board.parked(ParkedChanges::of(store)?);
+            Ok(changes)
+        };
+        self.run(body).await
     }
 
     pub(super) async fn apply(&self, name: &str, reached: Reached, views: Vec<Fresh>, guard: Guard) -> Result<Changes, EngineError> {
@@ -145,7 +152,14 @@ impl Writer {
 
     pub(super) async fn correct(&self, name: &str, views: Vec<(ViewRecord, Extent)>, guard: Guard) -> Result<Changes, EngineError> {
         let name = name.to_owned();
-        self.run(move |store| store.correct(&name, views, guard)).await
+        let board = self.board.clone();
+        let body = move |store: &mut Store| {
+            let changes = store.correct(&name, views, guard)?;
+            // What was parked is either tried again, or no longer differs.
+            board.parked(ParkedChanges::of(store)?);
+            Ok(changes)
+        };
+        self.run(body).await
     }
 
     /// Applies `first` and what `task.inbox` has, in one transaction; `None` if the rest of a source's transaction did not come.
@@ -259,9 +273,9 @@ impl Writer {
         *self.queues.borrow()
     }
 
-    /// Up to which commit everything is delivered, the fact store's last token, and how many changes it refused.
-    pub(super) async fn delivered(&self) -> Result<(u64, Option<Offset>, u64), EngineError> {
-        self.run(|store| Ok((store.delivered()?, store.offset()?, store.parked_len()?))).await
+    /// Up to which commit everything is delivered, the fact store's last token, and what it refused.
+    pub(super) async fn delivered(&self) -> Result<(u64, Option<Offset>, ParkedChanges), EngineError> {
+        self.run(|store| Ok((store.delivered()?, store.offset()?, ParkedChanges::of(store)?))).await
     }
 
     pub(super) async fn outbox_holds(&self, views: Vec<ViewId>) -> Result<bool, EngineError> {
@@ -273,7 +287,7 @@ impl Writer {
         let board = self.board.clone();
         let body = move |store: &mut Store| {
             if store.acknowledge(&entries, &offset)?.unparked > 0 {
-                board.parked(store.parked_len()?);
+                board.parked(ParkedChanges::of(store)?);
             }
             store.delivered()
         };

@@ -44,6 +44,7 @@ mod layout;
 mod load;
 mod maintain;
 mod outbox;
+mod parked;
 mod settle;
 mod state;
 #[cfg(test)]
@@ -65,6 +66,7 @@ pub use layout::LAYOUT;
 pub use load::{Audit, Doubt, Loaded};
 pub use maintain::Maintain;
 pub use outbox::{Gone, Lane, OutboxEntry, OutboxKey, Parked, Waiting};
+pub use parked::ParkedSummary;
 pub use views::{Change, Changes, ViewId, ViewRecord};
 
 /// SQLite's page cache of the writer, in KiB (negative is SQLite's way of saying KiB instead of pages): the inner pages of a state of

@@ -236,3 +236,21 @@ fn a_parked_change_is_kept_with_its_reason() {
     let parked = fixture.store.parked(9).expect("read");
     assert_eq!((parked.len(), parked[0].reason.as_str(), parked[0].op), (1, "no such predicate", Op::Insert));
 }
+
+#[test]
+fn parked_revocations_are_told_before_grants_however_many_there_are() {
+    let mut fixture = Fixture::new();
+    fixture.apply(2, &names("a b c d"), Guard::Off);
+    let insert = fixture.store.outbox(1).expect("read").remove(0);
+    fixture.store.park(&insert.into(), "why").expect("parked");
+    assert_eq!(fixture.store.parked_summary(9).expect("read").first.len(), 1);
+    for entry in fixture.store.outbox(9).expect("read") {
+        fixture.store.park(&entry.into(), "why").expect("parked");
+    }
+    fixture.apply(3, &names("a b"), Guard::Off);
+    let delete = fixture.store.outbox(1).expect("read").remove(0);
+    fixture.store.park(&delete.into(), "why").expect("parked");
+    let summary = fixture.store.parked_summary(2).expect("read");
+    assert_eq!((summary.revocations, summary.grants), (1, 4));
+    assert_eq!(summary.first.iter().map(|(_, parked)| parked.op).collect::<Vec<_>>(), [Op::Delete, Op::Insert]);
+}

@@ -88,7 +88,10 @@ pub enum TargetError {
         retry_after: Option<Duration>,
     },
     /// 401 or 403.
-    #[error("the fact store refused the key with {status}: {message}. Set OSO_AUTH to a read-write key of this environment")]
+    #[error(
+        "the fact store refused the key with {status}: {message}. Set OSO_AUTH, or the file that OSO_AUTH_FILE names, to a read-write key \
+         of this environment"
+    )]
     Key {
         /// The status.
         status: u16,

@@ -5,18 +5,25 @@
 //! FactType ──query──> GET <base>/api/facts?… ──chunks──> listing::FactArray ──rows──> each
 //! ```
 //!
-//! One call is one attempt: nothing here repeats a request, because only the caller knows how long it may take (`retry`).
+//! One call is one attempt: nothing here repeats a request, because only the caller knows how long it may take (`retry`). The
+//! exceptions are a key that was replaced (`key`), and a 429 while a comparison is made, which would cost all that was listed.
 //! Redirects are not followed: they would carry the key, and a batch, to a place nobody configured.
 //!
 //! What protects the facts from a bad answer: a listing counts only if its array is closed and nothing follows it
 //! (`listing`), so that a body cut anywhere is an error and never a shorter list, which would look like facts to add; and
 //! a batch counts as applied only if the answer is the API's `{"message"}`, so that a proxy's friendly 200 is not taken for one.
 //!
+//! What protects them from a place that only looks like the fact store: Oso's fallback nodes answer reads, up to half an hour late, and
+//! take no writes. A client that is to keep the facts equal ([`Purpose::Keep`]) therefore believes a listing only if an empty
+//! batch, which changes nothing, is taken right before and right after it. So a listing of a fallback node never becomes
+//! a difference, whether it stood there all along or only took over for a while; the same tells a read-only key.
+//!
 //! TLS: reqwest is built without a TLS provider of its own, takes the process's default and panics if there is none. ring is
 //! installed as that default here, unless somebody (the PostgreSQL source does the same) was first. Certificates are those
 //! of the system, and `http://` needs none, so that it also works in an image that has none.
 
 mod answer;
+mod key;
 mod listing;
 
 use std::{fmt, io, time::Duration};
@@ -27,7 +34,6 @@ use reqwest::{
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
     redirect,
 };
-use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
 use crate::{
@@ -37,9 +43,12 @@ use crate::{
     target::{
         Batch, BatchLimits, FactStore, Offset, TargetError, batch,
         quota::{Plan, WriteQuota},
+        retry::Schedule,
     },
 };
 use answer::Unconfirmed;
+pub use key::KeySource;
+use key::{CurrentKey, Key};
 use listing::FactArray;
 
 /// The version of the API, which is a header and not a part of the path.
@@ -48,6 +57,11 @@ const API_VERSION: HeaderName = HeaderName::from_static("x-osoapiversion");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The fact store's consistency token, sent back on every later request.
 const OFFSET: HeaderName = HeaderName::from_static("osooffset");
+
+/// How often something that changes nothing is asked in one attempt: the pauses between four come to a second or so.
+const QUESTIONS: u32 = 4;
+/// The longest pause between them. A `Retry-After` above that is for the caller to obey.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// How long to wait for whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,13 +80,22 @@ impl Default for Timeouts {
     }
 }
 
+/// What a client is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To look at the facts. A read-only key will do, and so will a fallback node.
+    Look,
+    /// To keep the facts equal to the queries: what is read decides what is written, so only a place that takes writes counts.
+    Keep,
+}
+
 /// A client of one Oso Cloud environment.
 pub struct OsoCloud {
     client: Client,
     /// Ends without a slash.
     base: Url,
-    /// Kept to recognise it in what the server says.
-    key: SecretString,
+    key: CurrentKey,
+    purpose: Purpose,
     limits: BatchLimits,
     quota: WriteQuota,
     write_timeout: Duration,
@@ -82,16 +105,21 @@ pub struct OsoCloud {
 
 impl OsoCloud {
     /// A client for the environment at `url` that `key` belongs to. Nothing is sent yet.
-    pub fn new(url: &str, key: SecretString, plan: Plan) -> Result<Self, TargetError> {
+    pub fn new(url: &str, key: impl Into<KeySource>, plan: Plan) -> Result<Self, TargetError> {
         Self::with_timeouts(url, key, plan, Timeouts::default())
     }
 
     /// [`OsoCloud::new`] with other patience.
-    pub fn with_timeouts(url: &str, key: SecretString, plan: Plan, timeouts: Timeouts) -> Result<Self, TargetError> {
+    pub fn with_timeouts(url: &str, key: impl Into<KeySource>, plan: Plan, timeouts: Timeouts) -> Result<Self, TargetError> {
         let base = base_url(url)?;
-        let key = SecretString::from(key.expose_secret().trim());
-        let client = builder(&base)
-            .default_headers(headers(&key)?)
+        let client = builder(&base);
+        Self::from_parts(base, key.into(), plan, timeouts, client)
+    }
+
+    fn from_parts(base: Url, key: KeySource, plan: Plan, timeouts: Timeouts, client: ClientBuilder) -> Result<Self, TargetError> {
+        let key = CurrentKey::new(key)?;
+        let client = client
+            .default_headers(headers())
             .redirect(redirect::Policy::none())
             .connect_timeout(timeouts.connect)
             .read_timeout(timeouts.silence)
@@ -101,6 +129,7 @@ impl OsoCloud {
             client,
             base,
             key,
+            purpose: Purpose::Look,
             limits: plan.limits(),
             quota: WriteQuota::new(plan),
             write_timeout: timeouts.write,
@@ -108,32 +137,82 @@ impl OsoCloud {
         })
     }
 
+    /// The same client for `purpose`; a new one only looks.
+    pub fn with_purpose(self, purpose: Purpose) -> Self {
+        Self { purpose, ..self }
+    }
+
     async fn write(&self, batch: &Batch) -> Result<Offset, TargetError> {
         // The official clients send nothing for nothing either.
         if batch.changes.is_empty() {
             return Ok(self.offset());
         }
-        let request = self
-            .client
-            .post(self.endpoint("batch"))
-            .header(CONTENT_TYPE, "application/json")
-            .timeout(self.write_timeout)
-            .body(batch::body(&batch.changes));
-        let response = self.send(request, batch.request_id).await?;
-        let received = response.headers().get(OFFSET).and_then(|value| value.to_str().ok()).map(|text| Offset(text.to_owned()));
-        answer::confirm(response).await.map_err(|unconfirmed| match unconfirmed {
-            Unconfirmed::Cut(error) => self.unreachable(error),
-            Unconfirmed::Foreign(problem) => self.garbage(problem),
-        })?;
+        let received = self.post(batch::body(&batch.changes), batch.request_id).await?;
         if let Some(received) = received {
             *self.offset.lock().expect("nothing panics while it is held") = Some(received);
         }
         Ok(self.offset())
     }
 
+    /// Posts the body of a batch; the token of the answer, if it has one.
+    async fn post(&self, body: Vec<u8>, id: Uuid) -> Result<Option<Offset>, TargetError> {
+        let response = self.send(self.batch_request(body), id).await?;
+        self.confirmed(response).await
+    }
+
+    fn batch_request(&self, body: Vec<u8>) -> RequestBuilder {
+        let request = self.client.post(self.endpoint("batch"));
+        request.header(CONTENT_TYPE, "application/json").timeout(self.write_timeout).body(body)
+    }
+
+    /// The token of an answer that is the API's.
+    async fn confirmed(&self, response: Response) -> Result<Option<Offset>, TargetError> {
+        let received = response.headers().get(OFFSET).and_then(|value| value.to_str().ok()).map(|text| Offset(text.to_owned()));
+        answer::confirm(response).await.map_err(|unconfirmed| match unconfirmed {
+            Unconfirmed::Cut(error) => self.unreachable(error),
+            Unconfirmed::Foreign(problem) => self.garbage(problem),
+        })?;
+        Ok(received)
+    }
+
+    /// Whether this place takes writes under this key: it is given a batch of nothing.
+    async fn takes_writes(&self) -> Result<(), TargetError> {
+        let answer = match self.ask(self.batch_request(batch::body(&[]))).await {
+            Ok(response) => self.confirmed(response).await,
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(_) => Ok(()),
+            // It took the key, read the batch, and would rather have had more in it.
+            Err(TargetError::Refused { status: 400 | 422, .. }) => Ok(()),
+            Err(TargetError::Garbage { problem, .. }) => {
+                Err(self.garbage(format!("a write: {problem}. A fallback node or another read-only copy is not the fact store")))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn read_for_purpose(
+        &self,
+        fact_type: &FactType,
+        each: &mut (dyn FnMut(Row) -> io::Result<()> + Send),
+    ) -> Result<(), TargetError> {
+        match self.purpose {
+            Purpose::Look => self.read(fact_type, each).await,
+            Purpose::Keep => {
+                self.takes_writes().await?;
+                self.read(fact_type, each).await?;
+                self.takes_writes().await
+            }
+        }
+    }
+
     async fn read(&self, fact_type: &FactType, each: &mut (dyn FnMut(Row) -> io::Result<()> + Send)) -> Result<(), TargetError> {
         let request = self.client.get(self.listing_url(fact_type));
-        let mut response = self.send(request, Uuid::new_v4()).await?;
+        let mut response = match self.purpose {
+            Purpose::Look => self.send(request, Uuid::new_v4()).await?,
+            Purpose::Keep => self.ask(request).await?,
+        };
         let mut facts = FactArray::new(fact_type);
         while let Some(chunk) = response.chunk().await.map_err(|error| self.unreachable(error))? {
             facts.feed(&chunk, &mut *each).map_err(|error| match error {
@@ -144,9 +223,41 @@ impl OsoCloud {
         facts.finish().map_err(|problem| self.garbage(problem))
     }
 
-    /// Sends `request` and returns the answer if it is a success.
+    /// [`Self::send`] for what changes nothing, again if the answer is a 429 that does not ask for long.
+    async fn ask(&self, request: RequestBuilder) -> Result<Response, TargetError> {
+        let id = Uuid::new_v4();
+        let mut schedule = Schedule::new(id);
+        for _ in 1..QUESTIONS {
+            let again = request.try_clone().expect("no request streams its body");
+            match self.send(again, id).await {
+                Err(busy @ TargetError::Busy { status: 429, .. }) => {
+                    let wait = schedule.wait_after(&busy);
+                    if wait > LONGEST_PAUSE {
+                        return Err(busy);
+                    }
+                    tokio::time::sleep(wait).await;
+                }
+                other => return other,
+            }
+        }
+        self.send(request, id).await
+    }
+
+    /// Sends `request` and returns the answer if it is a success; a second time if the key was refused and there is another one by now.
     async fn send(&self, request: RequestBuilder, id: Uuid) -> Result<Response, TargetError> {
-        let mut request = request.header(REQUEST_ID, id.to_string());
+        let again = request.try_clone().expect("no request streams its body");
+        let key = self.key.get();
+        match self.present(request, id, &key).await {
+            Err(refused @ TargetError::Key { .. }) => match self.key.after(&key).await {
+                Some(other) => self.present(again, id, &other).await,
+                None => Err(refused),
+            },
+            other => other,
+        }
+    }
+
+    async fn present(&self, request: RequestBuilder, id: Uuid, key: &Key) -> Result<Response, TargetError> {
+        let mut request = request.header(AUTHORIZATION, key.authorization.clone()).header(REQUEST_ID, id.to_string());
         let offset = self.offset.lock().expect("nothing panics while it is held").clone();
         if let Some(Offset(offset)) = offset {
             request = request.header(OFFSET, offset);
@@ -155,7 +266,7 @@ impl OsoCloud {
         if response.status().is_success() {
             return Ok(response);
         }
-        Err(answer::refusal(response, &self.place(), &self.key).await)
+        Err(answer::refusal(response, &self.place(), &key.secret).await)
     }
 
     /// The newest token, or `0`: every store is past that.
@@ -217,7 +328,7 @@ impl FactStore for OsoCloud {
         fact_type: &'a FactType,
         each: &'a mut (dyn FnMut(Row) -> io::Result<()> + Send),
     ) -> BoxFuture<'a, Result<(), TargetError>> {
-        Box::pin(self.read(fact_type, each))
+        Box::pin(self.read_for_purpose(fact_type, each))
     }
 
     /// Lists one concrete fact that nobody stores. That asks the very endpoint a reconcile needs for what it can answer from an
@@ -227,7 +338,11 @@ impl FactStore for OsoCloud {
         Box::pin(async move {
             let nobodys = Argument::Constant(Value::new("String", "probe"));
             let fact_type = FactType { predicate: "factsync_probe".to_owned(), args: vec![nobodys] };
-            self.read(&fact_type, &mut |_| Ok(())).await
+            self.read(&fact_type, &mut |_| Ok(())).await?;
+            match self.purpose {
+                Purpose::Look => Ok(()),
+                Purpose::Keep => self.takes_writes().await,
+            }
         })
     }
 }
@@ -257,19 +372,8 @@ fn base_url(url: &str) -> Result<Url, TargetError> {
     Ok(base)
 }
 
-fn headers(key: &SecretString) -> Result<HeaderMap, TargetError> {
-    let setup = |problem: &str| TargetError::Setup { problem: problem.to_owned() };
-    if key.expose_secret().is_empty() {
-        return Err(setup("the key is empty. Set OSO_AUTH to a key of the environment"));
-    }
-    let mut authorization = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret()))
-        .map_err(|_| setup("the key holds a character that no key has. Set OSO_AUTH to a key of the environment"))?;
-    authorization.set_sensitive(true);
-    Ok(HeaderMap::from_iter([
-        (AUTHORIZATION, authorization),
-        (ACCEPT, HeaderValue::from_static("application/json")),
-        (API_VERSION, HeaderValue::from_static("0")),
-    ]))
+fn headers() -> HeaderMap {
+    HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json")), (API_VERSION, HeaderValue::from_static("0"))])
 }
 
 fn builder(base: &Url) -> ClientBuilder {
@@ -285,6 +389,8 @@ fn builder(base: &Url) -> ClientBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use secrecy::SecretString;
+    use std::sync::Arc;
 
     fn at(url: &str) -> Result<OsoCloud, TargetError> {
         OsoCloud::new(url, SecretString::from("e_1_2_key"), Plan::Growth)
@@ -301,6 +407,39 @@ mod tests {
         ] {
             assert_eq!(at(url).expect(url).endpoint("batch").as_str(), want);
         }
+    }
+
+    /// Knows no name the first time it is asked, and every name from then on.
+    struct LateNames(std::sync::atomic::AtomicU32, std::net::SocketAddr);
+
+    impl reqwest::dns::Resolve for LateNames {
+        fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {
+            let found = match self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+                0 => Err(io::Error::other("no such name").into()),
+                _ => Ok(Box::new(std::iter::once(self.1)) as reqwest::dns::Addrs),
+            };
+            Box::pin(std::future::ready(found))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_did_not_resolve_is_asked_for_again_with_the_next_attempt() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let taken = axum::Router::new().route("/api/batch", axum::routing::post(async || r#"{"message":"ok"}"#));
+        tokio::spawn(async move { axum::serve(listener, taken).await });
+
+        let base = base_url("http://facts.example:80").expect("a URL");
+        let client = builder(&base).no_proxy().dns_resolver(Arc::new(LateNames(0.into(), address)));
+        let key = SecretString::from("e_1_2_key").into();
+        let store = OsoCloud::from_parts(base, key, Plan::Growth, Timeouts::default(), client).expect("a client");
+        let fact_type: FactType = "f(User:1)".parse().expect("a signature");
+        let fact = fact_type.stored_fact(&Row::from_texts(Vec::<&str>::new()));
+        let batch = Batch { request_id: Uuid::new_v4(), changes: vec![crate::target::FactChange { op: crate::target::Op::Insert, fact }] };
+        let error = store.apply(&batch).await.expect_err("the name is not known");
+        assert!(matches!(error, TargetError::Unreachable { .. }) && causes(&error).contains("no such name"), "{}", causes(&error));
+        assert_eq!(error.disposition(), crate::error::Disposition::Retry);
+        store.apply(&batch).await.expect("the name is known by now");
     }
 
     #[tokio::test]

@@ -27,7 +27,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(20);
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Settings of the developer's own that must not reach a test.
-pub(crate) const FOREIGN_ENVIRONMENT: [&str; 4] = ["OSO_AUTH", "OSO_URL", "DATABASE_URL", "RUST_LOG"];
+pub(crate) const FOREIGN_ENVIRONMENT: [&str; 5] = ["OSO_AUTH", "OSO_AUTH_FILE", "OSO_URL", "DATABASE_URL", "RUST_LOG"];
 
 /// The binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_factsync");
