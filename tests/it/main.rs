@@ -14,6 +14,7 @@ mod csv_source;
 mod delivery;
 mod delta_rules;
 mod embedded;
+mod history;
 mod faults;
 mod invariants;
 mod live_views;
