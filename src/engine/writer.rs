@@ -47,6 +47,7 @@ pub(super) struct Writer {
 }
 
 /// What may go next.
+#[derive(Default)]
 pub(super) struct Parcel {
     /// The start of the outbox.
     pub(super) outbox: Vec<OutboxEntry>,
@@ -258,8 +259,21 @@ impl Writer {
 
     /// What goes next: the first `live` entries of the outbox and one more, if there are so many, and up to `backlog` of the backlog when
     /// these are all of the outbox.
-    pub(super) async fn parcel(&self, live: usize, backlog: usize) -> Result<Parcel, EngineError> {
+    ///
+    /// If `behind` says so of the queues as they are now, what the outbox has is folded first, in the same moment: it must not go before
+    /// the backlog. If that is too much for now, there is nothing to be sent yet.
+    pub(super) async fn parcel(
+        &self,
+        (live, backlog): (usize, usize),
+        (behind, tried, most): (impl Fn(Queues) -> bool + Send + 'static, Option<OutboxKey>, usize),
+    ) -> Result<Parcel, EngineError> {
         let body = move |store: &mut Store| {
+            if behind(Queues::of(store)) {
+                store.fold(tried, most)?;
+                if behind(Queues::of(store)) {
+                    return Ok(Parcel::default());
+                }
+            }
             let outbox = store.outbox(live + 1)?;
             let turn = if backlog > 0 && outbox.len() <= live { store.backlog(backlog)? } else { Turn::default() };
             Ok(Parcel { outbox, backlog: turn.entries, dropped: turn.dropped })
