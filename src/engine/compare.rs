@@ -25,6 +25,12 @@ const COMPARE_AGAIN: Duration = Duration::from_secs(5);
 impl Ingest {
     /// Compares the fact store with the desired facts after a snapshot, and again every `reconcile_every`.
     pub(super) async fn compare_if_due(&mut self, session: &mut Session) -> Result<(), EngineError> {
+        if self.again.has_changed().unwrap_or(false) {
+            self.again.mark_unchanged();
+            info!(source = self.name, "something else stood in the fact store's place, comparing again");
+            session.compared = Compared::Due(Instant::now());
+            self.board.founded(self.index, None);
+        }
         let due = match session.compared {
             Compared::Due(at) | Compared::Done(Some(at)) => at <= Instant::now(),
             Compared::Done(None) => false,

@@ -107,6 +107,8 @@ pub(super) struct Deliver {
     failing: Option<Failing>,
     /// When the log last said how far it is.
     said: Instant,
+    /// Whether something else than a fact store answered since writes were last taken.
+    misled: bool,
 }
 
 /// How waiting ends.
@@ -132,10 +134,12 @@ impl Deliver {
             mode: Mode::Live,
             stride: Stride::new(target.limits().entries),
             rate: Rate::new(budget.map(|budget| budget.per_minute)),
-            tried: None,
+            // Of the process before this one nobody knows what it had on its way.
+            tried: writer.left_over(),
             paid: 0,
             failing: None,
             said: Instant::now(),
+            misled: false,
             writer,
             target,
             board,
@@ -146,9 +150,6 @@ impl Deliver {
 
     /// Delivers until the process stops. An error is a bug or a store that cannot be written to.
     pub(super) async fn run(mut self) -> Result<(), EngineError> {
-        // Of the process before this one nobody knows what it had on its way: a batch, which is the start of the outbox.
-        let most = self.target.limits().entries;
-        self.tried = self.writer.parcel(most, 0).await?.outbox.last().map(|entry| entry.key);
         self.show().await?;
         let mut rest = Duration::ZERO;
         loop {
@@ -193,13 +194,11 @@ impl Deliver {
         Waited::Over
     }
 
-    /// Whether the outbox is too long; or, while catching up, whether what is in it belongs with the revocations of the backlog, or can
-    /// only be netted, because the fact store does not answer.
+    /// Whether the outbox, as it is, is to be folded.
     fn folds(&self, queues: Queues) -> bool {
         let least = CATCH_UP_BATCHES * self.target.limits().entries as u64;
         let longest = self.rate.within(CATCH_UP_AFTER).clamp(least, CATCH_UP_ENTRIES.max(least));
-        let behind = self.mode == Mode::CatchUp && (queues.deletes || self.failing.is_some());
-        queues.outbox > if behind { 0 } else { longest }
+        queues.outbox > longest || (self.mode == Mode::CatchUp && belongs_behind(queues, self.failing.is_some()))
     }
 
     /// Folds the outbox, as it is now, into the backlog.
@@ -251,10 +250,14 @@ impl Deliver {
         let batches = if quota.budget().is_none() { TOGETHER } else { 1 };
         let wanted = quota.spares(self.stride.entries()) * batches;
         let wanted = usize::try_from(queues.backlog).unwrap_or(usize::MAX).min(wanted);
+        // In the room of a live batch, if it costs that one nothing.
+        let wanted = if queues.outbox > 0 { wanted.min(self.stride.entries()) } else { wanted };
+        // Not to wait at all comes before the news: commits without end must not keep it from being sent.
+        if quota.try_spare(wanted) {
+            self.paid = wanted;
+            return Waited::Over;
+        }
         if queues.outbox > 0 {
-            // In the room of a live batch, if it costs that one nothing.
-            let wanted = wanted.min(self.stride.entries());
-            self.paid = if quota.try_spare(wanted) { wanted } else { 0 };
             return Waited::Over;
         }
         tokio::select! {
@@ -274,7 +277,9 @@ impl Deliver {
         // From reading the queues to the answer: who compares the fact store must know that nothing is on its way.
         let writer = self.writer.clone();
         let _under_way = writer.under_way().await;
-        let parcel = self.writer.parcel(limits.entries, self.paid).await?;
+        let (catching_up, failing) = (self.mode == Mode::CatchUp, self.failing.is_some());
+        let behind = move |queues: Queues| catching_up && belongs_behind(queues, failing);
+        let parcel = self.writer.parcel((limits.entries, self.paid), (behind, self.tried, FOLD_ENTRIES)).await?;
         metrics::counter!(telemetry::DROPPED_FACTS).increment(parcel.dropped);
         if !parcel.backlog.is_empty() || parcel.dropped > 0 {
             self.paid = 0;
@@ -357,6 +362,9 @@ impl Deliver {
         let count = entries.len() as u64;
         let commit_no = self.writer.acknowledge(entries, offset.clone()).await?;
         crash::moment(Moment::Acknowledged);
+        if std::mem::take(&mut self.misled) {
+            self.writer.compare_again();
+        }
         metrics::counter!(telemetry::DELIVERED_FACTS).increment(count);
         self.board.delivered(Delivered { commit_no, offset: Some(offset) });
         Ok(())
@@ -384,6 +392,12 @@ impl Deliver {
         self.board.parked(parked);
         Ok(())
     }
+}
+
+/// Whether what is in the outbox, while catching up, must not go before what is in the backlog: a later grant before an older revocation;
+/// or whether it can only be netted, because the fact store does not answer.
+fn belongs_behind(queues: Queues, failing: bool) -> bool {
+    queues.outbox > 0 && (queues.deletes || failing)
 }
 
 fn last_live(entries: &[Waiting]) -> Option<OutboxKey> {

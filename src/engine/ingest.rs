@@ -78,6 +78,8 @@ pub(super) struct Ingest {
     pub(super) guard: Guard,
     pub(super) reconcile_every: Option<Duration>,
     pub(super) stop: watch::Receiver<bool>,
+    /// Turns when the fact store is to be compared anew.
+    pub(super) again: watch::Receiver<()>,
     /// How often each view's state turned out to be wrong.
     pub(super) reloads: Vec<u32>,
     /// What time it is at the source, whether it is there or not.

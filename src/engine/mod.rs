@@ -99,7 +99,7 @@ pub enum Delivery {
 /// Runs until `stop` turns `true`, or until something fails that only a restart or a person can mend.
 pub async fn run(config: &Config, parts: Parts, stop: watch::Receiver<bool>) -> Result<(), EngineError> {
     let Parts { store, checkpoint, target, spool, followers, guard, board, delivery } = parts;
-    let writer = Writer::new(store, board.clone());
+    let writer = Writer::new(store, board.clone())?;
     let checkpoint = Arc::new(checkpoint);
     let SyncOptions { reconcile_every, .. } = config.sync;
     // A failing task stops the others through a signal of its own.
@@ -136,6 +136,7 @@ pub async fn run(config: &Config, parts: Parts, stop: watch::Receiver<bool>) -> 
             guard,
             reconcile_every,
             stop: stopped.clone(),
+            again: writer.comparisons(),
         };
         tasks.spawn(ingest.run(follower));
     }

@@ -37,12 +37,17 @@ pub(super) struct Writer {
     id: Arc<str>,
     commit_no: watch::Sender<u64>,
     queues: watch::Sender<Queues>,
+    /// The end of what the process before this one may have had on its way.
+    left_over: Option<OutboxKey>,
+    /// Turns when the fact store is to be compared anew.
+    again: watch::Sender<()>,
     board: Arc<Board>,
     /// Held by the delivery loop from reading a batch to its answer.
     under_way: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What may go next.
+#[derive(Default)]
 pub(super) struct Parcel {
     /// The start of the outbox.
     pub(super) outbox: Vec<OutboxEntry>,
@@ -51,6 +56,9 @@ pub(super) struct Parcel {
     /// What they did not confirm, and is gone.
     pub(super) dropped: u64,
 }
+
+/// Entries of the outbox that can be on their way at once: a batch of the largest plan.
+const MOST_UNDER_WAY: usize = 1_000;
 
 /// How many changes wait where.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -73,16 +81,18 @@ impl Queues {
 
 impl Writer {
     /// `board` shows how much waits in the outbox.
-    pub(super) fn new(store: Store, board: Arc<Board>) -> Self {
+    pub(super) fn new(store: Store, board: Arc<Board>) -> Result<Self, EngineError> {
         board.queues(Queues::of(&store));
-        Self {
+        Ok(Self {
             board,
             id: store.id().into(),
             commit_no: watch::Sender::new(store.commit_no()),
             queues: watch::Sender::new(Queues::of(&store)),
+            left_over: store.outbox(MOST_UNDER_WAY)?.last().map(|entry| entry.key),
+            again: watch::Sender::default(),
             store: Arc::new(Mutex::new(store)),
             under_way: Arc::default(),
-        }
+        })
     }
 
     /// The store's UUID.
@@ -249,8 +259,21 @@ impl Writer {
 
     /// What goes next: the first `live` entries of the outbox and one more, if there are so many, and up to `backlog` of the backlog when
     /// these are all of the outbox.
-    pub(super) async fn parcel(&self, live: usize, backlog: usize) -> Result<Parcel, EngineError> {
+    ///
+    /// If `behind` says so of the queues as they are now, what the outbox has is folded first, in the same moment: it must not go before
+    /// the backlog. If that is too much for now, there is nothing to be sent yet.
+    pub(super) async fn parcel(
+        &self,
+        (live, backlog): (usize, usize),
+        (behind, tried, most): (impl Fn(Queues) -> bool + Send + 'static, Option<OutboxKey>, usize),
+    ) -> Result<Parcel, EngineError> {
         let body = move |store: &mut Store| {
+            if behind(Queues::of(store)) {
+                store.fold(tried, most)?;
+                if behind(Queues::of(store)) {
+                    return Ok(Parcel::default());
+                }
+            }
             let outbox = store.outbox(live + 1)?;
             let turn = if backlog > 0 && outbox.len() <= live { store.backlog(backlog)? } else { Turn::default() };
             Ok(Parcel { outbox, backlog: turn.entries, dropped: turn.dropped })
@@ -271,6 +294,26 @@ impl Writer {
     /// How long both queues are after the last transaction.
     pub(super) fn queues(&self) -> Queues {
         *self.queues.borrow()
+    }
+
+    /// The end of what the process before this one may have had on its way: nobody knows whether it arrived.
+    pub(super) fn left_over(&self) -> Option<OutboxKey> {
+        self.left_over
+    }
+
+    /// What was compared was perhaps not the fact store: a restart compares again, and so does whoever hears of
+    /// [`Writer::compare_again`], which is for the time when it is back.
+    pub(super) async fn doubt_comparisons(&self) -> Result<(), EngineError> {
+        self.run(|store| store.doubt_comparisons()).await
+    }
+
+    pub(super) fn compare_again(&self) {
+        self.again.send_replace(());
+    }
+
+    /// Turns with [`Writer::compare_again`].
+    pub(super) fn comparisons(&self) -> watch::Receiver<()> {
+        self.again.subscribe()
     }
 
     /// Up to which commit everything is delivered, the fact store's last token, and what it refused.

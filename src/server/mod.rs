@@ -3,7 +3,7 @@
 //! | path | what |
 //! |---|---|
 //! | `GET /v1/status` | JSON: [`Status`](crate::engine::Status) |
-//! | `GET /v1/wait?position=P&timeout_ms=N&source=NAME` | `{"position", "offset"}` once every fact of the commits up to P is acknowledged; 504 when time runs out |
+//! | `GET /v1/wait?position=P&timeout_ms=N&source=NAME` | `{"position", "offset"}` once every fact of the commits up to P is acknowledged; 504 when time runs out, 503 when too many wait |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /healthz`, `/readyz` | alive; caught up, fact store reachable and no revocation refused |
 //! | `GET /` | the status page |
@@ -25,24 +25,34 @@ use axum::{
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+};
 
-use crate::{data::Position, engine::Board, target::Offset};
+use crate::{data::Position, engine::Board, target::Offset, telemetry};
 
 /// How long `/v1/wait` waits unless told: what an interactive request can afford.
 const DEFAULT_WAIT: Duration = Duration::from_secs(5);
 /// The longest it can be told to wait: below the minute after which proxies give up.
-const LONGEST_WAIT: Duration = Duration::from_secs(55);
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(55);
+/// Requests that may wait at the same time, each with its connection. Four times what a busy application has under way at once;
+/// at 25 KB each they are 100 MB, and no outage of the fact store makes them more.
+const MOST_WAITERS: usize = 4096;
+/// When to try again after a 503, in seconds. Most waits are milliseconds, so there is room again by then, or something is wrong for longer.
+const RETRY_AFTER: &str = "1";
 
 /// What the handlers share.
 #[derive(Clone)]
 struct Shared {
     board: Arc<Board>,
     metrics: PrometheusHandle,
+    waiters: Arc<Semaphore>,
+    stop: watch::Receiver<bool>,
 }
 
-/// The routes of a run; `api` is the embedded store's.
-pub fn router(board: Arc<Board>, metrics: PrometheusHandle, api: Option<Router>) -> Router {
+/// The routes of a run; `api` is the embedded store's. From `stop` on nobody waits any longer.
+pub fn router(board: Arc<Board>, metrics: PrometheusHandle, api: Option<Router>, stop: watch::Receiver<bool>) -> Router {
     let router = Router::new()
         .route("/", get(async || Html(include_str!("page.html"))))
         .route("/v1/status", get(status))
@@ -50,7 +60,7 @@ pub fn router(board: Arc<Board>, metrics: PrometheusHandle, api: Option<Router>)
         .route("/metrics", get(render_metrics))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
-        .with_state(Shared { board, metrics });
+        .with_state(Shared { board, metrics, waiters: Arc::new(Semaphore::new(MOST_WAITERS)), stop });
     with_api(router, api)
 }
 
@@ -61,6 +71,9 @@ pub fn bare_router(api: Router) -> Router {
 
 /// Serves `router` until `stop`, then gives open connections up to `grace`.
 pub async fn serve(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>, grace: Duration) -> std::io::Result<()> {
+    // A thousand who wait are a thousand connections, and the usual soft limit of 1,024 open files is there for `select`, which nothing
+    // here calls. Where it cannot be raised, those who come too late wait in the listener's queue.
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
     let mut stopped = stop.clone();
     // An answer in two pieces must not wait for the acknowledgement of the first: that costs 40 ms. Where it cannot be set,
     // it is only slow.
@@ -89,6 +102,7 @@ async fn status(State(shared): State<Shared>) -> Response {
 
 async fn render_metrics(State(shared): State<Shared>) -> Response {
     shared.board.record_metrics();
+    metrics::gauge!(telemetry::WAITERS).set((MOST_WAITERS - shared.waiters.available_permits()) as f64);
     shared.metrics.run_upkeep();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], shared.metrics.render()).into_response()
 }
@@ -101,6 +115,7 @@ async fn ready(State(shared): State<Shared>) -> Response {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Wait {
     position: Option<String>,
     timeout_ms: Option<u64>,
@@ -126,11 +141,20 @@ async fn wait(State(shared): State<Shared>, query: Result<Query<Wait>, axum::ext
         let why = "this factsync runs with --shadow and delivers nothing, so there is nothing to wait for";
         return problem(StatusCode::SERVICE_UNAVAILABLE, why);
     }
+    let Ok(_room) = shared.waiters.try_acquire() else {
+        return try_again(&format!("{MOST_WAITERS} requests are waiting already"));
+    };
     let timeout = wait.timeout_ms.map_or(DEFAULT_WAIT, Duration::from_millis).min(LONGEST_WAIT);
-    match tokio::time::timeout(timeout, shared.board.wait(source, &position)).await {
-        Ok(offset) => Json(Waited { position: position.to_string(), offset }).into_response(),
-        Err(_) => {
-            problem(StatusCode::GATEWAY_TIMEOUT, &format!("the facts of position {position} were not acknowledged within {timeout:?}"))
+    let mut stop = shared.stop.clone();
+    tokio::select! {
+        biased;
+        offset = shared.board.wait(source, &position) => Json(Waited { position: position.to_string(), offset }).into_response(),
+        // A dropped sender is the end of the process as well.
+        _ = stop.wait_for(|stop| *stop) => try_again("factsync is being stopped"),
+        () = tokio::time::sleep(timeout) => {
+            let why = shared.board.kept_by(source, &position);
+            let message = format!("the facts of position {position} were not acknowledged within {timeout:?}: {why}");
+            problem(StatusCode::GATEWAY_TIMEOUT, &message)
         }
     }
 }
@@ -138,7 +162,15 @@ async fn wait(State(shared): State<Shared>, query: Result<Query<Wait>, axum::ext
 fn asked(board: &Board, wait: &Wait) -> Result<(usize, Position), String> {
     let position = wait.position.as_deref().ok_or("position is missing, for instance position=0/16B3748")?;
     let position = position.parse::<Position>().map_err(|error| error.to_string())?;
-    Ok((board.source(wait.source.as_deref())?, position))
+    let source = board.source(wait.source.as_deref())?;
+    match board.never(source, &position) {
+        Some(why) => Err(why),
+        None => Ok((source, position)),
+    }
+}
+
+fn try_again(message: &str) -> Response {
+    ([(header::RETRY_AFTER, RETRY_AFTER)], problem(StatusCode::SERVICE_UNAVAILABLE, message)).into_response()
 }
 
 fn problem(status: StatusCode, message: &str) -> Response {

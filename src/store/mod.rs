@@ -266,6 +266,14 @@ impl Store {
         })
     }
 
+    /// No source counts as compared with the fact store any more: the next start compares.
+    pub fn doubt_comparisons(&mut self) -> Result<(), StoreError> {
+        self.write(|tx| {
+            tx.execute("UPDATE source SET compared = 0", [])?;
+            Ok(())
+        })
+    }
+
     /// Runs `body` in one transaction.
     fn write<T>(&mut self, body: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>) -> Result<T, StoreError> {
         Ok(self.attempt(|tx| body(tx).map(Some))?.expect("this body never gives up"))

@@ -101,6 +101,10 @@ impl Deliver {
                 self.answered();
                 return Ok(if entries.len() == 1 { Attempt::Park(message.clone()) } else { Attempt::Halve });
             }
+            if matches!(error, TargetError::Garbage { .. }) && !std::mem::replace(&mut self.misled, true) {
+                // A fallback node, for instance, or a proxy: what was listed there may be anything.
+                self.writer.doubt_comparisons().await?;
+            }
             let pause = self.failed(entries, &batch, &error);
             match self.pause(pause).await? {
                 Waited::Stopped => return Ok(Attempt::Stopped),

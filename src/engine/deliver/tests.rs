@@ -19,9 +19,9 @@ use crate::{
     data::{Extent, Lsn, Position, Row},
     engine::{
         board::Board,
-        deliver::{CATCH_UP_BATCHES, Deliver, TOGETHER, stride::Rate},
+        deliver::{CATCH_UP_BATCHES, Deliver, TOGETHER, belongs_behind, stride::Rate},
         error::EngineError,
-        writer::Writer,
+        writer::{Queues, Writer},
     },
     fact::FactType,
     store::{Store, ViewRecord},
@@ -117,7 +117,7 @@ impl Play {
         store.begin("db", "fingerprint", "identity").expect("begun");
         let config = Config { sources: Vec::new(), local: Vec::new(), sync: SyncOptions::default() };
         let board = Arc::new(Board::new(&config, "asked", Plan::Unlimited));
-        let writer = Writer::new(store, board.clone());
+        let writer = Writer::new(store, board.clone()).expect("read");
         let at = Position::Lsn(Lsn(1));
         writer.replace("db", at.into(), vec![(view.clone(), extent(first)).into()], Guard::Off).await.expect("replaced");
         let view = writer.views(&[view]).await.expect("read").remove(0);
@@ -397,4 +397,19 @@ async fn loud_a_fact_that_is_refused_in_a_backfill_is_parked_and_settled_by_what
     }
     assert_eq!(play.held, play.result);
     play.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exact_no_later_grant_goes_before_the_revocations_of_a_catch_up() {
+    let mut play = Play::new(&names(3), &BTreeSet::new()).await;
+    // It came after the queues were looked at, and before what goes next is read.
+    play.commit(|result| assert!(result.insert("late".to_owned()))).await;
+    let behind = |queues: Queues| belongs_behind(queues, false);
+    let parcel = play.writer.parcel((MOST, MOST), (behind, None, MOST)).await.expect("read");
+    assert!(parcel.outbox.is_empty(), "it waits with the other grants");
+    assert!(parcel.backlog.len() == 3 && parcel.backlog.iter().all(|entry| entry.op == Op::Delete));
+    // A long one is left to be folded in parts.
+    play.commit(|result| result.extend(names(MOST).iter().map(|name| format!("later {name}")))).await;
+    let parcel = play.writer.parcel((MOST, MOST), (behind, None, MOST / 2)).await.expect("read");
+    assert!(parcel.outbox.is_empty() && parcel.backlog.is_empty());
 }

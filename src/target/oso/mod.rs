@@ -6,17 +6,16 @@
 //! ```
 //!
 //! One call is one attempt: nothing here repeats a request, because only the caller knows how long it may take (`retry`). The
-//! exceptions are a key that was replaced (`key`), and a 429 while a comparison is made, which would cost all that was listed.
+//! exception is a key that was replaced (`key`).
 //! Redirects are not followed: they would carry the key, and a batch, to a place nobody configured.
 //!
 //! What protects the facts from a bad answer: a listing counts only if its array is closed and nothing follows it
 //! (`listing`), so that a body cut anywhere is an error and never a shorter list, which would look like facts to add; and
 //! a batch counts as applied only if the answer is the API's `{"message"}`, so that a proxy's friendly 200 is not taken for one.
 //!
-//! What protects them from a place that only looks like the fact store: Oso's fallback nodes answer reads, up to half an hour late, and
-//! take no writes. A client that is to keep the facts equal ([`Purpose::Keep`]) therefore believes a listing only if an empty
-//! batch, which changes nothing, is taken right before and right after it. So a listing of a fallback node never becomes
-//! a difference, whether it stood there all along or only took over for a while; the same tells a read-only key.
+//! Oso's fallback nodes answer reads, up to half an hour late, and take no writes: they are never asked in the fact store's place, for what
+//! they say would decide what is written. If one stands there all the same, its refusal of a write (404 or 405) is a place that
+//! is not the fact store, and everything is compared again when writes are taken (`engine/deliver/attempt.rs`).
 //!
 //! TLS: reqwest is built without a TLS provider of its own, takes the process's default and panics if there is none. ring is
 //! installed as that default here, unless somebody (the PostgreSQL source does the same) was first. Certificates are those
@@ -43,7 +42,6 @@ use crate::{
     target::{
         Batch, BatchLimits, FactStore, Offset, TargetError, batch,
         quota::{Plan, WriteQuota},
-        retry::Schedule,
     },
 };
 use answer::Unconfirmed;
@@ -57,11 +55,6 @@ const API_VERSION: HeaderName = HeaderName::from_static("x-osoapiversion");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The fact store's consistency token, sent back on every later request.
 const OFFSET: HeaderName = HeaderName::from_static("osooffset");
-
-/// How often something that changes nothing is asked in one attempt: the pauses between four come to a second or so.
-const QUESTIONS: u32 = 4;
-/// The longest pause between them. A `Retry-After` above that is for the caller to obey.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// How long to wait for whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,22 +73,12 @@ impl Default for Timeouts {
     }
 }
 
-/// What a client is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    /// To look at the facts. A read-only key will do, and so will a fallback node.
-    Look,
-    /// To keep the facts equal to the queries: what is read decides what is written, so only a place that takes writes counts.
-    Keep,
-}
-
 /// A client of one Oso Cloud environment.
 pub struct OsoCloud {
     client: Client,
     /// Ends without a slash.
     base: Url,
     key: CurrentKey,
-    purpose: Purpose,
     limits: BatchLimits,
     quota: WriteQuota,
     write_timeout: Duration,
@@ -129,7 +112,6 @@ impl OsoCloud {
             client,
             base,
             key,
-            purpose: Purpose::Look,
             limits: plan.limits(),
             quota: WriteQuota::new(plan),
             write_timeout: timeouts.write,
@@ -137,82 +119,28 @@ impl OsoCloud {
         })
     }
 
-    /// The same client for `purpose`; a new one only looks.
-    pub fn with_purpose(self, purpose: Purpose) -> Self {
-        Self { purpose, ..self }
-    }
-
     async fn write(&self, batch: &Batch) -> Result<Offset, TargetError> {
         // The official clients send nothing for nothing either.
         if batch.changes.is_empty() {
             return Ok(self.offset());
         }
-        let received = self.post(batch::body(&batch.changes), batch.request_id).await?;
+        let request = self.client.post(self.endpoint("batch"));
+        let request = request.header(CONTENT_TYPE, "application/json").timeout(self.write_timeout).body(batch::body(&batch.changes));
+        let response = self.send(request, batch.request_id).await?;
+        let received = response.headers().get(OFFSET).and_then(|value| value.to_str().ok()).map(|text| Offset(text.to_owned()));
+        answer::confirm(response).await.map_err(|unconfirmed| match unconfirmed {
+            Unconfirmed::Cut(error) => self.unreachable(error),
+            Unconfirmed::Foreign(problem) => self.garbage(problem),
+        })?;
         if let Some(received) = received {
             *self.offset.lock().expect("nothing panics while it is held") = Some(received);
         }
         Ok(self.offset())
     }
 
-    /// Posts the body of a batch; the token of the answer, if it has one.
-    async fn post(&self, body: Vec<u8>, id: Uuid) -> Result<Option<Offset>, TargetError> {
-        let response = self.send(self.batch_request(body), id).await?;
-        self.confirmed(response).await
-    }
-
-    fn batch_request(&self, body: Vec<u8>) -> RequestBuilder {
-        let request = self.client.post(self.endpoint("batch"));
-        request.header(CONTENT_TYPE, "application/json").timeout(self.write_timeout).body(body)
-    }
-
-    /// The token of an answer that is the API's.
-    async fn confirmed(&self, response: Response) -> Result<Option<Offset>, TargetError> {
-        let received = response.headers().get(OFFSET).and_then(|value| value.to_str().ok()).map(|text| Offset(text.to_owned()));
-        answer::confirm(response).await.map_err(|unconfirmed| match unconfirmed {
-            Unconfirmed::Cut(error) => self.unreachable(error),
-            Unconfirmed::Foreign(problem) => self.garbage(problem),
-        })?;
-        Ok(received)
-    }
-
-    /// Whether this place takes writes under this key: it is given a batch of nothing.
-    async fn takes_writes(&self) -> Result<(), TargetError> {
-        let answer = match self.ask(self.batch_request(batch::body(&[]))).await {
-            Ok(response) => self.confirmed(response).await,
-            Err(error) => Err(error),
-        };
-        match answer {
-            Ok(_) => Ok(()),
-            // It took the key, read the batch, and would rather have had more in it.
-            Err(TargetError::Refused { status: 400 | 422, .. }) => Ok(()),
-            Err(TargetError::Garbage { problem, .. }) => {
-                Err(self.garbage(format!("a write: {problem}. A fallback node or another read-only copy is not the fact store")))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn read_for_purpose(
-        &self,
-        fact_type: &FactType,
-        each: &mut (dyn FnMut(Row) -> io::Result<()> + Send),
-    ) -> Result<(), TargetError> {
-        match self.purpose {
-            Purpose::Look => self.read(fact_type, each).await,
-            Purpose::Keep => {
-                self.takes_writes().await?;
-                self.read(fact_type, each).await?;
-                self.takes_writes().await
-            }
-        }
-    }
-
     async fn read(&self, fact_type: &FactType, each: &mut (dyn FnMut(Row) -> io::Result<()> + Send)) -> Result<(), TargetError> {
         let request = self.client.get(self.listing_url(fact_type));
-        let mut response = match self.purpose {
-            Purpose::Look => self.send(request, Uuid::new_v4()).await?,
-            Purpose::Keep => self.ask(request).await?,
-        };
+        let mut response = self.send(request, Uuid::new_v4()).await?;
         let mut facts = FactArray::new(fact_type);
         while let Some(chunk) = response.chunk().await.map_err(|error| self.unreachable(error))? {
             facts.feed(&chunk, &mut *each).map_err(|error| match error {
@@ -221,26 +149,6 @@ impl OsoCloud {
             })?;
         }
         facts.finish().map_err(|problem| self.garbage(problem))
-    }
-
-    /// [`Self::send`] for what changes nothing, again if the answer is a 429 that does not ask for long.
-    async fn ask(&self, request: RequestBuilder) -> Result<Response, TargetError> {
-        let id = Uuid::new_v4();
-        let mut schedule = Schedule::new(id);
-        for _ in 1..QUESTIONS {
-            let again = request.try_clone().expect("no request streams its body");
-            match self.send(again, id).await {
-                Err(busy @ TargetError::Busy { status: 429, .. }) => {
-                    let wait = schedule.wait_after(&busy);
-                    if wait > LONGEST_PAUSE {
-                        return Err(busy);
-                    }
-                    tokio::time::sleep(wait).await;
-                }
-                other => return other,
-            }
-        }
-        self.send(request, id).await
     }
 
     /// Sends `request` and returns the answer if it is a success; a second time if the key was refused and there is another one by now.
@@ -328,7 +236,7 @@ impl FactStore for OsoCloud {
         fact_type: &'a FactType,
         each: &'a mut (dyn FnMut(Row) -> io::Result<()> + Send),
     ) -> BoxFuture<'a, Result<(), TargetError>> {
-        Box::pin(self.read_for_purpose(fact_type, each))
+        Box::pin(self.read(fact_type, each))
     }
 
     /// Lists one concrete fact that nobody stores. That asks the very endpoint a reconcile needs for what it can answer from an
@@ -338,11 +246,7 @@ impl FactStore for OsoCloud {
         Box::pin(async move {
             let nobodys = Argument::Constant(Value::new("String", "probe"));
             let fact_type = FactType { predicate: "factsync_probe".to_owned(), args: vec![nobodys] };
-            self.read(&fact_type, &mut |_| Ok(())).await?;
-            match self.purpose {
-                Purpose::Look => Ok(()),
-                Purpose::Keep => self.takes_writes().await,
-            }
+            self.read(&fact_type, &mut |_| Ok(())).await
         })
     }
 }
