@@ -111,7 +111,7 @@ pub async fn run(config: &Config, parts: Parts, stop: watch::Receiver<bool>) -> 
         Delivery::Send => None,
         Delivery::Shadow(_) => {
             // Before the first change is taken that will not be sent.
-            writer.run(|store| store.forgo()).await?;
+            writer.doubt_comparisons().await?;
             Some(asks)
         }
     };

@@ -1,7 +1,7 @@
 //! Commits that are looked at and not sent: what `--shadow` takes out of the outbox.
 //!
 //! What is taken out never reaches the fact store by this way, so no source counts as compared any more: the next run that delivers begins
-//! with a comparison, which finds whatever was never sent. [`Store::forgo`] says so durably before the first commit is taken.
+//! with a comparison, which finds whatever was never sent. [`Store::doubt_comparisons`] says so durably before the first commit is taken.
 
 use rusqlite::OptionalExtension;
 
@@ -32,14 +32,6 @@ pub enum TakenChanges {
 }
 
 impl Store {
-    /// From now on commits are taken out of the outbox without being sent.
-    pub fn forgo(&mut self) -> Result<(), StoreError> {
-        self.write(|tx| {
-            tx.execute("UPDATE source SET compared = 0", [])?;
-            Ok(())
-        })
-    }
-
     /// Takes whole commits out of the outbox: as many as have at most `limit` changes together, or one that has more, whose changes are
     /// only counted.
     pub fn take(&mut self, limit: usize) -> Result<Vec<Taken>, StoreError> {

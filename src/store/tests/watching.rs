@@ -49,11 +49,11 @@ fn a_commit_of_which_a_part_was_sent_is_taken_with_the_rest() {
 }
 
 #[test]
-fn a_store_that_forgoes_sending_is_compared_before_it_delivers_again() {
+fn a_store_whose_changes_are_only_watched_is_compared_before_it_delivers_again() {
     let mut fixture = Fixture::new();
     fixture.store.correct("db", Vec::new(), Guard::Off).expect("corrected");
     let compared = |fixture: &Fixture| fixture.store.source("db").expect("read").expect("known").compared;
     assert!(compared(&fixture));
-    fixture.store.forgo().expect("written");
+    fixture.store.doubt_comparisons().expect("written");
     assert!(!compared(&fixture.reopened()));
 }
