@@ -279,6 +279,9 @@ impl Board {
     /// revocation, nor too many grants. Else why not.
     pub fn ready(&self) -> Result<(), String> {
         let lines = self.lines();
+        if let TargetState::Failing(problem) = &lines.target {
+            return Err(format!("the fact store does not answer: {problem}"));
+        }
         for line in &lines.sources {
             if line.state != SourceState::Streaming {
                 return Err(format!("source \"{}\" is {}", line.name, state_name(&line.state)));
@@ -291,11 +294,10 @@ impl Board {
                 Some(_) => {}
             }
         }
-        match &lines.target {
-            TargetState::Failing(problem) => Err(format!("the fact store does not answer: {problem}")),
-            TargetState::Unknown => Err("the fact store was not asked yet".to_owned()),
-            TargetState::Reachable => lines.parked.problem(self.max_parked).map_or(Ok(()), Err),
+        if lines.target == TargetState::Unknown {
+            return Err("the fact store was not asked yet".to_owned());
         }
+        lines.parked.problem(self.max_parked).map_or(Ok(()), Err)
     }
 
     /// `/v1/status`.
