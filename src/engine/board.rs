@@ -298,6 +298,9 @@ impl Board {
             return Err("in shadow mode: nothing is written to the fact store".to_owned());
         }
         let lines = self.lines();
+        if let TargetState::Failing(problem) = &lines.target {
+            return Err(format!("the fact store does not answer: {problem}"));
+        }
         for line in &lines.sources {
             if line.state != SourceState::Streaming {
                 return Err(format!("source \"{}\" is {}", line.name, state_name(&line.state)));
@@ -310,11 +313,10 @@ impl Board {
                 Some(_) => {}
             }
         }
-        match &lines.target {
-            TargetState::Failing(problem) => Err(format!("the fact store does not answer: {problem}")),
-            TargetState::Unknown => Err("the fact store was not asked yet".to_owned()),
-            TargetState::Reachable => lines.parked.problem(self.max_parked).map_or(Ok(()), Err),
+        if lines.target == TargetState::Unknown {
+            return Err("the fact store was not asked yet".to_owned());
         }
+        lines.parked.problem(self.max_parked).map_or(Ok(()), Err)
     }
 
     /// `/v1/status`.

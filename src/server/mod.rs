@@ -39,7 +39,8 @@ pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(55);
 /// Requests that may wait at the same time, each with its connection. Four times what a busy application has under way at once;
 /// at 25 KB each they are 100 MB, and no outage of the fact store makes them more.
 const MOST_WAITERS: usize = 4096;
-/// When to try again after a 503, in seconds. Most waits are milliseconds, so there is room again by then, or something is wrong for longer.
+/// When to try again after a 503, in seconds. Most waits are milliseconds, so there is room again by then, or something is wrong for
+/// longer.
 const RETRY_AFTER: &str = "1";
 
 /// What the handlers share.

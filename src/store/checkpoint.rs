@@ -6,7 +6,11 @@
 //! was restored from a backup, deleted, or sits on a disk that lied: upstream has let go of the changes in between, and only
 //! a new snapshot brings them back.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +21,9 @@ use crate::{
 
 /// sled's cache; the checkpoint is a handful of keys.
 const CACHE_BYTES: u64 = 1 << 20;
+/// How long opening waits for the file's lock. The state directory is locked by then, so whoever has it is on its way out: sled lets go of
+/// it in a thread of its own, a little after the last handle is dropped.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The checkpoint file.
 pub struct Checkpoint {
@@ -32,8 +39,17 @@ struct Entry {
 impl Checkpoint {
     /// Opens or creates the folder.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let db = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None).open().map_err(StoreError::Checkpoint)?;
-        Ok(Self { db })
+        let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
+        let began = Instant::now();
+        loop {
+            match config.open() {
+                Ok(db) => return Ok(Self { db }),
+                Err(sled::Error::Io(error)) if error.to_string().contains("lock") && began.elapsed() < LOCK_PATIENCE => {
+                    thread::sleep(LOCK_PATIENCE / 100);
+                }
+                Err(error) => return Err(StoreError::Checkpoint(error)),
+            }
+        }
     }
 
     /// Writes down, durably, that `source` is about to be told `position` by the store `store_id`.
