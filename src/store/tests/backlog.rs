@@ -186,7 +186,7 @@ fn sets() -> impl Strategy<Value = BTreeSet<String>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(192))]
 
     #[test]
     fn idempotent_whatever_is_lost_or_folded_the_fact_store_ends_as_the_desired_facts(
