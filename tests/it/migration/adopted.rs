@@ -159,6 +159,7 @@ fn flags_that_contradict_each_other_are_a_usage_error() {
         (["--shadow", "--allow-removals"], "--allow-removals"),
         (["--shadow", "--adopt"], "--adopt"),
         (["--shadow", "--shadow-grace=1h"], "10m"),
+        (["--adopt", "--shadow-grace=1s"], "--shadow"),
     ] {
         let output = Factsync::run(&["run", "examples/quickstart/quickstart.yaml", flags[0], flags[1]], &[]).expect_code(2);
         assert!(output.stderr.contains(named), "{}", output.stderr);
