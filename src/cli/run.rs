@@ -42,6 +42,7 @@ pub(super) struct RunArgs {
     shadow: bool,
     /// How late the application's own write may be, for --shadow
     #[arg(long, value_name = "5s", value_parser = grace, default_value = "5s", requires = "shadow")]
+    #[arg(conflicts_with_all = ["allow_removals", "adopt"])]
     shadow_grace: Duration,
     /// Not ready (/readyz) with more than this many grants that the fact store refused; a refused revocation is always too much
     #[arg(long, value_name = "N")]

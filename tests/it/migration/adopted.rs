@@ -159,7 +159,8 @@ fn flags_that_contradict_each_other_are_a_usage_error() {
         (["--shadow", "--allow-removals"], "--allow-removals"),
         (["--shadow", "--adopt"], "--adopt"),
         (["--shadow", "--shadow-grace=1h"], "10m"),
-        (["--adopt", "--shadow-grace=1s"], "--shadow"),
+        (["--max-parked=1", "--shadow-grace=1s"], "--shadow"),
+        (["--adopt", "--shadow-grace=1s"], "--adopt"),
     ] {
         let output = Factsync::run(&["run", "examples/quickstart/quickstart.yaml", flags[0], flags[1]], &[]).expect_code(2);
         assert!(output.stderr.contains(named), "{}", output.stderr);
