@@ -287,6 +287,12 @@ impl Board {
         self.lines().target = state;
     }
 
+    /// Up to which commit everything is delivered.
+    #[cfg(test)]
+    pub(super) fn delivered_up_to(&self) -> u64 {
+        self.delivered.get().commit_no
+    }
+
     pub(super) fn delivered(&self, delivered: Delivered) {
         self.delivered.set(delivered);
     }

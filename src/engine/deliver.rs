@@ -155,7 +155,7 @@ impl Deliver {
         loop {
             self.commits.borrow_and_update();
             let queues = self.writer.queues();
-            self.change_mode(queues);
+            self.change_mode(queues).await?;
             if self.folds(queues) {
                 self.fold(queues.outbox).await?;
                 continue;
@@ -215,7 +215,7 @@ impl Deliver {
         Ok(())
     }
 
-    fn change_mode(&mut self, queues: Queues) {
+    async fn change_mode(&mut self, queues: Queues) -> Result<(), EngineError> {
         match (self.mode, queues.backlog) {
             (Mode::Live, 0) => {}
             (Mode::Backfill | Mode::CatchUp, 1..) if self.said.elapsed() < SAY_EVERY => {}
@@ -231,8 +231,11 @@ impl Deliver {
             (Mode::Backfill | Mode::CatchUp, 0) => {
                 info!("everything that waited is delivered");
                 self.enter(Mode::Live);
+                // Not every end is an acknowledgement: what cancels, or no longer holds, is never sent.
+                self.show().await?;
             }
         }
+        Ok(())
     }
 
     fn enter(&mut self, mode: Mode) {

@@ -413,3 +413,25 @@ async fn exact_no_later_grant_goes_before_the_revocations_of_a_catch_up() {
     let parcel = play.writer.parcel((MOST, MOST), (behind, None, MOST / 2)).await.expect("read");
     assert!(parcel.outbox.is_empty() && parcel.backlog.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exact_who_waits_for_what_was_netted_to_nothing_is_answered() {
+    let kept = names(10 * MOST);
+    let mut play = Play::new(&kept, &kept).await;
+    play.start();
+    play.commit(|result| assert!(result.insert("a".to_owned()))).await;
+    let asking = play.asks().await;
+    // While the fact store answers nobody, so much goes and comes back that nothing is left to say.
+    play.commit(BTreeSet::clear).await;
+    play.commit(|result| result.extend(kept.clone())).await;
+    Play::fail(asking, busy(429));
+    let commit_no = play.writer.commit_no();
+    let told = async {
+        while play.board.delivered_up_to() < commit_no {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("everything is delivered");
+    assert!(play.asked.is_empty() && play.writer.queues().is_empty());
+    play.end().await;
+}
