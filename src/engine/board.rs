@@ -288,7 +288,6 @@ impl Board {
     }
 
     /// Up to which commit everything is delivered.
-    #[cfg(test)]
     pub(super) fn delivered_up_to(&self) -> u64 {
         self.delivered.get().commit_no
     }

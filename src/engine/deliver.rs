@@ -155,12 +155,16 @@ impl Deliver {
         loop {
             self.commits.borrow_and_update();
             let queues = self.writer.queues();
-            self.change_mode(queues).await?;
+            self.change_mode(queues);
             if self.folds(queues) {
                 self.fold(queues.outbox).await?;
                 continue;
             }
             if queues.is_empty() {
+                // Not every end is an acknowledgement: what cancels, no longer holds, or went with a snapshot is never sent.
+                if self.board.delivered_up_to() < self.writer.commit_no() {
+                    self.show().await?;
+                }
                 // Nothing to send at the start either: readiness must not wait for the first regular look.
                 if self.idle(std::mem::replace(&mut rest, PROBE_EVERY)).await == Waited::Stopped {
                     return Ok(());
@@ -215,7 +219,7 @@ impl Deliver {
         Ok(())
     }
 
-    async fn change_mode(&mut self, queues: Queues) -> Result<(), EngineError> {
+    fn change_mode(&mut self, queues: Queues) {
         match (self.mode, queues.backlog) {
             (Mode::Live, 0) => {}
             (Mode::Backfill | Mode::CatchUp, 1..) if self.said.elapsed() < SAY_EVERY => {}
@@ -231,11 +235,8 @@ impl Deliver {
             (Mode::Backfill | Mode::CatchUp, 0) => {
                 info!("everything that waited is delivered");
                 self.enter(Mode::Live);
-                // Not every end is an acknowledgement: what cancels, or no longer holds, is never sent.
-                self.show().await?;
             }
         }
-        Ok(())
     }
 
     fn enter(&mut self, mode: Mode) {
