@@ -25,7 +25,7 @@ use crate::{
         Failure, Store, StoreError, ViewId,
         facts::Set,
         meta,
-        outbox::{self, Lane, OutboxKey, Waiting},
+        outbox::{self, Lane, OutboxKey, Waiting, slot},
         set_meta,
     },
     target::Op,
@@ -295,12 +295,5 @@ fn opposite(op: Op) -> Op {
     match op {
         Op::Delete => Op::Insert,
         Op::Insert => Op::Delete,
-    }
-}
-
-fn slot(op: Op) -> usize {
-    match op {
-        Op::Delete => 0,
-        Op::Insert => 1,
     }
 }

@@ -301,11 +301,6 @@ impl Store {
         Ok(())
     }
 
-    /// How many changes the fact store refused.
-    pub fn parked_len(&self) -> Result<u64, StoreError> {
-        self.read(|connection| connection.query_row("SELECT count(*) FROM parked", [], |row| row.get(0)))
-    }
-
     /// What the fact store refused, at most `limit`.
     pub fn parked(&self, limit: usize) -> Result<Vec<Parked>, StoreError> {
         let rows = self.read(|connection| {
@@ -412,7 +407,8 @@ fn code(op: Op) -> i64 {
     }
 }
 
-fn slot(op: Op) -> usize {
+/// Where something is kept for `op` that is kept for each.
+pub(super) fn slot(op: Op) -> usize {
     match op {
         Op::Delete => 0,
         Op::Insert => 1,
