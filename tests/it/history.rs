@@ -83,11 +83,23 @@ async fn work_alone(followed: &mut Followed, count: u64) {
     }
 }
 
+/// Goes on until the fact store has applied so many batches: a busy machine puts many commits into few.
+async fn work_until(followed: &mut Followed, batches: usize) {
+    for _ in 0..10 * batches {
+        if followed.recorder.batches() >= batches {
+            return;
+        }
+        followed.commit().await;
+        followed.reach().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn exact_every_state_is_that_of_a_commit_or_a_part_of_a_large_one() {
     let mut followed = Followed::start(setup("live history"), 20).await;
     followed.live();
     work(&mut followed, 150 * times()).await;
+    work_until(&mut followed, 30).await;
     let seen = followed.finish().await;
     assert!(seen.whole > 10 && seen.parts > 0, "{seen:?}");
 }
@@ -103,6 +115,7 @@ async fn exact_every_state_is_one_under_every_fault() {
         work_alone(&mut followed, 5).await;
         followed.recorder.up().await;
     }
+    work_until(&mut followed, 60).await;
     let seen = followed.finish().await;
     assert!(seen.whole > 10 && seen.repetitions > 5, "{seen:?}");
 }
@@ -115,6 +128,7 @@ async fn exact_what_is_not_refused_goes_on_in_order() {
     let mut followed = Followed::start(setup, 10).await;
     followed.live();
     work(&mut followed, 50 * times()).await;
+    work_until(&mut followed, 60).await;
     let parked = followed.status("/outbox/parked").await;
     assert!(parked.as_u64().is_some_and(|parked| parked > 0), "{parked}");
     let seen = followed.finish().await;
@@ -127,6 +141,7 @@ async fn exact_on_the_free_plan() {
     let mut followed = Followed::start(Setup { manners: Manners { repeated: 15, ..GOOD }, ..free }, 10).await;
     followed.live();
     work(&mut followed, 15 * times()).await;
+    work_until(&mut followed, 20).await;
     let seen = followed.finish().await;
     assert!(seen.whole > 3, "{seen:?}");
 }
@@ -170,7 +185,11 @@ async fn exact_in_a_backfill_under_every_fault() {
 #[tokio::test(flavor = "multi_thread")]
 async fn exact_across_kills_at_any_moment() {
     let mut followed = Followed::prepare(Setup { manners: BAD, ..setup("history of kills") }).await;
-    for round in 0..6 * times() {
+    for round in 0..60 * times() {
+        // A busy machine is killed before it has sent much.
+        if round >= 6 * times() && followed.recorder.batches() >= 40 {
+            break;
+        }
         // It hangs until it is killed if it meets with one of the batches that are never answered.
         followed.recorder.set(Manners { silent: 10, ..BAD });
         followed.run();
