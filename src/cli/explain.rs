@@ -1,7 +1,7 @@
 //! `factsync explain`: per fact type how it is kept up to date and why; changes nothing.
 
 use crate::{
-    cli::{Configs, Exit, load_sources, print},
+    cli::{Configs, Exit, Global, load_sources, print},
     config::{PostgresConfig, SourceConfig, SourceKind},
     error::causes,
     source::{
@@ -10,8 +10,8 @@ use crate::{
     },
 };
 
-pub(super) async fn run(args: &Configs) -> anyhow::Result<Exit> {
-    let config = load_sources(args)?;
+pub(super) async fn run(global: &Global, args: &Configs) -> anyhow::Result<Exit> {
+    let config = load_sources(global, args)?;
     let mut exit = Exit::Done;
     for source in &config.sources {
         let text = match &source.kind {

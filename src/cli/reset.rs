@@ -31,7 +31,7 @@ pub(super) struct ResetArgs {
 }
 
 pub(super) async fn run(global: &Global, args: &ResetArgs) -> anyhow::Result<Exit> {
-    let config = load_sources(&args.configs)?;
+    let config = load_sources(global, &args.configs)?;
     let state = target::lock(&global.state)?;
     let named = name(&config, &state).await?;
     if named.is_empty() {
