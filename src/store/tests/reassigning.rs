@@ -30,7 +30,8 @@ fn two_sources() -> (tempfile::TempDir, Store) {
         store.begin(source, "fingerprint", source).expect("begun");
         let fresh = || vec![(views[0].clone(), extent(&names(wanted))).into()];
         store.replace(source, &at(10).into(), fresh(), Guard::Off).expect("replaced");
-        store.correct(source, vec![(views[0].clone(), extent(&names(wanted)))], Guard::Off).expect("corrected");
+        let view = store.reread(&views[0]).expect("read");
+        store.correct(source, vec![(view, extent(&names(wanted)))], Guard::Off).expect("corrected");
     }
     (folder, store)
 }
