@@ -10,6 +10,7 @@ mod check;
 mod cli;
 mod config;
 mod crash;
+mod csv_live;
 mod csv_source;
 mod delivery;
 mod delta_rules;
