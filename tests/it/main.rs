@@ -30,3 +30,4 @@ mod reconcile;
 mod run_github;
 mod scalars;
 mod sdk;
+mod several;
