@@ -18,7 +18,7 @@ use crate::{
     config::{Config, SourceKind},
     error::causes,
     source::postgres::{self, ResetPlan},
-    store::StateDirectory,
+    store::{self, StateDirectory},
 };
 
 #[derive(Debug, Args)]
@@ -41,6 +41,9 @@ pub(super) async fn run(global: &Global, args: &ResetArgs) -> anyhow::Result<Exi
     print(&format!("to be dropped:\n{}", named.iter().map(|line| format!("  {line}\n")).collect::<String>()))?;
     if !args.yes && !confirmed()? {
         return Ok(Exit::Done);
+    }
+    for (source, slot) in left(&config, &state)? {
+        say(&format!("slot \"{slot}\" of source \"{source}\" is not dropped, for no configuration file names that source"));
     }
     for source in &config.sources {
         if let SourceKind::Postgres(config) = &source.kind {
@@ -69,6 +72,13 @@ async fn name(config: &Config, state: &StateDirectory) -> anyhow::Result<Vec<Str
     }
     named.extend(local_state(state).iter().map(|path| format!("\"{}\"", path.display())));
     Ok(named)
+}
+
+/// The slots of sources that the state directory knows and the configuration does not.
+fn left(config: &Config, state: &StateDirectory) -> anyhow::Result<Vec<(String, String)>> {
+    let known = |name: &String| config.sources.iter().any(|source| source.name == *name);
+    let slots = store::slots(&state.state())?.into_iter().filter(|(name, _)| !known(name));
+    Ok(slots.filter_map(|(name, slot)| slot.map(|slot| (name, slot))).collect())
 }
 
 /// The files of the local store and the checkpoint that exist.

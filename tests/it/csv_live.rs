@@ -179,7 +179,7 @@ async fn a_file_without_rows_is_a_mass_removal_that_waits_for_a_person() {
     assert_eq!((&held_back["removals"], &held_back["facts"]), (&50.into(), &50.into()), "{held_back:#}");
     live.put("user,role,org\n99,admin,2\n");
     process.wait_position(&digest(&live.path)).await;
-    assert!(held(&process).await.contains(&["99", "admin", "2"].map(str::to_owned).to_vec()), "grants flow on");
+    assert!(held(&process).await.contains(["99", "admin", "2"].map(str::to_owned).as_slice()), "grants flow on");
     assert!(process.terminate().success());
 
     let process = live.started(&[]).await;

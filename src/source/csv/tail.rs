@@ -130,8 +130,8 @@ impl<'a> Tail<'a> {
                 continue;
             }
             let outcome = match read.and_then(|reading| self.believe(reading, writer)).and_then(complete) {
-                Ok((position, content, views)) => {
-                    self.report(position, views).await;
+                Ok((content, views)) => {
+                    self.report(Position::Digest(content.digest.clone()), views).await;
                     self.content = Some(content);
                     Outcome::Good
                 }
@@ -189,10 +189,13 @@ impl<'a> Tail<'a> {
     }
 }
 
+/// What was read, and each view's rows.
+type Complete = (Prefix, Vec<(usize, Extent)>);
+
 /// The views of a reading, all of them or the first one's error.
-fn complete(reading: Reading) -> Result<(Position, Prefix, Vec<(usize, Extent)>), SourceError> {
+fn complete(reading: Reading) -> Result<Complete, SourceError> {
     let views = reading.views.into_iter().enumerate().map(|(view, extent)| extent.map(|extent| (view, extent)));
-    Ok((reading.position, reading.content, views.collect::<Result<_, _>>()?))
+    Ok((reading.content, views.collect::<Result<_, _>>()?))
 }
 
 /// An error and its causes on one line.

@@ -58,7 +58,7 @@ async fn what_is_no_file_in_its_place_revokes_nothing() {
     remove();
     if !is_root() {
         live.put(TWO);
-        fs::set_permissions(&live.path, std::os::unix::fs::PermissionsExt::from_mode(0)).expect("forbidden");
+        fs::set_permissions(&live.path, std::os::unix::fs::PermissionsExt::from_mode(0o0)).expect("forbidden");
         live.assert_refused(&process, "Permission denied").await;
     }
     assert_eq!(held(&process).await, before);

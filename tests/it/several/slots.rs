@@ -100,10 +100,16 @@ async fn every_command_knows_the_slots_that_a_run_kept() {
     assert!(desk.started(&["postgres.yaml"]).await.terminate().success());
     desk.postgres(&[("first", "a", &first), ("second", "b", &second)]);
     assert!(desk.started(&["postgres.yaml"]).await.terminate().success());
-    let env: Vec<(&str, &str)> = desk.env.iter().map(|(name, value)| (&**name, &**value)).collect();
+    let env = desk.env.clone();
+    let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (&**name, &**value)).collect();
     let (config, state) = (desk.path("postgres.yaml").display().to_string(), desk.path("state").display().to_string());
     let told = Factsync::run(&["explain", &config, "--state", &state], &env).expect_code(0).stdout;
     assert!(told.contains("slot: factsync\n") && told.contains("slot: factsync_second\n"), "{told}");
+    desk.postgres(&[("second", "b", &second)]);
+    let reset = Factsync::run(&["reset", &config, "--state", &state, "--yes"], &env).expect_code(0);
+    assert!(reset.stderr.contains("slot \"factsync\" of source \"first\" is not dropped"), "{}", reset.stderr);
+    assert_eq!(slots(&cluster), format!("factsync {}", first.name));
+    desk.postgres(&[("first", "a", &first)]);
     Factsync::run(&["reset", &config, "--state", &state, "--yes"], &env).expect_code(0);
     assert_eq!(slots(&cluster), "");
 }
