@@ -489,6 +489,6 @@ async fn finish<T>(running: &mut Option<BoxFuture<'static, T>>) -> T {
 pub(crate) fn lsn(position: &Option<Position>) -> Option<Lsn> {
     match position {
         Some(Position::Lsn(lsn)) => Some(*lsn),
-        Some(Position::Digest(_)) | None => None,
+        Some(Position::Time(..) | Position::Digest(_)) | None => None,
     }
 }
