@@ -40,8 +40,8 @@ use crate::{
     data::{Lsn, Position},
     source::{
         Event, Link, SourceError,
+        dirty::Dirty,
         postgres::{
-            dirty::Dirty,
             fault,
             images::Images,
             outgoing::{Outgoing, Reach},
