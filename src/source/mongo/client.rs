@@ -6,7 +6,7 @@ use mongodb::{
     Client, ClientSession, Database,
     bson::{Document, doc},
     error::{CommandError, Error, ErrorKind},
-    options::ClientOptions,
+    options::{ClientOptions, SelectionCriteria},
 };
 
 use crate::{
@@ -49,10 +49,15 @@ impl Server {
         self.client.start_session().snapshot(true).await.map_err(|error| self.failed("start a session", error))
     }
 
+    /// Where the connection string says that reads go.
+    pub(super) fn read_preference(&self) -> Option<&SelectionCriteria> {
+        self.client.selection_criteria()
+    }
+
     /// Runs a read-only command where the connection string's read preference says.
     pub(super) async fn run(&self, command: Document) -> Result<Document, Error> {
         let mut run = self.database.run_command(command);
-        if let Some(criteria) = self.client.selection_criteria() {
+        if let Some(criteria) = self.read_preference() {
             run = run.selection_criteria(criteria.clone());
         }
         run.await

@@ -36,8 +36,14 @@
 
 mod client;
 mod decode;
+#[cfg_attr(not(test), expect(dead_code, reason = "the follower is its user"))]
+mod lookup;
 mod probe;
 mod query;
+#[cfg_attr(not(test), expect(dead_code, reason = "the follower is its user"))]
+mod read;
+#[cfg_attr(not(test), expect(dead_code, reason = "the follower is its user"))]
+mod shape;
 mod snapshot;
 
 pub use probe::{Finding, probe};

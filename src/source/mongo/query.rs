@@ -74,12 +74,12 @@ impl<'a> Query<'a> {
 }
 
 /// Reads one object in MongoDB Extended JSON, version 2 (`$oid`, `$date`, `$numberDecimal` and so on).
-fn document(part: &str, json: &Value) -> Result<Document, String> {
+pub(super) fn document(part: &str, json: &Value) -> Result<Document, String> {
     serde_json::from_value(json.clone()).map_err(|error| format!("could not read {part} as Extended JSON: {error}"))
 }
 
 /// The needed fields only. MongoDB refuses a path together with what lies below it, so the shorter one stands for both.
-fn projection(fields: &[MongoField]) -> Document {
+pub(super) fn projection(fields: &[MongoField]) -> Document {
     let below = |path: &str, other: &str| path.strip_prefix(other).is_some_and(|rest| rest.starts_with('.'));
     let mut projection = Document::new();
     for MongoField { name, .. } in fields {
