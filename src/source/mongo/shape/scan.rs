@@ -55,7 +55,7 @@ struct Foreign<'a> {
 /// Why the query cannot be followed at all, and what to do instead.
 pub(super) fn refused(stages: &[Document]) -> Option<String> {
     search(stages, |name| match name {
-        Name::Key(key, given) => refused_operator(key).or_else(|| other_database(key, given)),
+        Name::Key(key, given) => refused_operator(key, given).or_else(|| other_database(key, given)),
         Name::Text(text) => refused_variable(text),
     })
 }
@@ -100,11 +100,14 @@ pub(super) fn reading_stage(pipeline: &Bson) -> Option<&'static str> {
     })
 }
 
-fn refused_operator(key: &str) -> Option<String> {
+fn refused_operator(key: &str, given: &Bson) -> Option<String> {
     let why = match key {
         _ if CHANCE.contains(&key) => "depends on chance, so no two answers need be the same; write the query without it",
         _ if SERVER_STATE.contains(&key) => "reads the server's state, of which no change is reported; use \"reconcile\" for it",
-        _ if SEARCH.contains(&key) => "reads a search index, which lags behind its collection; filter with $match instead",
+        // `$text` has a `$search` too, which is a text.
+        _ if SEARCH.contains(&key) && given.as_document().is_some() => {
+            "reads a search index, which lags behind its collection; filter with $match instead"
+        }
         _ if JAVASCRIPT.contains(&key) => {
             "runs JavaScript, which may depend on time and chance; write it with aggregation operators, in $expr if it is a condition"
         }
