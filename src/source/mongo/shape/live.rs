@@ -3,22 +3,23 @@
 //! The oracle is the configured query itself, run by the server without anything of ours around it.
 
 #[path = "../../../../tests/it/support/mongod.rs"]
+#[expect(dead_code, reason = "other tests start other kinds of servers")]
 mod mongod;
 mod random;
+mod reads;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::TryStreamExt;
 use mongodb::{Collection, Database, bson::Timestamp};
 use secrecy::SecretString;
-use serde_json::json;
 
 use super::*;
 use crate::{
     config::MongoConfig,
     source::mongo::{
         client::Server,
-        lookup::{affected, indexed, refuse_arrays_in_arrays},
+        lookup::{affected, refuse_arrays_in_arrays},
         read::{ReadError, source_key},
     },
 };

@@ -43,8 +43,10 @@ impl Random {
 
     /// Documents of a collection, with different ids.
     pub(super) fn documents(&mut self, collection: &str) -> Vec<Document> {
-        let documents: BTreeMap<String, Document> =
-            (0..=self.below(20)).map(|_| self.document(collection)).map(|document| (key(document.get("_id").expect("an id")), document)).collect();
+        let documents: BTreeMap<String, Document> = (0..=self.below(20))
+            .map(|_| self.document(collection))
+            .map(|document| (key(document.get("_id").expect("an id")), document))
+            .collect();
         documents.into_values().collect()
     }
 
