@@ -34,11 +34,16 @@
 //!
 //! A collection that does not exist is empty, for MongoDB and so for us; [`probe()`] warns of it.
 
+mod access;
 mod client;
 mod decode;
+mod fault;
+mod privileges;
 mod probe;
 mod query;
+mod setup;
 mod snapshot;
 
-pub use probe::{Finding, probe};
+pub use probe::{collections_of, probe};
+pub use setup::setup_script;
 pub use snapshot::snapshot;
