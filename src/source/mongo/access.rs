@@ -32,8 +32,10 @@ const TOGETHER: &str = "Put the certificate and its private key into one PEM fil
 pub(super) enum Login {
     /// No user is named.
     Nobody,
-    /// A user and a password.
+    /// A user and a password, by the mechanism that driver and server agree on.
     Password,
+    /// The same by a mechanism that the connection string names.
+    NamedMechanism,
     /// The subject of a client certificate.
     Certificate,
 }
@@ -94,8 +96,11 @@ impl Access {
 fn login(options: &ClientOptions) -> Login {
     match &options.credential {
         None => Login::Nobody,
-        Some(credential) if credential.mechanism == Some(AuthMechanism::MongoDbX509) => Login::Certificate,
-        Some(_) => Login::Password,
+        Some(credential) => match credential.mechanism {
+            None => Login::Password,
+            Some(AuthMechanism::MongoDbX509) => Login::Certificate,
+            Some(_) => Login::NamedMechanism,
+        },
     }
 }
 
@@ -148,13 +153,13 @@ fn certificates(path: &Path, option: &str) -> Result<usize, (String, &'static st
 
 fn certificate_and_key(path: &Path) -> Result<(), (String, &'static str)> {
     const OPTION: &str = "tlsCertificateKeyFile";
-    if certificates(path, OPTION)? == 0 {
-        return Err((format!("\"{}\" holds no certificate", path.display()), TOGETHER));
-    }
     // Both forms of an encrypted key say so in plain text: "BEGIN ENCRYPTED PRIVATE KEY", "Proc-Type: 4,ENCRYPTED".
     if std::fs::read(path).is_ok_and(|pem| pem.windows(9).any(|part| part == b"ENCRYPTED")) {
         let hint = "Decrypt it, openssl pkey -in client.key -out plain.key, and protect the file by its mode.";
         return Err((format!("the private key in \"{}\" is encrypted with a password, which is not supported", path.display()), hint));
+    }
+    if certificates(path, OPTION)? == 0 {
+        return Err((format!("\"{}\" holds no certificate", path.display()), TOGETHER));
     }
     let key = PrivateKeyDer::from_pem_file(path).map_err(|error| match error {
         PemError::NoItemsFound => (format!("\"{}\" holds no private key", path.display()), TOGETHER),

@@ -37,7 +37,6 @@ const PASSING_LABELS: [&str; 4] = [RESUMABLE_CHANGE_STREAM_ERROR, RETRYABLE_WRIT
 /// of the server (260, 40615, 40647, 40649, 50811).
 const LOST_CODES: [i32; 8] = [136, 260, 280, 286, 40615, 40647, 40649, 50811];
 const UNAUTHORIZED: i32 = 13;
-const MECHANISM_UNAVAILABLE: i32 = 334;
 
 /// Who acts on what happened to a connection.
 #[derive(Debug, PartialEq, Eq)]
@@ -100,9 +99,6 @@ impl Judge {
             ErrorKind::Io(io) => self.lost(action, verdict(io, self.trust), said(&error)),
             _ if passes(&error) => self.lost(action, Verdict::Passes(None), said(&error)),
             ErrorKind::Authentication { .. } => self.refused(action, self.unknown_user(), said(&error)),
-            ErrorKind::Command(CommandError { code: MECHANISM_UNAVAILABLE, .. }) => {
-                self.refused(action, "Remove authMechanism: the driver takes the one that the user has.", said(&error))
-            }
             ErrorKind::Command(CommandError { code: UNAUTHORIZED, .. }) => self.refused(action, self.missing_role(), said(&error)),
             ErrorKind::InvalidTlsConfig { .. } => {
                 let hint = "tlsCertificateKeyFile takes a certificate and the private key that belongs to it.";
@@ -151,6 +147,10 @@ impl Judge {
             Login::Nobody | Login::Password => {
                 "Check the user, the password and authSource, the database that the user is defined in, in the connection string."
             }
+            Login::NamedMechanism => {
+                "Check the user, the password and authSource, the database that the user is defined in, in the connection string, and \
+                 remove authMechanism: the driver takes the one that the user has."
+            }
             Login::Certificate => {
                 "Create a user in \"$external\" whose name is the certificate's subject, as \
                  `openssl x509 -noout -subject -nameopt RFC2253 -in FILE` prints it, issued by an authority that the server trusts."
@@ -161,7 +161,7 @@ impl Judge {
     fn missing_role(&self) -> &'static str {
         match self.login {
             Login::Nobody => "Put a user into the connection string, mongodb://USER:PASSWORD@HOST/DATABASE?authSource=admin.",
-            Login::Password | Login::Certificate => {
+            Login::Password | Login::NamedMechanism | Login::Certificate => {
                 "Give the user the role that `factsync setup CONFIG` prints, or \"read\" on the database."
             }
         }
@@ -209,8 +209,8 @@ fn no_match(message: &str) -> Option<&'static str> {
     if fits_no_role {
         return Some("no member has the role that readPreference in the connection string asks for");
     }
-    // "Servers: [  ]": the driver has struck all of them off, because their set has another name.
-    let struck_off = message.split("Servers: [").nth(1).is_some_and(|servers| servers.trim_start().starts_with(']'));
+    // The driver has struck all of them off, because their set has another name, and lists none.
+    let struck_off = message.contains("Topology: {") && !message.contains("Servers: [");
     struck_off.then_some("replicaSet in the connection string may not be the set's name")
 }
 
@@ -359,7 +359,7 @@ mod tests {
 
     #[test]
     fn a_set_of_another_name_and_a_role_nobody_has_are_told() {
-        assert!(no_match("No available servers. Topology: { Type: ReplicaSetNoPrimary, Set Name: x, Servers: [  ] }").is_some());
+        assert!(no_match("No available servers. Topology: { Type: ReplicaSetNoPrimary, Set Name: x }").is_some());
         let suitable = "None of the available servers suitable for criteria ReadPreference";
         assert!(no_match(&format!("{suitable}(Secondary {{ options: None }}). Topology: {{ Servers: [ a ] }}")).is_some());
         assert!(no_match(&format!("{suitable}(Primary). Topology: {{ Servers: [ a ] }}")).is_none());

@@ -3,7 +3,7 @@
 //! The commands live in `sql/`, where people look for them; the names they need are put before them. factsync does not run them itself:
 //! who may make roles and users is not who follows the database, and a password is asked for.
 
-use mongodb::options::ConnectionString;
+use mongodb::options::{AuthMechanism, ConnectionString};
 
 use crate::{
     config::{ExposeSecret, MongoConfig},
@@ -11,10 +11,10 @@ use crate::{
 };
 
 const ROLE: &str = include_str!("../../../sql/mongodb-role.js");
-/// Where a user is defined if the connection string does not say, as the driver takes it.
-const DEFAULT_SOURCE: &str = "admin";
-const EXTERNAL_SOURCE: &str = "$external";
-const X509: &str = "MONGODB-X509";
+/// Where a new user is best defined.
+const ADMIN: &str = "admin";
+/// Where users are defined whom somebody else knows: an authority or a directory.
+const EXTERNAL: &str = "$external";
 
 /// The commands that give `role`, or else the user of the connection string, what following this database takes. Asks no server.
 pub fn setup_script(name: &str, config: &MongoConfig, role: Option<&str>) -> Result<String, SourceError> {
@@ -23,12 +23,16 @@ pub fn setup_script(name: &str, config: &MongoConfig, role: Option<&str>) -> Res
     let string = ConnectionString::parse(text)
         .map_err(|_| judge.refused("connect", "Run `factsync check` on it.", "the connection string is not one the driver takes"))?;
     let credential = string.credential.as_ref();
-    let is_certificate =
-        credential.and_then(|credential| credential.mechanism.as_ref()).is_some_and(|mechanism| mechanism.as_str() == X509);
-    let source = credential.and_then(|credential| credential.source.as_deref());
-    let source = if is_certificate { EXTERNAL_SOURCE } else { source.unwrap_or(DEFAULT_SOURCE) };
-    let user = role.or_else(|| credential.and_then(|credential| credential.username.as_deref()));
+    let mechanism = credential.and_then(|credential| credential.mechanism.as_ref());
+    let is_certificate = mechanism == Some(&AuthMechanism::MongoDbX509);
     let database = string.default_database.as_deref().unwrap_or_default();
+    // As the driver takes it: a user is defined in the database of the path, unless the string says where.
+    let source = match (mechanism, credential) {
+        (Some(AuthMechanism::MongoDbX509 | AuthMechanism::Plain), _) => EXTERNAL,
+        (_, Some(credential)) => credential.source.as_deref().unwrap_or(database),
+        (_, None) => ADMIN,
+    };
+    let user = role.or_else(|| credential.and_then(|credential| credential.username.as_deref()));
     let mut script = String::new();
     if user.is_none() && is_certificate {
         script.push_str("// USER is the certificate's subject, as `openssl x509 -noout -subject -nameopt RFC2253 -in FILE` prints it.\n");

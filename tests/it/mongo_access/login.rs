@@ -58,7 +58,7 @@ async fn both_kinds_of_scram_work_and_each_mistake_is_named() {
         ("nobody:pass-word", "", check_it),
         (central.as_str(), "", check_it),
         (&new, "authSource=admin", check_it),
-        (&old, "authMechanism=SCRAM-SHA-256", "Remove authMechanism"),
+        (&old, "authMechanism=SCRAM-SHA-256", "and remove authMechanism"),
         ("", "", "Put a user into the connection string"),
     ] {
         refused(&secured.uri(login, DATABASE, options), &[wanted]);
