@@ -86,7 +86,7 @@ impl Access {
         options.app_name.get_or_insert_with(|| "factsync".to_owned());
         options.connect_timeout.get_or_insert(CONNECT_TIMEOUT);
         options.server_selection_timeout.get_or_insert(CONNECT_TIMEOUT);
-        // The driver lets the level of the connection string take the place of a session's "snapshot", and then reads none.
+        // Every read and every stream says what it needs; the driver would put a level from here beside or in place of that.
         options.read_concern = None;
         options.sdam_event_handler = Some(judge.heartbeats.handler());
         Ok(Self { options, judge, warnings })

@@ -4,16 +4,17 @@
 //! known, one who may see nothing of the database.
 
 use mongodb::{
-    Client, ClientSession, Database,
+    Client, Database,
     bson::{Document, doc},
     error::Error,
+    options::SelectionCriteria,
 };
 
-pub(super) use crate::source::mongo::fault::passes;
+pub(super) use crate::source::mongo::fault::{passes, position_lost};
 use crate::{
     config::{ExposeSecret, MongoConfig},
     source::{
-        SourceError,
+        Cause, SourceError,
         mongo::{
             access::Access,
             fault::{Judge, is_unauthorized},
@@ -25,12 +26,17 @@ use crate::{
 const SNAPSHOT_WIRE_VERSION: i32 = 13;
 
 /// One source's database.
+#[derive(Clone)]
 pub(super) struct Server {
     judge: Judge,
     client: Client,
     pub(super) database: Database,
     /// What the connection string asks for and does not get, or had better not ask for: what, and what to do.
     pub(super) warnings: Vec<(&'static str, &'static str)>,
+    /// Whether this is a mongos.
+    router: bool,
+    /// The name of the replica set.
+    set: Option<String>,
 }
 
 impl Server {
@@ -42,7 +48,7 @@ impl Server {
             let hint = "Name the database in the connection string's path, as in mongodb://host/DATABASE.";
             judge.refused("connect", hint, "the connection string names no database")
         })?;
-        let server = Self { judge, client, database, warnings };
+        let mut server = Self { judge, client, database, warnings, router: false, set: None };
         server.require_snapshots().await?;
         server.require_login().await?;
         Ok(server)
@@ -53,15 +59,26 @@ impl Server {
         &self.client
     }
 
-    /// A session whose reads all see one cluster time.
-    pub(super) async fn snapshot_session(&self) -> Result<ClientSession, SourceError> {
-        self.client.start_session().snapshot(true).await.map_err(|error| self.failed("start a session", error))
+    /// Whether this is a router (mongos).
+    pub(super) fn is_router(&self) -> bool {
+        self.router
+    }
+
+    /// Which deployment and database this is, as far as a user with the least privileges can tell.
+    pub(super) fn identity(&self) -> String {
+        let set = self.set.as_deref().unwrap_or("sharded cluster");
+        format!("{set}/{}", self.database.name())
+    }
+
+    /// Where the connection string says that reads go.
+    pub(super) fn read_preference(&self) -> Option<&SelectionCriteria> {
+        self.client.selection_criteria()
     }
 
     /// Runs a read-only command where the connection string's read preference says.
     pub(super) async fn run(&self, command: Document) -> Result<Document, Error> {
         let mut run = self.database.run_command(command);
-        if let Some(criteria) = self.client.selection_criteria() {
+        if let Some(criteria) = self.read_preference() {
             run = run.selection_criteria(criteria.clone());
         }
         run.await
@@ -72,16 +89,37 @@ impl Server {
         self.judge.failed(action, error)
     }
 
+    /// The server is not there, or does not do what it always does.
+    pub(super) fn unreachable(&self, action: &'static str, source: impl Into<Cause>) -> SourceError {
+        SourceError::Unreachable { name: self.judge.name.clone(), action, source: source.into() }
+    }
+
+    /// The server answers, and somebody has to do something.
+    pub(super) fn refused(&self, action: &'static str, hint: &str, source: impl Into<Cause>) -> SourceError {
+        self.judge.refused(action, hint, source)
+    }
+
+    /// The changes since the stored position are not to be had.
+    pub(super) fn position_lost(&self, problem: String) -> SourceError {
+        SourceError::PositionLost { name: self.judge.name.clone(), problem }
+    }
+
+    /// What some views depend on has changed.
+    pub(super) fn views_changed(&self, views: Vec<usize>, problem: String) -> SourceError {
+        SourceError::ViewsChanged { name: self.judge.name.clone(), views, problem }
+    }
+
     /// Says that one view failed.
     pub(super) fn view(&self, fact_type: &str, problem: String) -> SourceError {
         SourceError::View { name: self.judge.name.clone(), fact_type: fact_type.to_owned(), problem }
     }
 
-    async fn require_snapshots(&self) -> Result<(), SourceError> {
+    async fn require_snapshots(&mut self) -> Result<(), SourceError> {
         const ACTION: &str = "read a snapshot";
         let hello = self.run(doc! { "hello": 1 }).await.map_err(|error| self.failed("connect", error))?;
-        let is_router = hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid");
-        if !is_router && hello.get_str("setName").is_err() {
+        self.router = hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid");
+        self.set = hello.get_str("setName").ok().map(str::to_owned);
+        if !self.router && self.set.is_none() {
             let hint = "Start mongod with --replSet and run rs.initiate() once in mongosh; one node is enough.";
             return Err(self.judge.refused(ACTION, hint, "the server is not a member of an initiated replica set"));
         }

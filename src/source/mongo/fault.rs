@@ -4,8 +4,8 @@
 //! knows as text. The errors themselves come with the heartbeats, so [`Heartbeats`] keeps the last one of each server, and the
 //! judgement here is over types: a certificate that is not trusted waits for a person, a refused connection does not.
 //!
-//! The driver's own text of an error ends with the server's whole answer, and the server's text of a refusal quotes the whole command,
-//! which may hold `_id`s. [`said`] leaves out both.
+//! The driver's own text of an error ends with the server's whole answer, and the server quotes the command that it refuses and the
+//! resume token that it does not find, which may hold `_id`s. [`said`] leaves out all of that.
 
 use std::{
     collections::BTreeMap,
@@ -168,11 +168,11 @@ impl Judge {
     }
 }
 
-/// What the driver says, without the server's whole answer and without the command that a refusal quotes.
+/// What the driver says, without the server's whole answer and without the documents that the server quotes.
 pub(super) fn said(error: &Error) -> String {
     match &*error.kind {
         ErrorKind::Command(CommandError { code, code_name, message, .. }) => {
-            let message = message.split(" { ").next().unwrap_or_default();
+            let message = message.split('{').next().unwrap_or_default().trim_end();
             format!("{message} (error {code}, {code_name})")
         }
         kind => kind.to_string(),
@@ -313,6 +313,8 @@ mod tests {
     fn a_refusal_does_not_quote_the_command() {
         let error = command(13, "not authorized on app to execute command { find: \"users\", filter: { _id: \"ann\" } }");
         assert_eq!(said(&error), "not authorized on app to execute command (error 13, Name)");
+        let error = command(280, "cannot resume stream; the resume token was not found. {_data: \"8265\"}");
+        assert_eq!(said(&error), "cannot resume stream; the resume token was not found. (error 280, Name)");
         for (login, want) in [(Login::Nobody, "Put a user"), (Login::Password, "factsync setup"), (Login::Certificate, "factsync setup")] {
             let error = judge(login, Trust::NoTls).failed("read", command(13, "no { _id: \"ann\" }"));
             let text = format!("{error} {error:?}");

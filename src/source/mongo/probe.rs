@@ -11,10 +11,9 @@ use mongodb::{
     bson::{Bson, Document, doc},
     error::{Error, ErrorKind},
 };
-use serde_json::Value;
 
 use crate::{
-    config::{MongoConfig, MongoQuery, MongoSelect, View},
+    config::{MongoConfig, MongoQuery, View},
     source::{
         SourceError,
         mongo::{
@@ -22,6 +21,7 @@ use crate::{
             fault::{is_unauthorized, passes, said},
             privileges,
             query::Query,
+            shape::Shape,
         },
         postgres::{Finding, Severity},
     },
@@ -30,9 +30,6 @@ use crate::{
 const SETUP: &str = "Have an administrator run what `factsync setup CONFIG` prints.";
 /// `NamespaceNotFound`: the collection does not exist, so it has no indexes.
 const NO_SUCH_COLLECTION: i32 = 26;
-/// Stages that read another collection, and the key that names it; `$unionWith` may also have the name as its value.
-const FOREIGN: [(&str, &str); 3] = [("$lookup", "from"), ("$graphLookup", "from"), ("$unionWith", "coll")];
-
 /// What the database calls a collection.
 enum Kind {
     Collection,
@@ -154,7 +151,10 @@ impl Probe<'_> {
                 Err(error) if !passes(&error) && !is_unauthorized(&error) => {
                     findings.push(Finding::bad(Severity::Problem, said(&error), "Correct the query."));
                 }
-                answer => drop(self.allowed("plan a query", answer)?),
+                answer => {
+                    self.allowed("plan a query", answer)?;
+                    findings.extend(unfollowed(&view.query));
+                }
             },
         }
         self.findings.extend(findings.into_iter().map(|finding| Finding { place: Some(view.place.clone()), ..finding }));
@@ -222,45 +222,19 @@ impl Probe<'_> {
     }
 }
 
-/// The collections that a query reads: its own, and those its stages name, at any depth.
+/// Why a query that the server takes cannot be followed.
+fn unfollowed(query: &MongoQuery) -> Option<Finding> {
+    match Shape::of(query) {
+        Ok(Shape::Refused(problem)) => Some(Finding { remedy: None, ..Finding::bad(Severity::Problem, problem, "") }),
+        Ok(Shape::PerDocument(_) | Shape::Refresh { .. }) | Err(_) => None,
+    }
+}
+
+/// The collections that a query reads; its own only, if it cannot be followed.
 pub fn collections_of(query: &MongoQuery) -> BTreeSet<String> {
-    let mut names = BTreeSet::from([query.collection.clone()]);
-    match &query.select {
-        MongoSelect::Find(_) => {}
-        MongoSelect::Aggregate(stages) => stages.iter().for_each(|stage| foreign(stage, &mut names)),
-    }
-    names
-}
-
-fn foreign(value: &Value, names: &mut BTreeSet<String>) {
-    match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-        Value::Array(items) => items.iter().for_each(|item| foreign(item, names)),
-        Value::Object(fields) => {
-            for (key, value) in fields {
-                if let Some((_, name)) = FOREIGN.iter().find(|(stage, _)| stage == key) {
-                    names.extend(value.as_str().or_else(|| value.get(name)?.as_str()).map(str::to_owned));
-                }
-                foreign(value, names);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn every_collection_that_a_pipeline_reads_is_found() {
-        let pipeline = json!([
-            { "$lookup": { "from": "a", "pipeline": [{ "$lookup": { "from": "b", "as": "x" } }], "as": "y" } },
-            { "$facet": { "x": [{ "$graphLookup": { "from": "c" } }], "y": [{ "$unionWith": "d" }, { "$unionWith": { "coll": "e" } }] } },
-            { "$match": { "from": "f", "coll": "g" } },
-        ]);
-        let select = MongoSelect::Aggregate(pipeline.as_array().expect("stages").clone());
-        let query = MongoQuery { collection: "main".to_owned(), select, fields: Vec::new() };
-        assert_eq!(Vec::from_iter(collections_of(&query)), ["a", "b", "c", "d", "e", "main"]);
+    match Shape::of(query) {
+        Ok(Shape::PerDocument(shape)) => shape.collections().cloned().collect(),
+        Ok(Shape::Refresh { collections, .. }) => collections,
+        Ok(Shape::Refused(_)) | Err(_) => BTreeSet::from([query.collection.clone()]),
     }
 }
