@@ -52,13 +52,17 @@
 //!
 //! A collection that does not exist is empty, for MongoDB and so for us; [`probe()`] warns of it.
 
+mod access;
 mod client;
 mod decode;
+mod fault;
 mod follow;
 mod lookup;
+mod privileges;
 mod probe;
 mod query;
 mod read;
+mod setup;
 mod shape;
 mod snapshot;
 mod tail;
@@ -66,5 +70,6 @@ mod unit;
 mod watch;
 
 pub use follow::Follower;
-pub use probe::{Finding, probe};
+pub use probe::{collections_of, probe};
+pub use setup::setup_script;
 pub use snapshot::snapshot;
