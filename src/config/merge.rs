@@ -88,7 +88,7 @@ impl Draft {
                 let slot = slot.or_else(|| kept_slot(kept, &name)).unwrap_or_else(|| default_slot(&name, several));
                 SourceKind::Postgres(PostgresConfig { connection_string, ssl, slot, views })
             }
-            DraftKind::Mongo(config) => SourceKind::Mongo(config),
+            DraftKind::Mongo(config) => SourceKind::Mongo(config.into()),
             DraftKind::Csv(config) => SourceKind::Csv(config),
         };
         SourceConfig { name, place, kind }

@@ -240,6 +240,7 @@ impl Board {
 fn measure(position: &Position) -> (&'static str, &'static str) {
     match position {
         Position::Lsn(_) => ("postgres", "an LSN is a position of PostgreSQL"),
+        Position::Time(..) => ("mongodb", "a cluster time is a position of MongoDB"),
         Position::Digest(_) => ("csv", "a SHA-256 digest is a position of a CSV file"),
     }
 }
