@@ -8,6 +8,11 @@ use crate::source::mongo::shape::tests::classes;
 /// Ids that a collection's documents have.
 const IDS: u64 = 24;
 
+/// Paths in a document of `main`, the likely ones more than once.
+const PATHS: [&str; 8] = ["a", "a", "b", "c", "a.b", "_id", "b.b", "a.b.c"];
+/// What a join shows beside the ids that it found.
+const JOINED_FIELDS: [&str; 3] = ["c", "found.m", "_id"];
+
 /// A source of random choices.
 pub(super) struct Random(u64);
 
@@ -132,7 +137,7 @@ impl Random {
             stages.push(json!({ "$match": { "found": { "$ne": [] } } }));
         }
         let field = |name: &str, is_array| MongoField { name: name.to_owned(), is_array };
-        let fields = vec![field(*self.one(&["c", "found.m", "_id"]), false), field("found._id", true)];
+        let fields = vec![field(self.one::<&str>(&JOINED_FIELDS), false), field("found._id", true)];
         MongoQuery { collection: "main".to_owned(), select: MongoSelect::Aggregate(stages), fields }
     }
 
@@ -153,7 +158,7 @@ impl Random {
     }
 
     fn path(&mut self) -> &'static str {
-        *self.one(&["a", "a", "b", "c", "a.b", "_id", "b.b", "a.b.c"])
+        self.one::<&str>(&PATHS)
     }
 
     fn condition(&mut self) -> Value {
