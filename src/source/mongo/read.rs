@@ -5,7 +5,7 @@
 //! indexed the collection since ([`ReadError::Unavailable`]). A `getMore` of such a cursor reads at T too. The server takes no
 //! T that is ahead of its own clock, and one that is not yet majority-committed it waits for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::TryStreamExt;
 use mongodb::{
@@ -125,6 +125,16 @@ impl Server {
             }
         }
         Ok(rows)
+    }
+
+    /// Which of these are no plain collections but views or time series, whose documents' changes no change stream reports
+    /// under their name.
+    pub(super) async fn unreported(&self, collections: &BTreeSet<String>) -> Result<BTreeSet<String>, ReadError> {
+        let names: Vec<&String> = collections.iter().collect();
+        let filter = doc! { "name": { "$in": names }, "type": { "$ne": "collection" } };
+        let list = doc! { "listCollections": 1, "filter": filter, "nameOnly": true };
+        let found: Vec<Document> = self.database.run_cursor_command(list).await?.try_collect().await?;
+        Ok(found.iter().filter_map(|found| found.get_str("name").ok().map(str::to_owned)).collect())
     }
 
     async fn read_at(&self, mut command: Document, at: Timestamp) -> Result<Documents, ReadError> {

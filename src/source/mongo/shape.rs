@@ -159,6 +159,11 @@ impl PerDocument {
         pipeline
     }
 
+    /// Every collection that the query reads.
+    pub(super) fn collections(&self) -> BTreeSet<String> {
+        scan::collections(&self.collection, &self.stages)
+    }
+
     /// The rows of an output document.
     pub(super) fn rows(&self, output: &Document) -> Vec<Row> {
         decode::rows(output, &self.fields)
