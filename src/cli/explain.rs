@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    cli::{Configs, Exit, load_sources, print},
+    cli::{Configs, Exit, Global, load_sources, print},
     config::{MongoConfig, PostgresConfig, SourceConfig, SourceKind},
     error::causes,
     source::{
@@ -12,8 +12,8 @@ use crate::{
     },
 };
 
-pub(super) async fn run(args: &Configs) -> anyhow::Result<Exit> {
-    let config = load_sources(args)?;
+pub(super) async fn run(global: &Global, args: &Configs) -> anyhow::Result<Exit> {
+    let config = load_sources(global, args)?;
     let mut exit = Exit::Done;
     for source in &config.sources {
         let explained = match &source.kind {
