@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use futures_util::TryStreamExt;
 use mongodb::{
     bson::{Bson, Document, Timestamp, doc},
-    error::ErrorKind,
+    error::{Error, ErrorKind},
 };
 
 use crate::source::mongo::{
@@ -84,7 +84,7 @@ impl Affected<'_> {
         }
     }
 
-    async fn filters_for(&self, changed: &[Bson]) -> Result<Vec<Document>, ReadError> {
+    async fn filters_for(&mut self, changed: &[Bson]) -> Result<Vec<Document>, ReadError> {
         let values: Vec<Bson> = self.values(changed).await?.into_values().collect();
         let local = &self.lookup.local_field;
         let mut filters: Vec<Document> = commands(&values).map(|values| equals_any(local, values)).collect();
@@ -104,7 +104,7 @@ impl Affected<'_> {
     }
 
     /// What a local value may be compared with to find one of these foreign documents, once each.
-    async fn values(&self, changed: &[Bson]) -> Result<BTreeMap<String, Bson>, ReadError> {
+    async fn values(&mut self, changed: &[Bson]) -> Result<BTreeMap<String, Bson>, ReadError> {
         let foreign = &self.lookup.foreign_field;
         let mut values = BTreeMap::new();
         if foreign == "_id" {
@@ -158,6 +158,7 @@ pub(super) async fn refuse_arrays_in_arrays(
     at: Timestamp,
 ) -> Result<(), ReadError> {
     let ways = view.lookups.iter().flat_map(|lookup| lookup.unwound.iter().filter(|path| **path != lookup.local_field));
+    let ways: Vec<&String> = ways.collect();
     for path in ways {
         let chosen = ids.map(|ids| doc! { "$match": equals_any("_id", ids) });
         let nested = [doc! { "$match": array_in_array(path) }, doc! { "$limit": 1 }, doc! { "$project": { "_id": 1 } }];
@@ -187,7 +188,7 @@ fn array_in_array(path: &str) -> Document {
 
 /// Whether [`affected`] can use an index: one of the view's collection that starts with the local field and has every
 /// document under the collection's own collation. A collection that does not exist has none.
-pub(super) async fn indexed(server: &Server, view: &PerDocument, lookup: &Lookup) -> Result<bool, ReadError> {
+pub(super) async fn indexed(server: &Server, view: &PerDocument, lookup: &Lookup) -> Result<bool, Error> {
     if lookup.local_field == "_id" {
         return Ok(true);
     }
@@ -196,7 +197,7 @@ pub(super) async fn indexed(server: &Server, view: &PerDocument, lookup: &Lookup
         Ok(indexes) => indexes.try_collect().await?,
         Err(error) => match &*error.kind {
             ErrorKind::Command(command) if command.code == NAMESPACE_NOT_FOUND => return Ok(false),
-            _ => return Err(error.into()),
+            _ => return Err(error),
         },
     };
     let first_is = |index: &Document, field: &str| {

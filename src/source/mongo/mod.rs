@@ -52,17 +52,24 @@
 //!
 //! A collection that does not exist is empty, for MongoDB and so for us; [`probe()`] warns of it.
 
+mod access;
 mod client;
 mod decode;
-#[cfg_attr(not(test), expect(dead_code, reason = "the follower is its user"))]
+mod fault;
+mod follow;
 mod lookup;
+mod privileges;
 mod probe;
 mod query;
-#[cfg_attr(not(test), expect(dead_code, reason = "the follower is its user"))]
 mod read;
-#[cfg_attr(not(test), expect(dead_code, reason = "the follower is its user"))]
+mod setup;
 mod shape;
 mod snapshot;
+mod tail;
+mod unit;
+mod watch;
 
-pub use probe::{Finding, probe};
+pub use follow::Follower;
+pub use probe::{collections_of, probe};
+pub use setup::setup_script;
 pub use snapshot::snapshot;

@@ -5,7 +5,7 @@
 //! indexed the collection since ([`ReadError::Unavailable`]). A `getMore` of such a cursor reads at T too. The server takes no
 //! T that is ahead of its own clock, and one that is not yet majority-committed it waits for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use futures_util::TryStreamExt;
 use mongodb::{
@@ -84,10 +84,10 @@ impl Documents {
 impl Server {
     /// A time up to which everything is majority-committed, so that a snapshot can be read at it now. It comes with the answer
     /// to a majority read, of a collection that need not exist.
-    pub(super) async fn cluster_time(&self) -> Result<Timestamp, ReadError> {
+    pub(super) async fn cluster_time(&self) -> Result<Timestamp, Error> {
         let nothing = doc! { "find": "factsync.time", "limit": 1, "singleBatch": true, "readConcern": { "level": "majority" } };
         let answer = self.run(nothing).await?;
-        answer.get_timestamp("operationTime").map_err(|error| ReadError::Failed(Error::custom(error)))
+        answer.get_timestamp("operationTime").map_err(Error::custom)
     }
 
     /// What a pipeline makes of a collection at a time.
@@ -114,31 +114,29 @@ impl Server {
     /// The rows at a time of the documents with these ids, under their keys. A document that is gone, or that the query makes
     /// nothing of, has no entry. (Where the collection's collation holds two ids for equal, the one that is there has one.)
     pub(super) async fn rows_of(&self, view: &PerDocument, ids: &[Bson], at: Timestamp) -> Result<BTreeMap<String, Vec<Row>>, ReadError> {
-        let mut rows: BTreeMap<String, Vec<Row>> = BTreeMap::new();
-        for ids in commands(ids) {
+        let mut rows = BTreeMap::new();
+        for ids in commands(ids).collect::<Vec<_>>() {
             lookup::refuse_arrays_in_arrays(self, view, Some(ids), at).await?;
             let mut documents = self.aggregate_ids_at(&view.collection, view.pipeline(Some(ids)), at).await?;
+            // A document that two commands ask for, by ids that are equal, has its rows once.
+            let mut of_command: BTreeMap<String, Vec<Row>> = BTreeMap::new();
             while let Some(documents) = documents.next().await? {
                 for document in documents {
-                    rows.entry(source_key(&document)?).or_default().extend(view.rows(&document));
+                    of_command.entry(source_key(&document)?).or_default().extend(view.rows(&document));
                 }
             }
+            rows.append(&mut of_command);
         }
         Ok(rows)
     }
 
-    /// Which of these are no plain collections but views or time series, whose documents' changes no change stream reports
-    /// under their name.
-    pub(super) async fn unreported(&self, collections: &BTreeSet<String>) -> Result<BTreeSet<String>, ReadError> {
-        let names: Vec<&String> = collections.iter().collect();
-        let filter = doc! { "name": { "$in": names }, "type": { "$ne": "collection" } };
-        let list = doc! { "listCollections": 1, "filter": filter, "nameOnly": true };
-        let found: Vec<Document> = self.database.run_cursor_command(list).await?.try_collect().await?;
-        Ok(found.iter().filter_map(|found| found.get_str("name").ok().map(str::to_owned)).collect())
-    }
-
-    async fn read_at(&self, mut command: Document, at: Timestamp) -> Result<Documents, ReadError> {
-        command.insert("cursor", doc! { "batchSize": BATCH_DOCUMENTS });
+    /// Runs a `find` or an `aggregate` at a time.
+    pub(super) async fn read_at(&self, mut command: Document, at: Timestamp) -> Result<Documents, ReadError> {
+        if command.contains_key("find") {
+            command.insert("batchSize", BATCH_DOCUMENTS);
+        } else {
+            command.insert("cursor", doc! { "batchSize": BATCH_DOCUMENTS });
+        }
         command.insert("readConcern", doc! { "level": "snapshot", "atClusterTime": at });
         let mut run = self.database.run_cursor_command(command);
         if let Some(criteria) = self.read_preference() {

@@ -32,7 +32,6 @@ async fn ids_and_times_and_indexes_are_what_the_server_takes_them_for() {
     index_on_id(&bench).await;
     index_on_the_local_field(&bench).await;
     arrays_in_arrays(&bench).await;
-    unreported(&bench).await;
     times(&bench).await;
 }
 
@@ -71,6 +70,10 @@ async fn index_on_id(bench: &Bench) {
             [[Some("749".to_owned()), Some("1".to_owned())]]
         );
     }
+    let view_of_all = view(json!([]));
+    let twice: Vec<Bson> = numbers(0, 1500).into_iter().chain([Bson::Double(0.0)]).collect();
+    let rows = bench.server.rows_of(&view_of_all, &twice, bench.now().await).await.expect("rows");
+    assert_eq!(rows[&key(&0.into())].len(), 1, "asked for in two commands");
     let all = view(json!([{ "$match": { "a": 1 } }])).pipeline(None);
     let explain = doc! { "explain": { "aggregate": "main", "pipeline": all, "cursor": {} }, "verbosity": "queryPlanner" };
     let plan = bench.database.run_command(explain).await.expect("a plan").to_string();
@@ -123,17 +126,6 @@ async fn arrays_in_arrays(bench: &Bench) {
     assert!(bench.server.rows_of(&outer, &numbers(1, 2), at).await.is_ok(), "the other document is not asked for");
     let refused = bench.server.rows_of(&outer, &numbers(1, 3), at).await;
     assert!(matches!(&refused, Err(ReadError::ArrayInArray { path }) if path == "a"), "{refused:?}");
-}
-
-async fn unreported(bench: &Bench) {
-    let create = |command| async { bench.database.run_command(command).await.expect("created") };
-    create(doc! { "create": "view", "viewOn": "main", "pipeline": [] }).await;
-    create(doc! { "create": "series", "timeseries": { "timeField": "t" } }).await;
-    let join = |from: &str| json!({ "$lookup": { "from": from, "localField": "a", "foreignField": "k", "as": "r" } });
-    let reads = view(json!([join("view"), join("nowhere"), join("series")])).collections();
-    assert_eq!(reads.iter().map(String::as_str).collect::<Vec<_>>(), ["main", "nowhere", "series", "view"]);
-    let unreported = bench.server.unreported(&reads).await.expect("listed");
-    assert_eq!(unreported.iter().map(String::as_str).collect::<Vec<_>>(), ["series", "view"]);
 }
 
 async fn times(bench: &Bench) {
