@@ -82,7 +82,8 @@
 //!
 //! A PostgreSQL view is *incremental*: every commit brings exactly the facts it changes. What cannot be bound to a plan falls back to
 //! *refresh*, with the reason by name: a commit that touches one of the view's tables runs its query again, in the only kind of snapshot
-//! that PostgreSQL ties to a log position. CSV files are refreshed. MongoDB can be reconciled and not yet followed.
+//! that PostgreSQL ties to a log position. A MongoDB view is incremental where its pipeline works document by document: what has changed is
+//! looked up at the cluster time of its change ([`source::mongo`]); other pipelines are refreshed. CSV files are refreshed.
 
 pub mod cli;
 pub mod config;

@@ -163,8 +163,12 @@ async fn settle_claims(config: &Config, writer: &Writer) -> Result<(), EngineErr
         warn!(source, slot, "source has another slot from now on: drop the one it had, for it holds the server's log");
     }
     for (source, slot) in writer.reassign(&config.sources).await? {
-        let slot = slot.unwrap_or_else(|| "none".to_owned());
-        warn!(source, slot, "source is in no configuration file any more: its facts stay as they are, and its slot holds the server's log");
+        match slot {
+            Some(slot) => {
+                warn!(source, slot, "source is in no configuration file any more: its facts stay, and its slot holds the server's log");
+            }
+            None => warn!(source, "source is in no configuration file any more: its facts stay as they are"),
+        }
     }
     Ok(())
 }
