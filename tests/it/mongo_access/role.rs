@@ -11,7 +11,7 @@ use mongodb::{
 };
 
 use super::{Config, SECRET};
-use crate::support::{eventually_async, factsync::Output, mongod::Secured};
+use crate::support::{eventually_async, factsync::Output, secured_mongod::Secured};
 
 /// Until a source that cannot be used says so.
 const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
