@@ -22,6 +22,7 @@ use crate::{
         mongo::{
             client::{Server, passes},
             decode,
+            fault::said,
             query::Query,
             read::{Documents, ReadError},
             shape::{PerDocument, SOURCE_ID, key},
@@ -234,7 +235,7 @@ impl Reader {
             Err(problem) => return self.failed(view, problem),
         };
         let problem = match (planning, &*error.kind) {
-            (Some(error), _) => error.to_string(),
+            (Some(error), _) => said(&error),
             (None, ErrorKind::Command(error)) => format!(
                 "error {} ({}) while it read the documents. The server's own message may quote them; run the query in mongosh to see it",
                 error.code, error.code_name

@@ -32,11 +32,14 @@ use crate::{
     data::{ClusterTime, ResumeToken},
     source::{
         SourceError,
-        mongo::client::{Server, position_lost},
+        mongo::{
+            client::{Server, position_lost},
+            fault::said,
+        },
     },
 };
 
-/// Events in a batch: what is looked up by one query, and becomes one commit. Twice as many were not faster.
+/// Events in a batch: what is looked up by one query, and becomes one commit.
 const BATCH_EVENTS: u32 = 1000;
 /// A batch of this size may have ended because it is full (16 MiB), not because the oplog has ended.
 const FULL_BYTES: usize = 8 << 20;
@@ -103,7 +106,7 @@ pub(super) enum Fault {
 pub(super) fn lost(server: &Server, fault: Fault) -> SourceError {
     const ACTION: &str = "follow the change stream";
     match fault {
-        Fault::Driver(error) if position_lost(&error) => server.position_lost(error.to_string()),
+        Fault::Driver(error) if position_lost(&error) => server.position_lost(said(&error)),
         Fault::Driver(error) => server.failed(ACTION, error),
         fault @ (Fault::Silent | Fault::Ended) => server.unreachable(ACTION, fault),
         fault @ Fault::Unreadable(_) => server.refused(ACTION, "This server is newer than this factsync: upgrade factsync.", fault),
