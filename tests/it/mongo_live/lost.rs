@@ -9,13 +9,11 @@ use mongodb::bson::{Document, Timestamp, doc};
 
 use super::{
     app::{App, delivered},
-    server::Server,
+    server::{Oplog, Server},
     views::{self, View},
 };
 use crate::support::factsync::Process;
 
-/// Megabytes of an oplog that is soon overwritten.
-const SMALL_OPLOG: u32 = 1;
 /// Bytes of the documents that fill it.
 const FILLING: usize = 200_000;
 /// Documents after which it must be overwritten.
@@ -49,8 +47,6 @@ async fn roll_over(app: &App, time: Timestamp) {
     for round in 0..MOST_FILLINGS {
         filling.insert_one(doc! { "filling": "x".repeat(FILLING) }).await.expect("inserted");
         if round % 20 == 19 {
-            // What a checkpoint does not hold yet is kept.
-            app.server.admin(doc! { "fsync": 1 }).await;
             let first = oplog.find_one(doc! {}).sort(doc! { "$natural": 1 }).await.expect("an oplog").expect("an entry");
             if first.get_timestamp("ts").expect("a time") > time {
                 eprintln!("the oplog was overwritten after {} documents", round + 1);
@@ -63,7 +59,7 @@ async fn roll_over(app: &App, time: Timestamp) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_oplog_that_was_overwritten_meanwhile_leaves_no_ghosts() {
-    let app = App::on(Server::with_oplog(SMALL_OPLOG).await, plain()).await;
+    let app = App::on(Server::with_oplog(Oplog::Small).await, plain()).await;
     populate(&app).await;
     let process = app.started(&[]).await;
     app.assert_settled(&process, "before").await;
@@ -82,7 +78,7 @@ async fn an_oplog_that_was_overwritten_meanwhile_leaves_no_ghosts() {
 /// The same while it runs and sleeps: its cursor is what is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_oplog_that_was_overwritten_under_the_cursor_leaves_no_ghosts() {
-    let app = App::on(Server::with_oplog(SMALL_OPLOG).await, plain()).await;
+    let app = App::on(Server::with_oplog(Oplog::Small).await, plain()).await;
     populate(&app).await;
     let process = app.started(&[]).await;
     app.assert_settled(&process, "before").await;

@@ -22,13 +22,29 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 /// A test's own commands wait this long for a primary: longer than a restart takes.
 const SELECTION: Duration = Duration::from_secs(60);
-/// Megabytes of oplog: more than any test writes.
-const OPLOG: u32 = 256;
+/// How much the oplog holds.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Oplog {
+    /// More than any test writes.
+    Ample,
+    /// A megabyte, and what lies before it is gone after seconds.
+    Small,
+}
+
+impl Oplog {
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Ample => &["--oplogSize", "512"],
+            // It is cut up to the last checkpoint, of which there is one a minute otherwise.
+            Self::Small => &["--oplogSize", "1", "--syncdelay", "1"],
+        }
+    }
+}
 
 /// A replica set of one node.
 pub(super) struct Server {
     port: u16,
-    oplog: u32,
+    oplog: Oplog,
     data: TempDir,
     daemon: Daemon,
     client: Client,
@@ -36,11 +52,10 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) async fn start() -> Self {
-        Self::with_oplog(OPLOG).await
+        Self::with_oplog(Oplog::Ample).await
     }
 
-    /// With that many megabytes of oplog.
-    pub(super) async fn with_oplog(oplog: u32) -> Self {
+    pub(super) async fn with_oplog(oplog: Oplog) -> Self {
         let (port, data) = (free_port(), tempfile::tempdir().expect("a folder"));
         let daemon = launch(port, oplog, &data);
         let client = client(port).await;
@@ -100,7 +115,7 @@ async fn client(port: u16) -> Client {
     Client::with_options(options).expect("a client")
 }
 
-fn launch(port: u16, oplog: u32, data: &TempDir) -> Daemon {
+fn launch(port: u16, oplog: Oplog, data: &TempDir) -> Daemon {
     let binary = tools_dir().join("mongod/mongod");
     assert!(binary.is_file(), "no mongod at {}; run tests/run.sh (or tests/tools/mongod.sh) to install it", binary.display());
     let mut command: Command = command(binary);
@@ -108,7 +123,7 @@ fn launch(port: u16, oplog: u32, data: &TempDir) -> Daemon {
     // Without these the journal alone takes 300 MB.
     command.args(["--wiredTigerCacheSizeGB", "0.25", "--wiredTigerEngineConfigString", "log=(prealloc=false,file_max=16MB)"]);
     command.args(["--setParameter", "enableTestCommands=1", "--setParameter", "diagnosticDataCollectionEnabled=false"]);
-    command.args(["--oplogSize", &oplog.to_string()]).arg("--dbpath").arg(data.path());
+    command.args(oplog.arguments()).arg("--dbpath").arg(data.path());
     command.arg("--logpath").arg(data.path().join("mongod.log")).arg("--logappend");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     Daemon::spawn(command).0
