@@ -12,11 +12,11 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    cli::{Configs, Exit, Global, Misuse, duration, load_sources, target},
+    cli::{Configs, Exit, Global, duration, load_sources, target},
     config::{MaxRemovals, SourceConfig, SourceKind},
     engine::{self, Board, Delivery, Parts, ShadowOptions},
     server,
-    source::{Follow, csv, postgres},
+    source::{Follow, csv, mongo, postgres},
     store::{Checkpoint, Store},
     target::{
         TargetError,
@@ -79,7 +79,7 @@ pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit>
     let config = load_sources(&args.configs)?;
     let choice = target::choose(global)?;
     let mut state = target::lock(&global.state)?;
-    let followers = config.sources.iter().map(|source| follower(source, &state.spool())).collect::<Result<Vec<_>, _>>()?;
+    let followers = config.sources.iter().map(|source| follower(source, &state.spool())).collect();
     let target = choice.open(global, Some(&state))?;
     let api = match &target.embedded {
         Some(store) => Some(embedded::router(store.clone(), target::access(global)?, global.limits)),
@@ -163,14 +163,10 @@ pub(super) async fn until_signalled(mut signals: Signals, stop: watch::Sender<bo
     std::process::exit(0)
 }
 
-fn follower(source: &SourceConfig, spool: &std::path::Path) -> Result<Box<dyn Follow>, Misuse> {
+fn follower(source: &SourceConfig, spool: &std::path::Path) -> Box<dyn Follow> {
     match &source.kind {
-        SourceKind::Postgres(config) => Ok(Box::new(postgres::Follower::new(&source.name, config, spool.to_owned()))),
-        SourceKind::Csv(config) => Ok(Box::new(csv::Follower::new(&source.name, config, spool))),
-        SourceKind::Mongo(_) => Err(Misuse(format!(
-            "{}: source \"{}\" is a MongoDB database, which this release can reconcile but not follow. \
-             Run `factsync reconcile --perform-updates` on it periodically",
-            source.place, source.name
-        ))),
+        SourceKind::Postgres(config) => Box::new(postgres::Follower::new(&source.name, config, spool.to_owned())),
+        SourceKind::Csv(config) => Box::new(csv::Follower::new(&source.name, config, spool)),
+        SourceKind::Mongo(config) => Box::new(mongo::Follower::new(&source.name, config.clone(), spool)),
     }
 }

@@ -82,7 +82,7 @@ impl Draft {
                 let slot = slot.unwrap_or_else(|| if several { slot_of(&name) } else { DEFAULT_SLOT.to_owned() });
                 SourceKind::Postgres(PostgresConfig { connection_string, ssl, slot, views })
             }
-            DraftKind::Mongo(config) => SourceKind::Mongo(config),
+            DraftKind::Mongo(config) => SourceKind::Mongo(config.into()),
             DraftKind::Csv(config) => SourceKind::Csv(config),
         };
         SourceConfig { name, place, kind }

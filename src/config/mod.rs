@@ -36,7 +36,7 @@ mod raw;
 mod spots;
 mod sync;
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 pub use secrecy::{ExposeSecret, SecretString};
 
@@ -72,7 +72,7 @@ pub enum SourceKind {
     /// A PostgreSQL database.
     Postgres(PostgresConfig),
     /// A MongoDB database.
-    Mongo(MongoConfig),
+    Mongo(Arc<MongoConfig>),
     /// A CSV file.
     Csv(CsvConfig),
 }

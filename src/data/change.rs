@@ -3,7 +3,7 @@
 //! A batch is what one step of the stream hands over: the changes of any number of whole transactions, and perhaps the
 //! beginning of one that is too large for a batch. Marks say where each transaction ends.
 
-use crate::data::Lsn;
+use crate::data::{Lsn, ResumeToken};
 
 /// Starts a NULL cell, as in [`Row`](crate::data::Row).
 const NULL: u8 = 0;
@@ -122,6 +122,7 @@ pub struct ChangeBatch {
     entries: Vec<Entry>,
     commits: Vec<Commit>,
     open: Option<Lsn>,
+    token: ResumeToken,
 }
 
 impl ChangeBatch {
@@ -150,6 +151,16 @@ impl ChangeBatch {
     /// The transactions that end in it, in commit order.
     pub fn commits(&self) -> &[Commit] {
         &self.commits
+    }
+
+    /// What resumes the change stream behind the last transaction that ends in it, where the log is one.
+    pub fn token(&self) -> &ResumeToken {
+        &self.token
+    }
+
+    /// Says what [`ChangeBatch::token`] is.
+    pub fn resumes_with(&mut self, token: ResumeToken) {
+        self.token = token;
     }
 
     /// The changes `range`, each with its table's OID.

@@ -11,12 +11,14 @@
 mod cells;
 mod change;
 mod extent;
+mod packed;
 mod position;
 mod row;
 
 pub use cells::{Cells, cell_ends};
 pub use change::{Change, ChangeBatch, Commit, Image, ImageWriter};
 pub use extent::{Extent, ExtentBuilder};
-pub use position::{Lsn, Position};
+pub use packed::{pack, unpack};
+pub use position::{ClusterTime, Lsn, Position, ResumeToken};
 pub(crate) use row::push_cell;
 pub use row::{Part, Row};

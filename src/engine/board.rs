@@ -419,21 +419,26 @@ impl ViewLine {
 impl SourceLine {
     /// Caught up means that the applied position is the end of the source's log, as far as it told.
     fn note_lag(&mut self) {
-        if self.lag_bytes() == 0 {
+        if !self.lags() {
             self.caught_up = Instant::now();
         }
     }
 
+    /// Whether the source's log goes on beyond what is applied.
+    fn lags(&self) -> bool {
+        let end = |position: &Option<Position>| position.as_ref().and_then(Position::end);
+        end(&self.head).is_some_and(|head| end(&self.position).is_none_or(|here| here < head))
+    }
+
+    /// Cluster times count no bytes.
     fn lag_bytes(&self) -> u64 {
         match (&self.position, &self.head) {
             (Some(Position::Lsn(here)), Some(Position::Lsn(head))) => head.0.saturating_sub(here.0),
-            (None, Some(Position::Lsn(_))) => u64::MAX,
-            (_, Some(Position::Digest(_)) | None) | (Some(Position::Digest(_)), Some(Position::Lsn(_))) => 0,
+            (Some(_) | None, Some(_) | None) => 0,
         }
     }
 
     fn status(&self) -> SourceStatus {
-        let lag_bytes = self.lag_bytes();
         let reason = match &self.state {
             SourceState::Retrying(reason) | SourceState::Failed(reason) => Some(reason.clone()),
             SourceState::Connecting | SourceState::Snapshotting | SourceState::Streaming | SourceState::Standby => None,
@@ -444,8 +449,8 @@ impl SourceLine {
             state: state_name(&self.state),
             reason,
             position: self.position.as_ref().map(ToString::to_string),
-            lag_bytes: if lag_bytes == u64::MAX { 0 } else { lag_bytes },
-            lag_seconds: if lag_bytes == 0 { 0.0 } else { self.caught_up.elapsed().as_secs_f64() },
+            lag_bytes: self.lag_bytes(),
+            lag_seconds: if !self.lags() { 0.0 } else { self.caught_up.elapsed().as_secs_f64() },
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    data::{Cells, Row},
+    data::{Cells, Row, unpack},
     query::{
         Aggregate, AggregateKind, EqualPair, EvalError, Expr, Order, OuterKind, Plan, RemoteExpr, SemiKind, SetKind, ViewPlan, scalar,
     },
@@ -59,6 +59,14 @@ impl Evaluator<'_> {
                     for element in scalar::elements(*function, &argument)? {
                         out.push((row_of(&[row.cells(), vec![element]].concat()), weight));
                     }
+                }
+                Ok(sum(out))
+            }
+            Plan::Unpack { input, column, width } => {
+                let mut out = Vec::new();
+                for (row, weight) in self.bag(input)? {
+                    let packed = row.cells()[*column].clone().unwrap_or_default();
+                    out.extend(unpack(&packed, *width).into_iter().flatten().map(|row| (row, weight)));
                 }
                 Ok(sum(out))
             }
@@ -248,6 +256,7 @@ fn width(plan: &Plan, view: &ViewPlan) -> usize {
         Plan::Map { columns, .. } => columns.len(),
         Plan::Remote { input, columns } => width(input, view) + columns.len(),
         Plan::Unnest { input, .. } => width(input, view) + 1,
+        Plan::Unpack { width, .. } => *width,
         Plan::Join { inputs, .. } => inputs.iter().map(|input| width(input, view)).sum(),
         Plan::Outer { left, right, .. } => width(left, view) + width(right, view),
         Plan::Semi { kind, left, .. } => width(left, view) + usize::from(*kind == SemiKind::Mark),

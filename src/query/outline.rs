@@ -29,7 +29,13 @@ fn outline(plan: &Plan, view: Option<&ViewPlan>, depth: usize, f: &mut fmt::Form
 fn inputs(plan: &Plan) -> Vec<&Plan> {
     match plan {
         Plan::Scan { .. } | Plan::Values { .. } | Plan::Itself { .. } => Vec::new(),
-        Plan::Filter { input, .. } | Plan::Map { input, .. } | Plan::Remote { input, .. } | Plan::Unnest { input, .. } => vec![input],
+        Plan::Filter { input, .. }
+        | Plan::Map { input, .. }
+        | Plan::Remote { input, .. }
+        | Plan::Unnest { input, .. }
+        | Plan::Unpack { input, .. } => {
+            vec![input]
+        }
         Plan::Group { input, .. } | Plan::Top { input, .. } | Plan::Clock { input, .. } | Plan::Distinct(input) => vec![input],
         Plan::Join { inputs, .. } | Plan::UnionAll(inputs) => inputs.iter().collect(),
         Plan::Outer { left, right, .. }
@@ -62,6 +68,7 @@ fn operator(plan: &Plan, view: Option<&ViewPlan>, f: &mut fmt::Formatter<'_>) ->
             };
             write!(f, "{name} {}", Shown(argument))
         }
+        Plan::Unpack { column, width, .. } => write!(f, "rows of {width} columns in #{column}"),
         Plan::Join { on, filter, .. } => {
             let pair = |side: (usize, usize)| format!("{}.#{}", side.0, side.1);
             write!(f, "join {}", list(on.iter().map(|on| format!("{} = {}", pair(on.left), pair(on.right)))))?;

@@ -11,8 +11,20 @@ use crate::{data::Row, query::expr::Expr};
 pub enum Identity {
     /// These attributes (numbers), the replica identity: an UPDATE that leaves them and a DELETE bring no other old values.
     Key(Vec<i16>),
+    /// These attributes, and a change tells what the row is now, whatever was there before: the documents of MongoDB.
+    Document(Vec<i16>),
     /// `REPLICA IDENTITY FULL`: old rows come whole, and two rows may be equal.
     Full,
+}
+
+impl Identity {
+    /// The attributes that tell rows apart, if there are any.
+    pub fn key(&self) -> Option<&[i16]> {
+        match self {
+            Self::Key(key) | Self::Document(key) => Some(key),
+            Self::Full => None,
+        }
+    }
 }
 
 /// A table as one view reads it.
@@ -219,6 +231,15 @@ pub enum Plan {
         /// Its argument.
         argument: Expr,
     },
+    /// The rows that a column of each input row holds ([`pack`](crate::data::pack)), and nothing else of it.
+    Unpack {
+        /// From here.
+        input: Box<Plan>,
+        /// Which column.
+        column: usize,
+        /// Columns of each of them.
+        width: usize,
+    },
     /// Inner join: the inputs' columns one after the other.
     Join {
         /// At least two.
@@ -340,6 +361,7 @@ impl Plan {
             Self::Map { columns, .. } => columns.len(),
             Self::Remote { input, columns } => input.width(tables) + columns.len(),
             Self::Unnest { input, .. } => input.width(tables) + 1,
+            Self::Unpack { width, .. } => *width,
             Self::Join { inputs, .. } => inputs.iter().map(|input| input.width(tables)).sum(),
             Self::Outer { left, right, .. } => left.width(tables) + right.width(tables),
             Self::Semi { kind, left, .. } => left.width(tables) + usize::from(*kind == SemiKind::Mark),

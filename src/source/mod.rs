@@ -6,6 +6,7 @@
 //! touched, and the one position they all belong to.
 
 pub mod csv;
+mod dirty;
 pub mod mongo;
 pub mod postgres;
 

@@ -14,10 +14,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    data::{Lsn, Position},
-    store::StoreError,
-};
+use crate::{data::Position, store::StoreError};
 
 /// sled's cache; the checkpoint is a handful of keys.
 const CACHE_BYTES: u64 = 1 << 20;
@@ -54,7 +51,7 @@ impl Checkpoint {
 
     /// Writes down, durably, that `source` is about to be told `position` by the store `store_id`.
     pub fn tell(&self, source: &str, store_id: &str, position: &Position) -> Result<(), StoreError> {
-        let entry = Entry { store_id: store_id.to_owned(), position: position.to_string() };
+        let entry = Entry { store_id: store_id.to_owned(), position: position.stored() };
         let bytes = serde_json::to_vec(&entry).expect("an entry is two strings");
         self.db.insert(source, bytes).map_err(StoreError::Checkpoint)?;
         self.db.flush().map_err(StoreError::Checkpoint)?;
@@ -70,13 +67,13 @@ impl Checkpoint {
         if told.store_id != store_id {
             return Ok(Some("the local store is not the one that was acknowledged upstream".to_owned()));
         }
-        Ok(match (position, told.position.parse::<Lsn>()) {
-            (Position::Lsn(here), Ok(told)) if *here < told => {
-                Some(format!("the local store stands at {here}, but {told} was acknowledged upstream"))
-            }
-            // A file keeps no history that could be let go of.
-            (Position::Lsn(_) | Position::Digest(_), _) => None,
-        })
+        let Ok(told) = told.position.parse::<Position>() else {
+            return Ok(Some("the checkpoint is unreadable".to_owned()));
+        };
+        // A file keeps no history that could be let go of. The oplog may still have what a store lacks that stands behind, but the
+        // fact store has seen it: it is not to see it again, commit by commit.
+        let behind = told.end().is_some_and(|told| position.end().is_some_and(|here| here < told));
+        Ok(behind.then(|| format!("the local store stands at {position}, but {told} was acknowledged upstream")))
     }
 
     /// Forgets `source`.

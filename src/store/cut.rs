@@ -311,11 +311,11 @@ fn follow_cut(tx: &Transaction<'_>, source: &str, reached: &Reached) -> Result<P
 /// without one. A view that is ahead of its source gets a position of its own.
 fn found(tx: &Transaction<'_>, view: &ViewRecord, loaded: Option<LoadedState>, cut: &Position, position: &Position) -> Result<(), Failure> {
     let Some(LoadedState { fingerprint, clock }) = loaded else { return Ok(()) };
-    let ahead = match (cut, position) {
+    let ahead = match (cut.end(), position.end()) {
         // The source has commits that this state lacks and that do not come again: it is of no use.
-        (Position::Lsn(cut), Position::Lsn(position)) if cut < position => return Ok(()),
-        (Position::Lsn(cut), Position::Lsn(position)) if cut > position => Some(cut.0),
-        (Position::Lsn(_) | Position::Digest(_), Position::Lsn(_) | Position::Digest(_)) => None,
+        (Some(cut), Some(position)) if cut < position => return Ok(()),
+        (Some(cut), Some(position)) if cut > position => Some(cut.0),
+        (Some(_) | None, Some(_) | None) => None,
     };
     tx.execute(
         "UPDATE view SET fingerprint = ?2, clock = ?3, position = ?4, demoted = NULL WHERE id = ?1",
@@ -333,9 +333,9 @@ pub(super) fn stored_position(tx: &Transaction<'_>, source: &str) -> Result<Opti
 
 /// The later one: positions of a log never move back.
 fn furthest(stored: Option<&Position>, reached: &Position) -> Position {
-    match (stored, reached) {
-        (Some(Position::Lsn(stored)), Position::Lsn(reached)) => Position::Lsn(*stored.max(reached)),
-        (Some(Position::Lsn(_) | Position::Digest(_)) | None, reached) => reached.clone(),
+    match stored {
+        Some(stored) if stored.end() > reached.end() && reached.end().is_some() => stored.clone(),
+        Some(_) | None => reached.clone(),
     }
 }
 
@@ -343,10 +343,10 @@ fn furthest(stored: Option<&Position>, reached: &Position) -> Position {
 pub(super) fn move_to(tx: &Transaction<'_>, source: &str, position: &Position, settled: Option<&Position>) -> rusqlite::Result<()> {
     tx.prepare_cached("UPDATE source SET position = ?2, settled = coalesce(?3, settled) WHERE name = ?1")?.execute(params![
         source,
-        position.to_string(),
-        settled.map(ToString::to_string)
+        position.stored(),
+        settled.map(Position::stored)
     ])?;
-    if let Position::Lsn(Lsn(position)) = position {
+    if let Some(Lsn(position)) = position.end() {
         tx.prepare_cached("UPDATE view SET position = NULL WHERE source = ?1 AND position <= ?2")?.execute(params![source, position])?;
     }
     Ok(())

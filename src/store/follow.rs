@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, path::Path};
 use rusqlite::{Transaction, params};
 
 use crate::{
-    data::{ChangeBatch, Lsn, Position},
+    data::{ChangeBatch, Lsn, Position, ResumeToken},
     store::{
         Change, Failure, Store, StoreError, ViewId, ViewRecord,
         cut::{move_to, stored_position},
@@ -163,8 +163,8 @@ struct Gathered {
     idle: bool,
     /// Changes so far, of all batches.
     changes: usize,
-    /// Where the last commit ends.
-    last: Option<Lsn>,
+    /// Where the last commit ends, and what resumes the log there.
+    last: Option<(Lsn, ResumeToken)>,
 }
 
 /// How a store transaction goes on.
@@ -186,7 +186,9 @@ impl Gathered {
 
     fn push(&mut self, batch: ChangeBatch) {
         self.changes += batch.len();
-        self.last = batch.commits().last().map(|commit| commit.end).or(self.last);
+        if let Some(commit) = batch.commits().last() {
+            self.last = Some((commit.end, batch.token().clone()));
+        }
         let ended = batch.commits().last().map_or(0, |commit| commit.changes);
         assert!(ended == batch.len() || batch.open().is_some(), "a transaction that does not end in its batch says where it will");
         self.batches.push(batch);
@@ -263,10 +265,7 @@ struct Running<'l, 'a> {
 impl<'t, 'l, 'a> Run<'t, 'l, 'a> {
     fn new(tx: &'t Transaction<'t>, source: &'t str, live: &'l mut [Live<'a>], place: Place<'t>) -> Result<Self, Failure> {
         let stored = stored_position(tx, source)?;
-        let here = match &stored {
-            Some(Position::Lsn(here)) => *here,
-            Some(Position::Digest(_)) | None => Lsn::default(),
-        };
+        let here = stored.as_ref().and_then(Position::end).unwrap_or_default();
         let views = live.iter_mut().map(|live| Running::new(tx, live, here, place)).collect::<Result<Vec<_>, Failure>>()?;
         Ok(Self { tx, source, stored, views, place })
     }
@@ -279,12 +278,12 @@ impl<'t, 'l, 'a> Run<'t, 'l, 'a> {
         self.views.iter_mut().try_for_each(|view| view.apply(self.tx, self.place, batches, now, remote))
     }
 
-    /// Writes down what is left of the flips, the time, and that the source stands at `position`. A view that failed lacks something, so
+    /// Writes down what is left of the flips, the time, and that the source stands behind its `last` commit. A view that failed lacks something, so
     /// then nothing new is `settled`.
     fn finish(
         self,
         outbox: &mut outbox::Writer,
-        position: Option<Lsn>,
+        last: Option<(Lsn, ResumeToken)>,
         settled: Option<Position>,
         now: i64,
         guard: Guard,
@@ -297,11 +296,12 @@ impl<'t, 'l, 'a> Run<'t, 'l, 'a> {
             applied.extend(view.finish(tx, outbox, guard, place)?);
         }
         // Before its first result a source has no position to go on from.
-        let position = match (stored, position) {
-            (Some(Position::Lsn(stored)), Some(position)) if position > stored => {
+        let position = match (stored, last) {
+            (Some(stored), Some((end, token))) if stored.end().is_some_and(|here| here < end) => {
                 let whole = !applied.iter().any(|view| matches!(view, Applied::Failed { .. }));
-                move_to(tx, source, &Position::Lsn(position), settled.filter(|_| whole).as_ref())?;
-                Some(Position::Lsn(position))
+                let position = stored.at(end, token);
+                move_to(tx, source, &position, settled.filter(|_| whole).as_ref())?;
+                Some(position)
             }
             (stored, _) => stored,
         };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::query::{EqualPair, Expr, Identity, OuterKind, Plan, SemiKind, SetKind, Table};
+use crate::query::{EqualPair, Expr, OuterKind, Plan, SemiKind, SetKind, Table};
 
 type Columns = BTreeSet<usize>;
 type Tables = std::collections::BTreeMap<u32, Table>;
@@ -26,7 +26,7 @@ pub(super) fn unique(plan: &Plan, columns: &Columns, tables: &Tables) -> bool {
             unique(input, &plain.collect(), tables)
         }
         Plan::Remote { input, .. } => unique(input, &below(columns, input.width(tables)), tables),
-        Plan::Unnest { .. } | Plan::UnionAll(_) => false,
+        Plan::Unnest { .. } | Plan::Unpack { .. } | Plan::UnionAll(_) => false,
         Plan::Join { inputs, on, .. } => joined(inputs, on, columns, tables),
         Plan::Outer { kind: OuterKind::Full, .. } => false,
         Plan::Outer { kind: OuterKind::Left, left, right, on, .. } => {
@@ -55,15 +55,12 @@ pub(super) fn unique(plan: &Plan, columns: &Columns, tables: &Tables) -> bool {
 
 /// Whether `columns`, places in the rows of `table`, hold its identity.
 fn identifies(table: &Table, columns: &Columns) -> bool {
-    match &table.identity {
-        Identity::Full => false,
-        Identity::Key(_) => identity(table).iter().all(|place| columns.contains(place)),
-    }
+    table.identity.key().is_some() && identity(table).iter().all(|place| columns.contains(place))
 }
 
 /// Where the identity of a table's rows is in them; no place for a bag's.
 pub(super) fn identity(table: &Table) -> Vec<usize> {
-    let Identity::Key(attributes) = &table.identity else { return Vec::new() };
+    let Some(attributes) = table.identity.key() else { return Vec::new() };
     table.columns.iter().enumerate().filter(|(_, column)| attributes.contains(column)).map(|(place, _)| place).collect()
 }
 

@@ -117,7 +117,7 @@ fn strip(plan: &mut Plan) {
         *plan = input;
     }
     match plan {
-        Plan::Filter { input, .. } | Plan::Map { input, .. } | Plan::Unnest { input, .. } => strip(input),
+        Plan::Filter { input, .. } | Plan::Map { input, .. } | Plan::Unnest { input, .. } | Plan::Unpack { input, .. } => strip(input),
         Plan::UnionAll(inputs) => inputs.iter_mut().for_each(strip),
         Plan::Scan { .. }
         | Plan::Values { .. }
@@ -145,6 +145,7 @@ fn is_empty_over_nothing(plan: &Plan) -> bool {
         | Plan::Map { input, .. }
         | Plan::Remote { input, .. }
         | Plan::Unnest { input, .. }
+        | Plan::Unpack { input, .. }
         | Plan::Top { input, .. }
         | Plan::Clock { input, .. }
         | Plan::Distinct(input) => is_empty_over_nothing(input),
@@ -172,7 +173,11 @@ fn store(lowering: &mut Lowering<'_>, scan: NodeId, table: &Table, empties: bool
         None if table.identity == Identity::Full => Store::Bag(whole(lowering, scan)),
         // A row that is not stored can only be replaced by one that is told as a whole.
         Some(filter) if !table.toast => Store::Key { rows: lowering.arrange(filter, &key, Nulls::Keep), admitted: true },
-        Some(_) | None => Store::Key { rows: lowering.arrange(scan, &key, Nulls::Keep), admitted: false },
+        // Of a document that is not stored nobody has to say anything.
+        Some(_) | None => {
+            let admitted = matches!(table.identity, Identity::Document(_));
+            Store::Key { rows: lowering.arrange(scan, &key, Nulls::Keep), admitted }
+        }
     }
 }
 

@@ -6,12 +6,12 @@
 use std::borrow::Cow;
 
 use crate::{
-    data::{Cells, Part, Row},
+    data::{Cells, Part, Row, unpack},
     query::{Datum, EvalError, Expr, Srf, scalar},
     view::{
         ViewError,
         delta::Delta,
-        operator::{Context, Emit, Load, Operator},
+        operator::{Context, Emit, Load, Operator, broken},
     },
 };
 
@@ -128,6 +128,30 @@ pub(super) struct UnionAll;
 impl Operator for UnionAll {
     fn delta(&self, inputs: &[&Delta], _: &mut Context<'_>) -> Result<Delta, ViewError> {
         Ok(inputs.iter().flat_map(|input| input.iter()).map(|(row, weight)| (row.clone(), weight)).collect())
+    }
+
+    fn load(&self) -> Load {
+        Load::Linear
+    }
+}
+
+/// The rows that a column holds.
+pub(super) struct Unpack {
+    /// Which column.
+    pub(super) column: usize,
+    /// Columns of each of them.
+    pub(super) width: usize,
+}
+
+impl Operator for Unpack {
+    fn delta(&self, inputs: &[&Delta], _: &mut Context<'_>) -> Result<Delta, ViewError> {
+        let mut rows = Vec::new();
+        for (row, weight) in inputs[0].iter() {
+            let Some(packed) = Cells::of(row.as_bytes()).text(self.column) else { continue };
+            let Some(unpacked) = unpack(&packed, self.width) else { return broken("what a document made cannot be read".to_owned()) };
+            rows.extend(unpacked.into_iter().map(|row| (row, weight)));
+        }
+        Ok(Delta::consolidate(rows))
     }
 
     fn load(&self) -> Load {

@@ -6,13 +6,13 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    query::{EqualPair, Expr, Identity, Kind, OuterKind, Plan, SemiKind, Table},
+    query::{EqualPair, Expr, Kind, OuterKind, Plan, SemiKind, Table},
     view::{
         Space,
         arrangement::{Arrangement, Nulls, Shape},
         clock, distinct, group, join,
         keys::identity,
-        linear::{Filter, Map, Scan, UnionAll, Unnest, Values},
+        linear::{Filter, Map, Scan, UnionAll, Unnest, Unpack, Values},
         notin,
         operator::Operator,
         recursive, remote, semi, set, top,
@@ -105,7 +105,7 @@ impl<'a> Lowering<'a> {
         let plan = if let Some(Plan::Filter { input, .. }) = plan { Some(&**input) } else { plan };
         let Some(Plan::Scan { table }) = plan else { return false };
         let table = &self.tables[table];
-        matches!(table.identity, Identity::Key(_)) && identity(table) == key && key.len() < self.width(node)
+        table.identity.key().is_some() && identity(table) == key && key.len() < self.width(node)
     }
 
     /// A space for the operator alone.
@@ -139,6 +139,7 @@ impl<'a> Lowering<'a> {
             Plan::Filter { input, condition } => Ok(linear(Filter { condition: condition.clone() }, vec![self.node(input)?])),
             Plan::Map { input, columns } => Ok(linear(Map::new(columns.clone()), vec![self.node(input)?])),
             Plan::Remote { input, columns } => remote::lower(self, input, columns),
+            Plan::Unpack { input, column, width } => Ok(linear(Unpack { column: *column, width: *width }, vec![self.node(input)?])),
             Plan::Unnest { input, function, argument } => {
                 Ok(linear(Unnest { function: *function, argument: argument.clone() }, vec![self.node(input)?]))
             }

@@ -23,7 +23,8 @@ pub(super) enum Store {
     Key {
         /// Where.
         rows: Arrangement,
-        /// Whether rows that the view's condition drops are left out: an old row that is not there is not an error.
+        /// Whether an old row that is not there is no error: rows that the view's condition drops are left out, and documents without
+        /// rows.
         admitted: bool,
     },
 }

@@ -185,6 +185,7 @@ impl Board {
         let line = &self.lines().sources[source];
         let (known, kind) = match position {
             Position::Lsn(_) => (line.kind == "postgres", "an LSN is a position of PostgreSQL"),
+            Position::Time(..) => (line.kind == "mongodb", "a cluster time is a position of MongoDB"),
             Position::Digest(_) => (line.kind == "csv", "a SHA-256 digest is a position of a CSV file"),
         };
         (!known).then(|| format!("source \"{}\" is {}, and {kind}", line.name, line.kind))

@@ -43,9 +43,13 @@ pub(super) fn keys(plan: &Plan, catalogue: &Catalogue) -> Vec<Key> {
         }
         Plan::Recursive { width, .. } => vec![(0..*width).collect()],
         // In a full join an unmatched row of either side may look like one of the other.
-        Plan::Outer { .. } | Plan::Values { .. } | Plan::Set { .. } | Plan::UnionAll(_) | Plan::Unnest { .. } | Plan::Itself { .. } => {
-            Vec::new()
-        }
+        Plan::Outer { .. }
+        | Plan::Values { .. }
+        | Plan::Set { .. }
+        | Plan::UnionAll(_)
+        | Plan::Unnest { .. }
+        | Plan::Unpack { .. }
+        | Plan::Itself { .. } => Vec::new(),
     };
     found.truncate(MOST_KEYS);
     found
@@ -98,6 +102,7 @@ pub(super) fn width(plan: &Plan, catalogue: &Catalogue) -> usize {
         Plan::Map { columns, .. } => columns.len(),
         Plan::Remote { input, columns } => width(input, catalogue) + columns.len(),
         Plan::Unnest { input, .. } => width(input, catalogue) + 1,
+        Plan::Unpack { width, .. } => *width,
         Plan::Join { inputs, .. } => inputs.iter().map(|input| width(input, catalogue)).sum(),
         Plan::Outer { left, right, .. } => width(left, catalogue) + width(right, catalogue),
         Plan::Semi { kind, left, .. } => width(left, catalogue) + usize::from(*kind == crate::query::SemiKind::Mark),

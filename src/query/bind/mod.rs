@@ -160,7 +160,7 @@ fn tables(plan: &Plan, catalogue: &Catalogue) -> Result<BTreeMap<u32, Table>, St
         let table = catalogue.tables.get(&oid).ok_or_else(|| unreadable("a table"))?;
         let identity = identity(oid, catalogue)?;
         let mut columns = used;
-        if let Identity::Key(key) = &identity {
+        if let Some(key) = identity.key() {
             columns.extend(key.iter().copied());
         }
         let mut toast = false;

@@ -69,6 +69,8 @@ impl Pruner<'_> {
                 kept.push(last);
                 (Plan::Unnest { input: Box::new(input), function, argument }, kept)
             }
+            // No SQL is bound to it: nothing of it can be left out.
+            Plan::Unpack { width, .. } => (plan, (0..width).collect()),
             Plan::Join { inputs, on, filter } => self.join(inputs, on, filter, need),
             Plan::Outer { kind, left, right, on, filter } => {
                 let (left, right, on, filter, kept) = self.sides(*left, *right, on, filter, need, true);

@@ -124,7 +124,7 @@ pub(super) fn is_small(plan: &Plan) -> bool {
         Plan::Semi { left, .. } | Plan::NotIn { left, .. } => is_small(left),
         Plan::Join { inputs, .. } | Plan::UnionAll(inputs) => inputs.iter().all(is_small),
         Plan::Outer { left, right, .. } | Plan::Set { left, right, .. } => is_small(left) && is_small(right),
-        Plan::Scan { .. } | Plan::Unnest { .. } | Plan::Recursive { .. } | Plan::Itself { .. } => false,
+        Plan::Scan { .. } | Plan::Unnest { .. } | Plan::Unpack { .. } | Plan::Recursive { .. } | Plan::Itself { .. } => false,
     }
 }
 

@@ -158,7 +158,11 @@ fn references(plan: &Plan) -> usize {
         // Its own reference is not ours; a nested one cannot see the set around it but through WITH, which is bound inside of it.
         Plan::Recursive { base, step, .. } => references(base) + references(step).saturating_sub(1),
         Plan::Scan { .. } | Plan::Values { .. } => 0,
-        Plan::Filter { input, .. } | Plan::Map { input, .. } | Plan::Remote { input, .. } | Plan::Unnest { input, .. } => references(input),
+        Plan::Filter { input, .. }
+        | Plan::Map { input, .. }
+        | Plan::Remote { input, .. }
+        | Plan::Unnest { input, .. }
+        | Plan::Unpack { input, .. } => references(input),
         Plan::Group { input, .. } | Plan::Top { input, .. } | Plan::Clock { input, .. } | Plan::Distinct(input) => references(input),
         Plan::Join { inputs, .. } | Plan::UnionAll(inputs) => inputs.iter().map(references).sum(),
         Plan::Outer { left, right, .. }

@@ -91,8 +91,8 @@ struct Tail<'a> {
 
 impl<'a> Tail<'a> {
     fn new(request: Arc<Request>, from: Option<Position>, events: &'a mpsc::Sender<Event>) -> Result<Self, SourceError> {
-        if let Some(Position::Lsn(lsn)) = &from {
-            let problem = format!("{lsn} is no digest of a file");
+        if let Some(other @ (Position::Lsn(_) | Position::Time(..))) = &from {
+            let problem = format!("{other} is no digest of a file");
             return Err(SourceError::PositionLost { name: request.name.clone(), problem });
         }
         let (path, activity) = PathWatch::new(&request.name, &request.path);

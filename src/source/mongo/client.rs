@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use mongodb::{
-    Client, ClientSession, Database,
+    Client, Database,
     bson::{Document, doc},
     error::{CommandError, Error, ErrorKind},
-    options::ClientOptions,
+    options::{ClientOptions, SelectionCriteria},
 };
 
 use crate::{
@@ -24,10 +24,15 @@ const SNAPSHOT_WIRE_VERSION: i32 = 13;
 const PASSING_CODES: [i32; 14] = [6, 7, 89, 91, 134, 189, 246, 262, 9001, 10107, 11600, 11602, 13435, 13436];
 
 /// One source's database.
+#[derive(Clone)]
 pub(super) struct Server {
     name: String,
     client: Client,
     pub(super) database: Database,
+    /// Whether this is a mongos.
+    router: bool,
+    /// The name of the replica set.
+    set: Option<String>,
 }
 
 impl Server {
@@ -39,20 +44,36 @@ impl Server {
             let hint = "Name the database in the connection string's path, as in mongodb://host/DATABASE.".to_owned();
             refused(name, "connect", hint, "the connection string names no database")
         })?;
-        let server = Self { name: name.to_owned(), client, database };
+        let mut server = Self { name: name.to_owned(), client, database, router: false, set: None };
         server.require_snapshots().await?;
         Ok(server)
     }
 
-    /// A session whose reads all see one cluster time.
-    pub(super) async fn snapshot_session(&self) -> Result<ClientSession, SourceError> {
-        self.client.start_session().snapshot(true).await.map_err(|error| self.failed("start a session", error))
+    /// Whether this is a router (mongos).
+    pub(super) fn is_router(&self) -> bool {
+        self.router
+    }
+
+    /// Which deployment and database this is, as far as a user with the least privileges can tell.
+    pub(super) fn identity(&self) -> String {
+        let set = self.set.as_deref().unwrap_or("sharded cluster");
+        format!("{set}/{}", self.database.name())
+    }
+
+    /// Where the connection string says that reads go.
+    pub(super) fn read_preference(&self) -> Option<&SelectionCriteria> {
+        self.client.selection_criteria()
+    }
+
+    /// Where the connection string says that reads go.
+    pub(super) fn read_preference(&self) -> Option<&SelectionCriteria> {
+        self.client.selection_criteria()
     }
 
     /// Runs a read-only command where the connection string's read preference says.
     pub(super) async fn run(&self, command: Document) -> Result<Document, Error> {
         let mut run = self.database.run_command(command);
-        if let Some(criteria) = self.client.selection_criteria() {
+        if let Some(criteria) = self.read_preference() {
             run = run.selection_criteria(criteria.clone());
         }
         run.await
@@ -63,16 +84,37 @@ impl Server {
         failed(&self.name, action, error)
     }
 
+    /// The server is not there, or does not do what it always does.
+    pub(super) fn unreachable(&self, action: &'static str, source: impl Into<Cause>) -> SourceError {
+        SourceError::Unreachable { name: self.name.clone(), action, source: source.into() }
+    }
+
+    /// The server answers, and somebody has to do something.
+    pub(super) fn refused(&self, action: &'static str, hint: &str, source: impl Into<Cause>) -> SourceError {
+        refused(&self.name, action, hint.to_owned(), source)
+    }
+
+    /// The changes since the stored position are not to be had.
+    pub(super) fn position_lost(&self, problem: String) -> SourceError {
+        SourceError::PositionLost { name: self.name.clone(), problem }
+    }
+
+    /// What some views depend on has changed.
+    pub(super) fn views_changed(&self, views: Vec<usize>, problem: String) -> SourceError {
+        SourceError::ViewsChanged { name: self.name.clone(), views, problem }
+    }
+
     /// Says that one view failed.
     pub(super) fn view(&self, fact_type: &str, problem: String) -> SourceError {
         SourceError::View { name: self.name.clone(), fact_type: fact_type.to_owned(), problem }
     }
 
-    async fn require_snapshots(&self) -> Result<(), SourceError> {
+    async fn require_snapshots(&mut self) -> Result<(), SourceError> {
         const ACTION: &str = "read a snapshot";
         let hello = self.run(doc! { "hello": 1 }).await.map_err(|error| self.failed("connect", error))?;
-        let is_router = hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid");
-        if !is_router && hello.get_str("setName").is_err() {
+        self.router = hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid");
+        self.set = hello.get_str("setName").ok().map(str::to_owned);
+        if !self.router && self.set.is_none() {
             let hint = "Start mongod with --replSet and run rs.initiate() once in mongosh; one node is enough.".to_owned();
             return Err(refused(&self.name, ACTION, hint, "the server is not a member of an initiated replica set"));
         }
@@ -126,6 +168,12 @@ pub(super) fn passes(error: &Error) -> bool {
         ErrorKind::Command(error) => PASSING_CODES.contains(&error.code),
         _ => false,
     }
+}
+
+/// Whether the oplog no longer has what a change stream should go on with, or has another history.
+pub(super) fn position_lost(error: &Error) -> bool {
+    const CODES: [i32; 6] = [286, 280, 260, 50811, 40615, 40649];
+    matches!(&*error.kind, ErrorKind::Command(error) if CODES.contains(&error.code))
 }
 
 fn refused(name: &str, action: &'static str, hint: String, source: impl Into<Cause>) -> SourceError {

@@ -95,7 +95,7 @@ fn text(value: &Bson) -> Option<String> {
 
 /// `-1.50E+3` to `-1500`: the digits with the exponent carried out and without zeros that say nothing. `None` for `NaN` and
 /// infinities.
-fn plain(number: &str) -> Option<String> {
+pub(super) fn plain(number: &str) -> Option<String> {
     let (sign, number) = number.strip_prefix('-').map_or(("", number), |number| ("-", number));
     let (mantissa, exponent) =
         number.split_once('E').map_or((number, Some(0)), |(mantissa, exponent)| (mantissa, exponent.parse::<i32>().ok()));

@@ -36,9 +36,17 @@
 
 mod client;
 mod decode;
+mod follow;
+mod lookup;
 mod probe;
 mod query;
+mod read;
+mod shape;
 mod snapshot;
+mod tail;
+mod unit;
+mod watch;
 
+pub use follow::Follower;
 pub use probe::{Finding, probe};
 pub use snapshot::snapshot;

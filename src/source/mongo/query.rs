@@ -1,19 +1,18 @@
 //! A configured query as the driver takes it.
 
 use mongodb::{
-    ClientSession, SessionCursor,
-    bson::{Document, doc},
+    bson::{Document, Timestamp, doc},
     error::Error,
 };
 use serde_json::Value;
 
 use crate::{
     config::{MongoField, MongoQuery, MongoSelect},
-    source::mongo::client::Server,
+    source::mongo::{
+        client::Server,
+        read::{Documents, ReadError},
+    },
 };
-
-/// Documents asked for at a time. The server stops at 16 MiB anyway; a projected document is some 100 bytes.
-const BATCH_DOCUMENTS: u32 = 10_000;
 
 /// A query whose Extended JSON has been read.
 pub(super) struct Query<'a> {
@@ -41,28 +40,25 @@ impl<'a> Query<'a> {
         Ok(Self { fields: &query.fields, collection: &query.collection, select, projection: projection(&query.fields) })
     }
 
-    /// Starts reading.
-    pub(super) async fn open(&self, server: &Server, session: &mut ClientSession) -> Result<SessionCursor<Document>, Error> {
-        let collection = server.database.collection::<Document>(self.collection);
-        match &self.select {
-            Select::Find(filter) => {
-                let find = collection.find(filter.clone()).projection(self.projection.clone());
-                find.batch_size(BATCH_DOCUMENTS).session(session).await
-            }
-            Select::Aggregate(_) => {
-                let aggregate = collection.aggregate(self.pipeline()).allow_disk_use(true).batch_size(BATCH_DOCUMENTS);
-                aggregate.session(session).with_type::<Document>().await
-            }
-        }
+    /// Starts reading, at a time.
+    pub(super) async fn open(&self, server: &Server, at: Timestamp) -> Result<Documents, ReadError> {
+        server.read_at(self.command(), at).await
     }
 
     /// Lets the server judge the query without reading a document, so an error is about the query and quotes nothing else.
     pub(super) async fn explain(&self, server: &Server) -> Result<(), Error> {
-        let command = match &self.select {
-            Select::Find(filter) => doc! { "find": self.collection, "filter": filter.clone(), "projection": self.projection.clone() },
-            Select::Aggregate(_) => doc! { "aggregate": self.collection, "pipeline": self.pipeline(), "cursor": {} },
-        };
+        let mut command = self.command();
+        if let Select::Aggregate(_) = self.select {
+            command.insert("cursor", doc! {});
+        }
         server.run(doc! { "explain": command, "verbosity": "queryPlanner" }).await.map(drop)
+    }
+
+    fn command(&self) -> Document {
+        match &self.select {
+            Select::Find(filter) => doc! { "find": self.collection, "filter": filter.clone(), "projection": self.projection.clone() },
+            Select::Aggregate(_) => doc! { "aggregate": self.collection, "pipeline": self.pipeline(), "allowDiskUse": true },
+        }
     }
 
     fn pipeline(&self) -> Vec<Document> {
@@ -74,12 +70,12 @@ impl<'a> Query<'a> {
 }
 
 /// Reads one object in MongoDB Extended JSON, version 2 (`$oid`, `$date`, `$numberDecimal` and so on).
-fn document(part: &str, json: &Value) -> Result<Document, String> {
+pub(super) fn document(part: &str, json: &Value) -> Result<Document, String> {
     serde_json::from_value(json.clone()).map_err(|error| format!("could not read {part} as Extended JSON: {error}"))
 }
 
 /// The needed fields only. MongoDB refuses a path together with what lies below it, so the shorter one stands for both.
-fn projection(fields: &[MongoField]) -> Document {
+pub(super) fn projection(fields: &[MongoField]) -> Document {
     let below = |path: &str, other: &str| path.strip_prefix(other).is_some_and(|rest| rest.starts_with('.'));
     let mut projection = Document::new();
     for MongoField { name, .. } in fields {

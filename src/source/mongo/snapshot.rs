@@ -1,29 +1,31 @@
-//! Every view at one cluster time.
+//! Whole views at one cluster time.
 //!
-//! All views are read in one snapshot session: the first command's answer fixes the cluster time, and the driver sends it
-//! with every later command (<https://www.mongodb.com/docs/manual/reference/read-concern-snapshot/>). So a transaction that
-//! wrote to two collections shows in both views or in neither. That is also why the views are read one after the other: a
-//! session is not shared. The server keeps old states for `minSnapshotHistoryWindowInSeconds`, 300 by default; a snapshot
-//! that takes longer fails by that name.
+//! All views are read as of the same cluster time, with snapshot reads (<https://www.mongodb.com/docs/manual/reference/read-concern-snapshot/>).
+//! So a transaction that wrote to two collections shows in both views or in neither, and the change stream goes on from exactly that
+//! time. The server keeps old states for `minSnapshotHistoryWindowInSeconds`, 300 by default; a read that takes longer fails by that name.
 
-use std::{io, path::Path};
+use std::{io, path::Path, sync::Arc};
 
+use futures_util::future::BoxFuture;
 use mongodb::{
-    ClientSession,
-    error::{Error, ErrorKind},
+    bson::{Bson, Document},
+    error::ErrorKind,
 };
 use tokio::task::spawn_blocking;
 
 use crate::{
     config::{MongoConfig, MongoQuery, View},
-    data::{Extent, ExtentBuilder, Row},
+    data::{ClusterTime, Extent, ExtentBuilder, Position, ResumeToken, Row, pack},
     error::Disposition,
     source::{
-        Observer, Snapshot, SourceError,
+        Observer, Reading, Snapshot, SourceError,
         mongo::{
             client::{Server, passes},
-            decode,
+            decode, lookup,
             query::Query,
+            read::{Documents, ReadError},
+            shape::{PerDocument, SOURCE_ID, key},
+            watch::{cluster_time, timestamp},
         },
     },
 };
@@ -31,59 +33,179 @@ use crate::{
 /// Rows collected before they go to the builder, which sorts and writes files and so runs on a blocking thread: often
 /// enough to stay small, rarely enough that handing them over costs nothing.
 const CHUNK_ROWS: usize = 8192;
-/// `SnapshotTooOld`: the server has dropped the state the session reads.
-const SNAPSHOT_TOO_OLD: i32 = 239;
 
 /// Reads every view once; see [`crate::source::snapshot`].
 pub async fn snapshot(name: &str, config: &MongoConfig, spool: &Path, observer: Observer<'_>) -> Result<Snapshot, SourceError> {
     let server = Server::connect(name, config).await?;
-    let mut session = server.snapshot_session().await?;
+    let reader = Reader::new(server, name, spool);
+    let at = reader.cluster_time().await?;
     let mut views = Vec::with_capacity(config.views.len());
     for (number, view) in config.views.iter().enumerate() {
-        let reader = Reader { server: &server, name, view, spool, observe: &|rows| observer(number, rows) };
-        match Box::pin(reader.read(&mut session)).await {
+        match Box::pin(reader.answer(view, at, &|rows| observer(number, rows))).await {
             // The server is gone: the other views would only wait for it, one timeout after the other.
             Err(error) if error.disposition() == Disposition::Retry => return Err(error),
             result => views.push(result),
         }
     }
-    Ok(Snapshot { position: None, views })
+    Ok(Snapshot { position: Some(Position::Time(at, ResumeToken::default())), views })
 }
 
-/// Reads one view.
-struct Reader<'a> {
-    server: &'a Server,
-    name: &'a str,
-    view: &'a View<MongoQuery>,
-    spool: &'a Path,
-    observe: &'a (dyn Fn(u64) + Sync),
+/// Reads whole views.
+#[derive(Clone)]
+pub(super) struct Reader {
+    pub(super) server: Server,
+    name: Arc<str>,
+    spool: Arc<Path>,
 }
 
-impl Reader<'_> {
-    async fn read(&self, session: &mut ClientSession) -> Result<Extent, SourceError> {
-        let query = Query::new(&self.view.query).map_err(|problem| self.failed(problem))?;
-        let mut cursor = match query.open(self.server, session).await {
-            Ok(cursor) => cursor,
-            Err(error) => return Err(self.explained(&query, error).await),
-        };
-        let mut builder = ExtentBuilder::new(self.spool);
-        let (mut chunk, mut total) = (Vec::new(), 0);
-        while let Some(document) = cursor.next(session).await {
-            match document {
-                Ok(document) => chunk.extend(decode::rows(&document, query.fields)),
-                Err(error) => return Err(self.explained(&query, error).await),
-            }
-            if chunk.len() >= CHUNK_ROWS {
-                total += chunk.len() as u64;
-                let rows = std::mem::take(&mut chunk);
-                builder = self.blocking(move || add(builder, rows)).await?;
-                (self.observe)(total);
+/// What is under way of one view.
+struct Gathering {
+    answer: ExtentBuilder,
+    table: Option<ExtentBuilder>,
+    /// Rows of the answer that have not been added yet, and of the table.
+    rows: Vec<Row>,
+    documents: Vec<Row>,
+    /// The document that is being read, and what it has made so far.
+    current: Option<(String, Vec<Row>)>,
+    total: u64,
+}
+
+impl Gathering {
+    fn new(spool: &Path, table: bool) -> Self {
+        let table = table.then(|| ExtentBuilder::new(spool));
+        Self { answer: ExtentBuilder::new(spool), table, rows: Vec::new(), documents: Vec::new(), current: None, total: 0 }
+    }
+
+    /// One output document; those of one source document come one after the other.
+    fn take(&mut self, id: Option<&Bson>, rows: Vec<Row>) {
+        self.total += rows.len() as u64;
+        if let Some(id) = id {
+            let key = key(id);
+            match &mut self.current {
+                Some((current, gathered)) if *current == key => gathered.extend(rows.iter().cloned()),
+                Some(_) | None => {
+                    self.finish_document();
+                    self.current = Some((key, rows.clone()));
+                }
             }
         }
-        total += chunk.len() as u64;
-        let extent = self.blocking(move || add(builder, chunk)?.finish()).await?;
-        (self.observe)(total);
-        Ok(extent)
+        self.rows.extend(rows);
+    }
+
+    fn finish_document(&mut self) {
+        if let Some((key, rows)) = self.current.take().filter(|(_, rows)| !rows.is_empty()) {
+            self.documents.push(document_row(&key, rows));
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.rows.len() >= CHUNK_ROWS
+    }
+
+    fn flush(mut self) -> io::Result<Self> {
+        std::mem::take(&mut self.rows).into_iter().try_for_each(|row| self.answer.push(row))?;
+        if let Some(table) = &mut self.table {
+            std::mem::take(&mut self.documents).into_iter().try_for_each(|row| table.push(row))?;
+        }
+        Ok(self)
+    }
+
+    fn finish(mut self) -> io::Result<(Extent, Option<Extent>)> {
+        self.finish_document();
+        let flushed = self.flush()?;
+        Ok((flushed.answer.finish()?, flushed.table.map(ExtentBuilder::finish).transpose()?))
+    }
+}
+
+/// A document's row in the table of its view: its key and the rows it makes, each once, in order.
+pub(super) fn document_row(key: &str, rows: Vec<Row>) -> Row {
+    Row::from_cells([Some(key), Some(&*packed(rows))])
+}
+
+/// The rows a document makes, as its view's table has them.
+pub(super) fn packed(mut rows: Vec<Row>) -> String {
+    rows.sort_unstable();
+    rows.dedup();
+    pack(&rows)
+}
+
+impl Reader {
+    pub(super) fn new(server: Server, name: &str, spool: &Path) -> Self {
+        Self { server, name: name.into(), spool: spool.into() }
+    }
+
+    /// The newest time that every later read will have.
+    pub(super) async fn cluster_time(&self) -> Result<ClusterTime, SourceError> {
+        let time = self.server.cluster_time().await.map_err(|error| self.server.failed("read a snapshot", error))?;
+        Ok(cluster_time(time))
+    }
+
+    /// The result of a view's query.
+    pub(super) fn answer<'a>(
+        &'a self,
+        view: &'a View<MongoQuery>,
+        at: ClusterTime,
+        observe: &'a (dyn Fn(u64) + Sync),
+    ) -> BoxFuture<'a, Result<Extent, SourceError>> {
+        Box::pin(async move {
+            let query = Query::new(&view.query).map_err(|problem| self.failed(view, problem))?;
+            let documents = query.open(&self.server, timestamp(at)).await;
+            let read = |document: &Document| (None, decode::rows(document, query.fields));
+            self.gather(view, &query, documents, Gathering::new(&self.spool, false), &read, observe).await.map(|(answer, _)| answer)
+        })
+    }
+
+    /// The same with what each document makes, for a view that is followed document by document.
+    pub(super) async fn load(
+        &self,
+        view: &View<MongoQuery>,
+        shape: &PerDocument,
+        table: u32,
+        at: ClusterTime,
+    ) -> Result<Reading, SourceError> {
+        let query = Query::new(&view.query).map_err(|problem| self.failed(view, problem))?;
+        let cursor = match lookup::refuse_arrays_in_arrays(&self.server, shape, None, timestamp(at)).await {
+            Ok(()) => self.server.aggregate_at(&shape.collection, shape.pipeline(None), timestamp(at)).await,
+            Err(error) => Err(error),
+        };
+        let read = |document: &Document| (document.get(SOURCE_ID).cloned(), shape.rows(document));
+        let gathering = Gathering::new(&self.spool, true);
+        let (answer, documents) = self.gather(view, &query, cursor, gathering, &read, &|_| ()).await?;
+        Ok(Reading { answer, tables: documents.map(|documents| (table, documents)).into_iter().collect(), now: None })
+    }
+
+    async fn gather(
+        &self,
+        view: &View<MongoQuery>,
+        query: &Query<'_>,
+        documents: Result<Documents, ReadError>,
+        mut gathering: Gathering,
+        read: &(dyn Fn(&Document) -> (Option<Bson>, Vec<Row>) + Sync),
+        observe: &(dyn Fn(u64) + Sync),
+    ) -> Result<(Extent, Option<Extent>), SourceError> {
+        let mut documents = match documents {
+            Ok(documents) => documents,
+            Err(error) => return Err(self.explained(view, query, error).await),
+        };
+        loop {
+            let some = match documents.next().await {
+                Ok(Some(some)) => some,
+                Ok(None) => break,
+                Err(error) => return Err(self.explained(view, query, error).await),
+            };
+            for document in some {
+                let (id, rows) = read(&document);
+                gathering.take(id.as_ref(), rows);
+                if gathering.is_full() {
+                    gathering = self.blocking(move || gathering.flush()).await?;
+                    observe(gathering.total);
+                }
+            }
+        }
+        let total = gathering.total;
+        let extents = self.blocking(move || gathering.finish()).await?;
+        observe(total);
+        Ok(extents)
     }
 
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, SourceError> {
@@ -91,35 +213,33 @@ impl Reader<'_> {
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(cancelled) => Err(io::Error::other(cancelled)),
         });
-        done.map_err(|source| SourceError::Spool { name: self.name.to_owned(), source })
+        done.map_err(|source| SourceError::Spool { name: self.name.to_string(), source })
     }
 
-    fn failed(&self, problem: String) -> SourceError {
-        self.server.view(&self.view.fact_type.to_string(), problem)
+    fn failed(&self, view: &View<MongoQuery>, problem: String) -> SourceError {
+        self.server.view(&view.fact_type.to_string(), problem)
     }
 
-    /// Says why a query failed without quoting a document: what the server says while it reads may hold values ("Failed to
+    /// Says why a view's query failed without quoting a document: what the server says while it reads may hold values ("Failed to
     /// parse number 'alice'"), what it says when it only plans the query does not.
-    async fn explained(&self, query: &Query<'_>, error: Error) -> SourceError {
+    pub(super) async fn explained(&self, view: &View<MongoQuery>, query: &Query<'_>, error: ReadError) -> SourceError {
+        let error = match error {
+            ReadError::Failed(error) | ReadError::Unavailable(error) => error,
+            ReadError::TooOld(_) => return self.failed(view, format!("{error}. Raise its parameter minSnapshotHistoryWindowInSeconds")),
+            ReadError::ArrayInArray { .. } => return self.failed(view, error.to_string()),
+        };
         if passes(&error) {
             return self.server.failed("read the collection", error);
         }
-        let planning = query.explain(self.server).await.err();
-        self.failed(match (planning, &*error.kind) {
+        let planning = query.explain(&self.server).await.err();
+        let problem = match (planning, &*error.kind) {
             (Some(error), _) => error.to_string(),
-            (None, ErrorKind::Command(error)) if error.code == SNAPSHOT_TOO_OLD => {
-                "the server no longer has the snapshot's state. Raise its parameter minSnapshotHistoryWindowInSeconds".to_owned()
-            }
             (None, ErrorKind::Command(error)) => format!(
                 "error {} ({}) while it read the documents. The server's own message may quote them; run the query in mongosh to see it",
                 error.code, error.code_name
             ),
             (None, _) => "the server's answer could not be read".to_owned(),
-        })
+        };
+        self.failed(view, problem)
     }
-}
-
-fn add(mut builder: ExtentBuilder, rows: Vec<Row>) -> io::Result<ExtentBuilder> {
-    rows.into_iter().try_for_each(|row| builder.push(row))?;
-    Ok(builder)
 }

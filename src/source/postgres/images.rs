@@ -192,7 +192,7 @@ impl Layout {
                 layout.wrong.extend(users.map(|(view, _)| (*view, problem.clone())));
             }
             let told = match &kept.identity {
-                Identity::Key(key) => key.contains(&column.number),
+                Identity::Key(key) | Identity::Document(key) => key.contains(&column.number),
                 Identity::Full => true,
             };
             layout.places.push((place, told));

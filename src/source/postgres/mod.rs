@@ -23,7 +23,6 @@ mod analyze;
 mod catalog;
 mod copy;
 mod decode;
-mod dirty;
 mod evaluate;
 mod explain;
 mod fault;

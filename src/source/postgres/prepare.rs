@@ -321,7 +321,7 @@ fn tells(identity: &catalog::Identity, used: &crate::query::Table, table: &catal
         numbers.iter().map(|number| table.columns.get(number).map(|column| column.name.clone())).collect()
     };
     match (identity, &used.identity) {
-        (catalog::Identity::Full, Identity::Full | Identity::Key(_)) => true,
+        (catalog::Identity::Full, Identity::Full | Identity::Key(_) | Identity::Document(_)) => true,
         (catalog::Identity::Columns(told), Identity::Key(key)) => names(key).as_ref() == Some(told),
         (catalog::Identity::Columns(_) | catalog::Identity::Missing, _) => false,
     }

@@ -40,8 +40,8 @@ use crate::{
     data::{Lsn, Position},
     source::{
         Event, Link, SourceError,
+        dirty::Dirty,
         postgres::{
-            dirty::Dirty,
             fault,
             images::Images,
             outgoing::{Outgoing, Reach},
@@ -489,6 +489,6 @@ async fn finish<T>(running: &mut Option<BoxFuture<'static, T>>) -> T {
 pub(crate) fn lsn(position: &Option<Position>) -> Option<Lsn> {
     match position {
         Some(Position::Lsn(lsn)) => Some(*lsn),
-        Some(Position::Digest(_)) | None => None,
+        Some(Position::Time(..) | Position::Digest(_)) | None => None,
     }
 }

@@ -289,6 +289,7 @@ fn read(plan: &Plan, tables: &mut BTreeSet<u32>) {
         | Plan::Map { input, .. }
         | Plan::Remote { input, .. }
         | Plan::Unnest { input, .. }
+        | Plan::Unpack { input, .. }
         | Plan::Top { input, .. }
         | Plan::Clock { input, .. }
         | Plan::Group { input, .. }

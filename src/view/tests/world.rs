@@ -283,6 +283,7 @@ pub(super) fn scans(plan: &Plan, into: &mut BTreeSet<u32>) {
         | Plan::Map { input, .. }
         | Plan::Remote { input, .. }
         | Plan::Unnest { input, .. }
+        | Plan::Unpack { input, .. }
         | Plan::Top { input, .. }
         | Plan::Clock { input, .. }
         | Plan::Group { input, .. }

@@ -145,7 +145,7 @@ impl Copy {
     fn find(&self, image: Image<'_>) -> usize {
         let wanted = self.cells(image);
         let keys: Vec<usize> = match &self.table.identity {
-            Identity::Key(key) => {
+            Identity::Key(key) | Identity::Document(key) => {
                 key.iter().map(|number| self.table.columns.iter().position(|other| other == number).expect("kept")).collect()
             }
             Identity::Full => (0..wanted.len()).collect(),

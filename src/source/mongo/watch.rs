@@ -1,0 +1,252 @@
+//! The change stream of one database: from the server's batches to events, without their documents.
+//!
+//! The stream is opened on the database and projected by the server to what says *which* documents have changed: no event is then larger
+//! than an `_id` and two names, whatever the documents are (an event of more than 16 MiB ends a stream that asks for documents:
+//! <https://www.mongodb.com/docs/manual/changeStreams/#change-streams-and-documents-over-16-mib>), and a million updates are some hundred
+//! megabytes. What the documents have become is read by query (`tail`).
+//!
+//! A *batch* is what one `getMore` returns, and whether the server had more when it stopped. That matters for transactions: all events of
+//! one have the cluster time of its commit, and nothing in the last of them says that it is the last. But the server ends a batch for one
+//! of three reasons only: it has as many events as were asked for, it is full, or the oplog ends here. A transaction is unwound from
+//! one entry of the oplog, so in the third case it is complete. So is everything up to the batch's *post-batch resume token*, which the
+//! server moves along while it scans entries that are no events of ours
+//! (<https://github.com/mongodb/specifications/blob/master/source/change-streams/change-streams.md>).
+//!
+//! A router (mongos) merges the streams of its shards, and one of them may still tell of a time at which another one is. There only what is
+//! *before* the post-batch resume token is complete.
+//!
+//! The stream is read by a task of its own, [`BATCHES_AHEAD`] batches ahead: while a batch is looked up, the server prepares the next.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use futures_util::StreamExt;
+use mongodb::{
+    bson::{self, Bson, Document, RawDocument, Timestamp, doc},
+    error::Error,
+    options::{CursorType, RunCursorCommandOptions},
+    raw_batch_cursor::{RawBatch, RawBatchCursor},
+};
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
+
+use crate::{
+    data::{ClusterTime, ResumeToken},
+    source::{
+        SourceError,
+        mongo::client::{Server, position_lost},
+    },
+};
+
+/// Events in a batch: what is looked up by one query, and becomes one commit. Twice as many were not faster.
+const BATCH_EVENTS: u32 = 1000;
+/// A batch of this size may have ended because it is full (16 MiB), not because the oplog has ended.
+const FULL_BYTES: usize = 8 << 20;
+/// Batches that wait to be looked up. The server has its own buffer, so one is enough to keep it busy.
+const BATCHES_AHEAD: usize = 1;
+/// How long the server holds a request when there is nothing to tell; it answers at once when there is.
+const AWAIT: Duration = Duration::from_secs(1);
+/// How long beyond that an answer may take. A server that hangs says nothing at all, and nobody else would notice.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One change, as far as it is of interest here.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Event {
+    pub(super) at: ClusterTime,
+    pub(super) token: ResumeToken,
+    pub(super) what: What,
+}
+
+/// What has changed.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum What {
+    /// A document was written or deleted.
+    Document { collection: String, id: Bson },
+    /// A collection has no documents any more.
+    Dropped { collection: String },
+    /// A collection has another name now, perhaps in place of one that had it before.
+    Renamed { from: String, to: String },
+    /// The database was dropped: the last event of this stream.
+    Invalidated,
+}
+
+/// What one answer of the server tells.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Batch {
+    /// In the order of the oplog.
+    pub(super) events: Vec<Event>,
+    /// Whether the oplog ended here, so that everything is complete up to `reached`.
+    pub(super) ended: bool,
+    /// How far the server has looked, and what resumes the stream there.
+    pub(super) reached: ClusterTime,
+    pub(super) token: ResumeToken,
+    /// The server's own time.
+    pub(super) head: ClusterTime,
+}
+
+/// Why a stream ends.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    /// What the driver or the server says.
+    #[error(transparent)]
+    Driver(#[from] Error),
+    /// The server says something that this program does not know.
+    #[error("{0} of the change stream is not as this program knows it")]
+    Unreadable(&'static str),
+    /// The server says nothing, not even that there is nothing.
+    #[error("the server has not answered for {PATIENCE:?}")]
+    Silent,
+    /// The stream has ended, and nothing in it said why.
+    #[error("the server has ended the change stream")]
+    Ended,
+}
+
+/// What it means for the source.
+pub(super) fn lost(server: &Server, fault: Fault) -> SourceError {
+    const ACTION: &str = "follow the change stream";
+    match fault {
+        Fault::Driver(error) if position_lost(&error) => server.position_lost(error.to_string()),
+        Fault::Driver(error) => server.failed(ACTION, error),
+        fault @ (Fault::Silent | Fault::Ended) => server.unreachable(ACTION, fault),
+        fault @ Fault::Unreadable(_) => server.refused(ACTION, "This server is newer than this factsync: upgrade factsync.", fault),
+    }
+}
+
+/// Where a stream begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Since {
+    /// Everything up to here is known.
+    pub(super) time: ClusterTime,
+    pub(super) token: ResumeToken,
+}
+
+impl Since {
+    fn stage(&self) -> Document {
+        match self.token.data() {
+            // Unlike a time alone, the token of an event tells a server that has another history.
+            Some(data) => doc! { "$changeStream": { "resumeAfter": { "_data": data } } },
+            None => doc! { "$changeStream": { "startAtOperationTime": timestamp(self.time.next()) } },
+        }
+    }
+}
+
+/// A cluster time as BSON has it.
+pub(super) fn timestamp(time: ClusterTime) -> Timestamp {
+    Timestamp { time: time.seconds(), increment: time.increment() }
+}
+
+/// The reverse.
+pub(super) fn cluster_time(timestamp: Timestamp) -> ClusterTime {
+    ClusterTime::new(timestamp.time, timestamp.increment)
+}
+
+/// An open stream. Dropping it ends the task and the server's cursor.
+pub(super) struct Watch {
+    batches: mpsc::Receiver<Result<Batch, Fault>>,
+    _reader: JoinSet<()>,
+}
+
+impl Watch {
+    /// Opens a stream of the events that concern `collections`.
+    pub(super) async fn open(server: &Server, collections: &BTreeSet<String>, since: &Since) -> Result<Self, Fault> {
+        let cursor = open(server, collections, since, BATCH_EVENTS).await?;
+        let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
+        let mut reader = JoinSet::new();
+        reader.spawn(read(cursor, server.is_router(), sender));
+        Ok(Self { batches, _reader: reader })
+    }
+
+    /// The next batch; `None` after an event that ends the stream. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Option<Result<Batch, Fault>> {
+        self.batches.recv().await
+    }
+}
+
+/// Whether anything has happened since, without waiting for it: a look ahead of the stream, which is being held by the server.
+pub(super) async fn peek(server: Server, collections: BTreeSet<String>, since: Since) -> Result<Batch, Fault> {
+    let mut cursor = open(&server, &collections, &since, 1).await?;
+    match cursor.next().await {
+        Some(batch) => parse(&batch?, 1, server.is_router()),
+        None => Ok(Batch::default()),
+    }
+}
+
+async fn open(server: &Server, collections: &BTreeSet<String>, since: &Since, events: u32) -> Result<RawBatchCursor, Error> {
+    let names: Vec<&str> = collections.iter().map(String::as_str).collect();
+    let concerned = doc! { "$match": { "$or": [
+        { "ns.coll": { "$in": names.clone() } },
+        { "to.coll": { "$in": names } },
+        { "operationType": { "$in": ["dropDatabase", "invalidate"] } },
+    ] } };
+    let told = doc! { "$project": { "operationType": 1, "clusterTime": 1, "ns": 1, "to": 1, "documentKey": 1 } };
+    let batch_size = i64::from(events);
+    let command = doc! { "aggregate": 1, "pipeline": [since.stage(), concerned, told], "cursor": { "batchSize": batch_size } };
+    let mut options = RunCursorCommandOptions::default();
+    options.cursor_type = Some(CursorType::TailableAwait);
+    options.max_time = Some(AWAIT);
+    options.batch_size = Some(events);
+    options.selection_criteria = server.read_preference().cloned();
+    server.database.run_cursor_command(command).with_options(options).batch().await
+}
+
+async fn read(mut cursor: RawBatchCursor, router: bool, batches: mpsc::Sender<Result<Batch, Fault>>) {
+    loop {
+        let next = match timeout(AWAIT + PATIENCE, cursor.next()).await {
+            Ok(Some(batch)) => batch.map_err(Fault::from).and_then(|batch| parse(&batch, BATCH_EVENTS, router)),
+            Ok(None) => return,
+            Err(_) => Err(Fault::Silent),
+        };
+        let failed = next.is_err();
+        // Nobody listens any more, or nothing more is to come.
+        if batches.send(next).await.is_err() || failed {
+            return;
+        }
+    }
+}
+
+fn parse(batch: &RawBatch, asked: u32, router: bool) -> Result<Batch, Fault> {
+    let documents = batch.doc_slices()?;
+    let (mut events, mut count) = (Vec::new(), 0);
+    for document in documents {
+        let document = document.ok().and_then(|document| document.as_document());
+        count += 1;
+        events.extend(event(document.ok_or(Fault::Unreadable("an event"))?)?);
+    }
+    let full = count >= asked || documents.as_bytes().len() >= FULL_BYTES;
+    let reply = batch.as_raw_document();
+    let cursor = reply.get_document("cursor").map_err(|_| Fault::Unreadable("a batch"))?;
+    let data = cursor.get_document("postBatchResumeToken").ok().and_then(|token| token.get_str("_data").ok());
+    let data = data.ok_or(Fault::Unreadable("the resume token"))?;
+    let reached = token_time(data).ok_or(Fault::Unreadable("the resume token"))?;
+    let last = events.last().map(|event: &Event| event.at).unwrap_or_default();
+    let (ended, reached) = if router { (!full && reached > last, ClusterTime(reached.0 - 1)) } else { (!full, reached) };
+    let head = reply.get_timestamp("operationTime").map(cluster_time).unwrap_or(reached).max(reached);
+    Ok(Batch { events, ended, reached, token: ResumeToken::new(data), head })
+}
+
+/// The cluster time at the start of a resume token: the type byte of a timestamp (0x82) and its eight bytes, in hexadecimal
+/// (`resume_token.h` and `key_string.h` in the server's source).
+fn token_time(data: &str) -> Option<ClusterTime> {
+    let time = data.strip_prefix("82")?.get(..16)?;
+    u64::from_str_radix(time, 16).ok().map(ClusterTime)
+}
+
+fn event(document: &RawDocument) -> Result<Option<Event>, Fault> {
+    read_event(document).map_err(|_| Fault::Unreadable("an event"))
+}
+
+fn read_event(document: &RawDocument) -> Result<Option<Event>, bson::error::Error> {
+    let collection = || Ok::<_, bson::error::Error>(document.get_document("ns")?.get_str("coll")?.to_owned());
+    let what = match document.get_str("operationType")? {
+        "insert" | "update" | "replace" | "delete" => {
+            let id = document.get_document("documentKey")?.get("_id")?.map(Bson::try_from).transpose()?;
+            What::Document { collection: collection()?, id: id.unwrap_or(Bson::Undefined) }
+        }
+        "drop" => What::Dropped { collection: collection()? },
+        "rename" => What::Renamed { from: collection()?, to: document.get_document("to")?.get_str("coll")?.to_owned() },
+        "invalidate" => What::Invalidated,
+        // Each collection of a dropped database has been dropped by an event of its own, and what a later server tells besides changes no
+        // document.
+        _ => return Ok(None),
+    };
+    let token = ResumeToken::new(document.get_document("_id")?.get_str("_data")?);
+    Ok(Some(Event { at: cluster_time(document.get_timestamp("clusterTime")?), token, what }))
+}
