@@ -65,11 +65,6 @@ impl Server {
         self.client.selection_criteria()
     }
 
-    /// Where the connection string says that reads go.
-    pub(super) fn read_preference(&self) -> Option<&SelectionCriteria> {
-        self.client.selection_criteria()
-    }
-
     /// Runs a read-only command where the connection string's read preference says.
     pub(super) async fn run(&self, command: Document) -> Result<Document, Error> {
         let mut run = self.database.run_command(command);

@@ -10,7 +10,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, PoisonError},
 };
 
 use futures_util::{TryStreamExt, future::BoxFuture};
@@ -27,10 +27,12 @@ use crate::{
         mongo::{
             client::Server,
             lookup,
+            read::ReadError,
             shape::{PerDocument, Shape},
             snapshot::Reader,
-            tail::{Followed, Tail},
-            watch::Since,
+            tail::{Demoted, Followed, Tail},
+            unit::demote,
+            watch::{Since, timestamp},
         },
     },
 };
@@ -44,6 +46,7 @@ pub struct Follower {
     name: String,
     config: Arc<MongoConfig>,
     spool: PathBuf,
+    demoted: Demoted,
 }
 
 /// How a view is followed, before its role is known.
@@ -56,7 +59,7 @@ enum Way {
 impl Follower {
     /// Prepares to follow the database of `config`; nothing is opened yet. Results spill into `spool`.
     pub fn new(name: &str, config: Arc<MongoConfig>, spool: &Path) -> Self {
-        Self { name: name.to_owned(), config, spool: spool.to_owned() }
+        Self { name: name.to_owned(), config, spool: spool.to_owned(), demoted: Demoted::default() }
     }
 
     /// Connects and judges every view.
@@ -65,7 +68,12 @@ impl Follower {
         let kinds = kinds(&server).await?;
         let mut ways = Vec::with_capacity(self.config.views.len());
         for number in 0..self.config.views.len() {
-            ways.push(way(&server, &self.config.views[number], &kinds).await?);
+            let way = way(&server, &self.config.views[number], &kinds).await?;
+            let demoted = self.demoted.lock().unwrap_or_else(PoisonError::into_inner).get(&number).cloned();
+            ways.push(match (way, demoted) {
+                (Way::Documents(shape), Some(reason)) => Way::Refresh { reason, collections: shape.collections().cloned().collect() },
+                (way, _) => way,
+            });
         }
         Ok((server, ways))
     }
@@ -94,7 +102,7 @@ impl Follower {
                 return Ok(None);
             }
         }
-        let mut tail = Tail::open(reader, self.config.clone(), followed, since).await?;
+        let mut tail = Tail::open(reader, self.config.clone(), self.demoted.clone(), followed, since).await?;
         if let Some(settled) = start.settled.as_ref().and_then(Position::end) {
             let stale = |role: &Role| matches!(role, Role::Refresh { stale: true });
             tail.stale((0..start.roles.len()).filter(|view| !new && stale(&start.roles[*view])), settled);
@@ -129,6 +137,11 @@ impl Follower {
             let reading = match &mut followed[number] {
                 Followed::Documents { shape, table, ahead, load: true } => {
                     *ahead = at;
+                    if let Err(error @ ReadError::ArrayInArray { .. }) =
+                        lookup::refuse_arrays_in_arrays(&reader.server, shape, None, timestamp(at)).await
+                    {
+                        return Err(demote(&reader.server, &self.demoted, number, &error));
+                    }
                     reader.load(view, shape, *table, at).await
                 }
                 Followed::Refresh { .. } if new => reader.answer(view, at, &|_| ()).await.map(Reading::from),

@@ -21,7 +21,7 @@ use crate::{
         Observer, Reading, Snapshot, SourceError,
         mongo::{
             client::{Server, passes},
-            decode, lookup,
+            decode,
             query::Query,
             read::{Documents, ReadError},
             shape::{PerDocument, SOURCE_ID, key},
@@ -164,10 +164,7 @@ impl Reader {
         at: ClusterTime,
     ) -> Result<Reading, SourceError> {
         let query = Query::new(&view.query).map_err(|problem| self.failed(view, problem))?;
-        let cursor = match lookup::refuse_arrays_in_arrays(&self.server, shape, None, timestamp(at)).await {
-            Ok(()) => self.server.aggregate_at(&shape.collection, shape.pipeline(None), timestamp(at)).await,
-            Err(error) => Err(error),
-        };
+        let cursor = self.server.aggregate_at(&shape.collection, shape.pipeline(None), timestamp(at)).await;
         let read = |document: &Document| (document.get(SOURCE_ID).cloned(), shape.rows(document));
         let gathering = Gathering::new(&self.spool, true);
         let (answer, documents) = self.gather(view, &query, cursor, gathering, &read, &|_| ()).await?;

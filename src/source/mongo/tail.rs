@@ -30,7 +30,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -67,6 +67,9 @@ const REST_MAX: Duration = Duration::from_secs(30);
 const FAILED_RERUN: Duration = Duration::from_secs(30);
 /// Between two looks ahead for somebody who waits for a time that the server has not reached.
 const PEEK_AGAIN: Duration = Duration::from_millis(25);
+
+/// Views that turned out not to be followed document by document with the documents there are, and why: kept over attempts.
+pub(super) type Demoted = Arc<Mutex<BTreeMap<usize, String>>>;
 
 /// How a view is followed.
 #[derive(Debug)]
@@ -108,6 +111,7 @@ impl Followed {
 pub(super) struct Tail {
     pub(super) reader: Reader,
     pub(super) config: Arc<MongoConfig>,
+    pub(super) demoted: Demoted,
     pub(super) views: Vec<Followed>,
     collections: BTreeSet<String>,
     watch: Watch,
@@ -152,7 +156,13 @@ pub(super) struct Gone;
 
 impl Tail {
     /// Opens the stream.
-    pub(super) async fn open(reader: Reader, config: Arc<MongoConfig>, views: Vec<Followed>, since: Since) -> Result<Self, SourceError> {
+    pub(super) async fn open(
+        reader: Reader,
+        config: Arc<MongoConfig>,
+        demoted: Demoted,
+        views: Vec<Followed>,
+        since: Since,
+    ) -> Result<Self, SourceError> {
         let collections: BTreeSet<String> = views.iter().flat_map(Followed::collections).cloned().collect();
         let watch = match Watch::open(&reader.server, &collections, &since).await {
             Ok(watch) => watch,
@@ -161,6 +171,7 @@ impl Tail {
         Ok(Self {
             reader,
             config,
+            demoted,
             views,
             collections,
             watch,
@@ -239,8 +250,7 @@ impl Tail {
     }
 
     fn next_wake(&self) -> Instant {
-        let refresh =
-            (!self.dirty.is_empty() && self.refreshing.is_empty() && self.is_recent(self.received.time)).then_some(self.rest_until);
+        let refresh = self.may_refresh().then_some(self.rest_until);
         let peek = self.peek_at.filter(|_| self.peeking.is_empty());
         let reruns = self.reruns.values().copied();
         refresh.into_iter().chain(peek).chain(reruns).fold(Instant::now() + FAILED_RERUN, Instant::min)
@@ -251,6 +261,11 @@ impl Tail {
         self.head.seconds().saturating_sub(time.seconds()) <= RECENT_SECONDS
     }
 
+    /// Whether there is something to read again that can be read at the time of the last commit.
+    fn may_refresh(&self) -> bool {
+        !self.dirty.is_empty() && self.refreshing.is_empty() && self.open.is_none() && self.is_recent(self.received.time)
+    }
+
     fn start_what_is_due(&mut self) {
         let now = Instant::now();
         let due: Vec<usize> = self.reruns.iter().filter(|(_, due)| **due <= now).map(|(view, _)| *view).collect();
@@ -258,8 +273,7 @@ impl Tail {
             self.reruns.remove(&view);
             self.dirty.touch(view, self.received.time.end());
         }
-        let ready = !self.dirty.is_empty() && self.refreshing.is_empty() && self.rest_until <= now;
-        if !ready || self.open.is_some() || !self.is_recent(self.received.time) {
+        if !self.may_refresh() || self.rest_until > now {
             return;
         }
         let point = self.received.clone();
@@ -332,13 +346,14 @@ impl Tail {
             let here = Position::Time(self.received.time, ResumeToken::default());
             matches!(wanted, Position::Time(..)) && !here.reaches(wanted)
         });
-        if !waits {
+        // In the middle of a transaction the stream has more to tell, and a timer that leads to nothing would starve it.
+        if !waits || !self.carried.is_empty() || self.open.is_some() {
             self.peek_at = None;
             return;
         }
         let now = Instant::now();
         let due = self.peek_at.is_none_or(|due| due <= now);
-        if due && self.peeking.is_empty() && self.carried.is_empty() && self.open.is_none() {
+        if due && self.peeking.is_empty() {
             self.peek_at = Some(now + PEEK_AGAIN);
             self.peeking.spawn(peek(self.reader.server.clone(), self.collections.clone(), self.received.clone()));
         }

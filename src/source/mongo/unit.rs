@@ -1,6 +1,6 @@
 //! What some events touch, looked up at one time, as changes of the views' tables.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::PoisonError};
 
 use mongodb::bson::Bson;
 use tokio::sync::mpsc;
@@ -10,12 +10,13 @@ use crate::{
     source::{
         Event, SourceError,
         mongo::{
+            client::Server,
             lookup::affected,
             query::Query,
             read::ReadError,
             shape::{PerDocument, key},
             snapshot::packed,
-            tail::{Followed, Gone, Tail},
+            tail::{Demoted, Followed, Gone, Tail},
             watch::{self, Since, What, timestamp},
         },
     },
@@ -275,6 +276,9 @@ impl Tail {
 
     /// A view's query fails: the view is refreshed until it succeeds, and the others go on.
     async fn fail(&self, view: usize, error: ReadError, events: &mpsc::Sender<Event>) -> Result<Result<(), Gone>, SourceError> {
+        if let ReadError::ArrayInArray { .. } = error {
+            return Err(demote(&self.reader.server, &self.demoted, view, &error));
+        }
         let configured = &self.config.views[view];
         let query = Query::new(&configured.query).map_err(|problem| self.reader.server.view(&configured.fact_type.to_string(), problem))?;
         let problem = match self.reader.explained(configured, &query, error).await {
@@ -287,6 +291,13 @@ impl Tail {
         }
         Err(self.reader.server.views_changed(vec![view], why))
     }
+}
+
+/// The view is refreshed from the next attempt on.
+pub(super) fn demote(server: &Server, demoted: &Demoted, view: usize, why: &ReadError) -> SourceError {
+    let why = why.to_string();
+    demoted.lock().unwrap_or_else(PoisonError::into_inner).insert(view, why.clone());
+    server.views_changed(vec![view], why)
 }
 
 fn missed(view: usize, error: ReadError) -> Missed {
