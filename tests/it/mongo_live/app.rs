@@ -135,11 +135,10 @@ impl App {
             let (stored, wanted) = (&stored[view.predicate()], &wanted[view.predicate()]);
             let missing: Vec<_> = wanted.difference(stored).collect();
             let ghosts: Vec<_> = stored.difference(wanted).collect();
-            assert!(
-                missing.is_empty() && ghosts.is_empty(),
-                "{context}: {} lacks {missing:?} and has too much: {ghosts:?}",
-                view.signature
-            );
+            if !missing.is_empty() || !ghosts.is_empty() {
+                let status = process.status().await;
+                panic!("{context}: {} lacks {missing:?} and has too much: {ghosts:?}; {status:#}", view.signature);
+            }
         }
     }
 
