@@ -105,8 +105,8 @@ fn pipelines() -> Vec<View> {
     let inner = json!([{ "$match": { "$expr": { "$eq": [{ "$type": "$deep" }, "object"] } } },
         { "$replaceRoot": { "newRoot": { "$mergeObjects": ["$deep", { "source": "$_id" }] } } }]);
     let redacted = json!([{ "$redact": { "$cond": [{ "$eq": ["$hidden", true] }, "$$PRUNE", "$$DESCEND"] } }]);
-    let renamed = json!([{ "$addFields": { "_id": { "$concat": ["role-", { "$convert":
-        { "input": "$role", "to": "string", "onError": "?", "onNull": "-" } }] } } }]);
+    let renamed = json!([{ "$addFields": { "_id": { "$concat": ["role-",
+        { "$cond": [{ "$eq": [{ "$type": "$role" }, "string"] }, "$role", "?"] }] } } }]);
     let pairs = json!([{ "$unwind": "$team" }, { "$unwind": "$deep.y" }, { "$match": { "team": { "$ne": "a" } } }]);
     vec![
         incremental("at_level(User:_, Level:_)", "users", aggregate(level), &["who", "n"]),
