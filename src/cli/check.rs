@@ -85,11 +85,7 @@ async fn check_source(source: &SourceConfig) -> anyhow::Result<Vec<Line>> {
     Ok(match &source.kind {
         SourceKind::Postgres(config) => postgres::preflight(&source.name, config).await.into_iter().map(Line::from).collect(),
         SourceKind::Mongo(config) => match mongo::probe(&source.name, config).await {
-            Ok(findings) => {
-                let fine = format!("source \"{}\" answers and has snapshot reads", source.name);
-                let lines = findings.into_iter().map(|finding| mongo_line(source, finding));
-                std::iter::once(Line::new(Severity::Fine, fine)).chain(lines).collect()
-            }
+            Ok(findings) => findings.into_iter().map(Line::from).collect(),
             Err(error) => vec![Line::new(Severity::Problem, causes(&error)).at(&source.place)],
         },
         SourceKind::Csv(config) => {
@@ -106,14 +102,6 @@ async fn check_source(source: &SourceConfig) -> anyhow::Result<Vec<Line>> {
             }
         }
     })
-}
-
-fn mongo_line(source: &SourceConfig, finding: mongo::Finding) -> Line {
-    let (severity, view, message) = match finding {
-        mongo::Finding::Warning { view, message } => (Severity::Warning, view, message),
-        mongo::Finding::Failure { view, message } => (Severity::Problem, view, message),
-    };
-    Line::new(severity, message).at(source.places()[view])
 }
 
 async fn check_local(local: &LocalAuthorization, db: Option<&str>) -> Vec<Line> {

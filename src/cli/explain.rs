@@ -2,10 +2,10 @@
 
 use crate::{
     cli::{Configs, Exit, load_sources, print},
-    config::{PostgresConfig, SourceConfig, SourceKind},
+    config::{MongoConfig, PostgresConfig, SourceConfig, SourceKind},
     error::causes,
     source::{
-        csv,
+        csv, mongo,
         postgres::{self, ExplainedView, Explanation, Published, TableUse},
     },
 };
@@ -22,7 +22,7 @@ pub(super) async fn run(args: &Configs) -> anyhow::Result<Exit> {
                     format!("source \"{}\" cannot be explained: {error}\n\n", source.name)
                 }
             },
-            SourceKind::Mongo(_) => explain_all(source, "reconcile only", "this release does not follow MongoDB"),
+            SourceKind::Mongo(mongo) => explain_mongo(source, mongo),
             SourceKind::Csv(_) => explain_all(source, "refresh", csv::REFRESH_REASON),
         };
         print(&text)?;
@@ -55,6 +55,15 @@ fn explain_view(explained: &ExplainedView) -> String {
     let mut text = format!("    mode: {mode}, {reason}\n    result: {}\n", join(&columns));
     text.extend(view.tables.values().map(|TableUse { schema, name, columns }| format!("    reads {schema}.{name}: {}\n", join(columns))));
     text
+}
+
+fn explain_mongo(source: &SourceConfig, config: &MongoConfig) -> String {
+    let views = config.views.iter().map(|view| {
+        let (mode, reason) = ("reconcile only", "this release does not follow MongoDB");
+        let reads = join(&mongo::collections_of(&view.query));
+        format!("  {}\n    mode: {mode}, {reason}\n    reads {reads}\n", view.fact_type)
+    });
+    format!("source \"{}\" ({})\n{}\n", source.name, source.kind_name(), views.collect::<String>())
 }
 
 fn explain_all(source: &SourceConfig, mode: &str, reason: &str) -> String {

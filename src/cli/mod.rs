@@ -112,7 +112,7 @@ enum Command {
     Check(check::CheckArgs),
     /// Tell per fact type how it is kept up to date and why
     Explain(Configs),
-    /// Print the SQL that an administrator has to run; with --apply run it
+    /// Print what an administrator has to run; with --apply run it (PostgreSQL)
     Setup(setup::SetupArgs),
     /// Serve only the embedded fact store
     Serve,

@@ -2,7 +2,7 @@
 //!
 //! The slot goes first, because it is what holds log on the customer's server; the local state goes last, so that a reset that
 //! fails half-way can be repeated. The facts stay: those in Oso Cloud, and those of the embedded store, whose next run compares them
-//! anyway.
+//! anyway. Nothing is made on a MongoDB server: its position and resume token are in the local state.
 
 use std::{
     fs,
@@ -34,6 +34,9 @@ pub(super) async fn run(global: &Global, args: &ResetArgs) -> anyhow::Result<Exi
     let config = load_sources(&args.configs)?;
     let state = target::lock(&global.state)?;
     let named = name(&config, &state).await?;
+    for source in config.sources.iter().filter(|source| matches!(source.kind, SourceKind::Mongo(_))) {
+        say(&format!("source \"{}\": factsync makes nothing on a MongoDB server, so there is nothing to drop there", source.name));
+    }
     if named.is_empty() {
         print("there is nothing to drop\n")?;
         return Ok(Exit::Done);

@@ -13,6 +13,21 @@ use crate::config::{
 /// `sslmode` as libpq knows it.
 const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
 
+/// Who a MongoDB user proves to be, and how; what else the driver knows takes libraries of its own (Kerberos, AWS, OIDC).
+const MONGO_MECHANISMS: [&str; 4] = ["SCRAM-SHA-256", "SCRAM-SHA-1", MONGO_X509, "PLAIN"];
+const MONGO_X509: &str = "MONGODB-X509";
+/// Options that other drivers have: in lower case, as written, and what to do without them.
+const MONGO_OPTIONS_WITHOUT: [(&str, &str, &str); 4] = [
+    (
+        "tlscertificatekeyfilepassword",
+        "tlsCertificateKeyFilePassword",
+        "Decrypt the private key, openssl pkey -in client.key -out plain.key, and protect the file by its mode.",
+    ),
+    ("tlsallowinvalidhostnames", "tlsAllowInvalidHostnames", "Connect by a name that the server's certificate has as subjectAltName."),
+    ("tlscrlfile", "tlsCRLFile", "Remove it: revocation lists are not consulted."),
+    ("compressors", "compressors", "Remove it: the connection is not compressed."),
+];
+
 /// What is wrong with a connection string, and what to do.
 struct Fault(String, String);
 
@@ -65,12 +80,32 @@ fn mongo_fault(text: &str) -> Option<Fault> {
         let hint = "Write mongodb://USER:PASSWORD@HOST:PORT/DATABASE, or $NAME for an environment variable that holds it.";
         return Some(Fault("is no MongoDB connection URI".into(), hint.into()));
     };
-    let address = rest.split_once('?').map_or(rest, |(address, _)| address);
+    let (address, options) = rest.split_once('?').unwrap_or((rest, ""));
     let database = address.rsplit_once('@').map_or(address, |(_, hosts)| hosts).split_once('/').map_or("", |(_, database)| database);
-    database.is_empty().then(|| {
+    if database.is_empty() {
         let hint =
             "Put the database after the host, mongodb://HOST:PORT/DATABASE; if the user is not defined there, add ?authSource=admin.";
-        Fault("names no database".into(), hint.into())
+        return Some(Fault("names no database".into(), hint.into()));
+    }
+    mongo_option_fault(options)
+}
+
+/// What the driver does not have. Its own message would quote the string, so it is told here.
+fn mongo_option_fault(options: &str) -> Option<Fault> {
+    let options: Vec<(String, &str)> =
+        options.split('&').filter_map(|option| option.split_once('=')).map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
+    let value = |name: &str| options.iter().find(|(option, _)| option == name).map(|(_, value)| *value);
+    if let Some((_, name, hint)) = MONGO_OPTIONS_WITHOUT.iter().find(|(option, ..)| value(option).is_some()) {
+        return Some(Fault(format!("has the option {name}, which is not supported"), (*hint).into()));
+    }
+    let mechanism = value("authmechanism")?;
+    if !MONGO_MECHANISMS.contains(&mechanism) {
+        return Some(Fault("has an authMechanism that is not supported".into(), format!("Use one of {}.", MONGO_MECHANISMS.join(", "))));
+    }
+    let is_complete = mechanism != MONGO_X509 || value("tlscertificatekeyfile").is_some();
+    (!is_complete).then(|| {
+        let hint = "Add tlsCertificateKeyFile=FILE, a PEM file with the certificate and its private key.";
+        Fault(format!("has authMechanism={MONGO_X509} and no certificate"), hint.into())
     })
 }
 
@@ -101,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn mongo_uris_name_a_database() {
+    fn mongo_uris_name_a_database_and_only_what_the_driver_has() {
         for (text, want) in [
             ("mongodb://u:p@a:1,b:2/app?replicaSet=rs0", None),
             ("mongodb+srv://u:p@cluster.example/app", None),
@@ -109,6 +144,18 @@ mod tests {
             ("mongodb://h/", Some("names no database")),
             ("mongodb://h/?replicaSet=a/b", Some("names no database")),
             ("postgresql://h/db", Some("is no MongoDB connection URI")),
+            ("mongodb://h/app?tls=true&tlsCAFile=/etc/ca.pem&authMechanism=SCRAM-SHA-256", None),
+            (
+                "mongodb://h/app?tlsCertificateKeyFilePassword=hunter2",
+                Some("has the option tlsCertificateKeyFilePassword, which is not supported"),
+            ),
+            (
+                "mongodb://h/app?tls=true&TLSAllowInvalidHostnames=true",
+                Some("has the option tlsAllowInvalidHostnames, which is not supported"),
+            ),
+            ("mongodb://h/app?authMechanism=GSSAPI", Some("has an authMechanism that is not supported")),
+            ("mongodb://h/app?tls=true&authMechanism=MONGODB-X509", Some("has authMechanism=MONGODB-X509 and no certificate")),
+            ("mongodb://h/app?authMechanism=MONGODB-X509&tlsCertificateKeyFile=/c.pem", None),
         ] {
             assert_eq!(message(mongo_fault(text)).as_deref(), want, "{text}");
         }

@@ -20,6 +20,7 @@ mod invariants;
 mod live_views;
 mod middleware;
 mod migration;
+mod mongo_access;
 mod mongo_live;
 mod mongo_source;
 mod oracles;

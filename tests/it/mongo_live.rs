@@ -4,6 +4,7 @@ mod app;
 mod collections;
 mod documents;
 mod exact;
+mod ids;
 mod interrupted;
 mod load;
 mod lost;

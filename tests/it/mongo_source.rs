@@ -5,10 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use factsync::{
     config::{MongoConfig, MongoField, MongoQuery, MongoSelect, Place, SecretString, View},
     error::Disposition,
-    source::{
-        Snapshot, SourceError,
-        mongo::{self, Finding},
-    },
+    source::{Snapshot, SourceError, mongo, postgres::Severity},
 };
 use mongodb::{
     Client, Database,
@@ -26,7 +23,7 @@ fn view(number: usize, collection: &str, fields: &[&str], select: MongoSelect) -
     let field = |name: &&str| MongoField { name: name.trim_end_matches("[]").to_owned(), is_array: name.ends_with("[]") };
     View {
         fact_type: format!("view_{number}({variables})").parse().expect("a signature"),
-        place: Place { file: "sync.yaml".into(), line: 1, column: 1 },
+        place: Place { file: "sync.yaml".into(), line: number, column: 1 },
         query: MongoQuery { collection: collection.to_owned(), select, fields: fields.iter().map(field).collect() },
     }
 }
@@ -291,18 +288,11 @@ async fn a_probe_judges_every_query_without_running_it() {
         view(5, "users", &["_id"], aggregate(json!([{ "$set": { "age": { "$toInt": "$age" } } }]))),
     ];
     let findings = mongo::probe("app", &config(&mongod.uri("probed"), views)).await.expect("probed");
-    let numbers: Vec<(usize, bool)> = findings
-        .iter()
-        .map(|finding| match finding {
-            Finding::Warning { view, .. } => (*view, false),
-            Finding::Failure { view, .. } => (*view, true),
-        })
-        .collect();
+    let placed: Vec<_> = findings.iter().filter_map(|finding| Some((finding.place.as_ref()?.line, finding))).collect();
+    let numbers: Vec<_> = placed.iter().map(|(line, finding)| (*line, finding.severity == Severity::Problem)).collect();
     assert_eq!(numbers, [(1, true), (2, false), (3, false), (3, true), (4, true)], "{findings:?}");
-    let Finding::Warning { message, .. } = &findings[1] else { panic!("{findings:?}") };
-    assert_eq!(message, "database \"probed\" has no collection \"nobody\", so it counts as empty");
-    let Finding::Failure { message, .. } = &findings[0] else { panic!("{findings:?}") };
-    assert!(message.contains("$nope"), "{message}");
+    assert_eq!(placed[1].1.text, "database \"probed\" has no collection \"nobody\", so it counts as empty");
+    assert!(placed[0].1.text.contains("$nope"), "{findings:?}");
 }
 
 #[tokio::test]

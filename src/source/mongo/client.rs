@@ -1,34 +1,38 @@
-//! Connecting, and telling whose turn it is when that or a command fails.
-
-use std::time::Duration;
+//! One source's database: connecting to it, and what is asked of it everywhere.
+//!
+//! [`Server::connect`] refuses at once what would fail each view by itself later: a server without snapshots, a user who is not
+//! known, one who may see nothing of the database.
 
 use mongodb::{
     Client, Database,
     bson::{Document, doc},
-    error::{CommandError, Error, ErrorKind},
-    options::{ClientOptions, SelectionCriteria},
+    error::Error,
+    options::SelectionCriteria,
 };
 
+pub(super) use crate::source::mongo::fault::{passes, position_lost};
 use crate::{
     config::{ExposeSecret, MongoConfig},
-    source::{Cause, SourceError},
+    source::{
+        Cause, SourceError,
+        mongo::{
+            access::Access,
+            fault::{Judge, is_unauthorized},
+        },
+    },
 };
 
-/// How long to try to reach a server when the connection string does not say (`connectTimeoutMS`,
-/// `serverSelectionTimeoutMS`). An election takes a few seconds; the driver's 30 seconds are long for a person who runs `check`.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The wire version of MongoDB 5.0, the first with snapshot reads outside of transactions.
 const SNAPSHOT_WIRE_VERSION: i32 = 13;
-/// Codes of errors that pass: the driver specifications' retryable reads, and `SnapshotUnavailable` (246), which a
-/// collection that was created or dropped a moment ago causes.
-const PASSING_CODES: [i32; 14] = [6, 7, 89, 91, 134, 189, 246, 262, 9001, 10107, 11600, 11602, 13435, 13436];
 
 /// One source's database.
 #[derive(Clone)]
 pub(super) struct Server {
-    name: String,
+    judge: Judge,
     client: Client,
     pub(super) database: Database,
+    /// What the connection string asks for and does not get, or had better not ask for: what, and what to do.
+    pub(super) warnings: Vec<(&'static str, &'static str)>,
     /// Whether this is a mongos.
     router: bool,
     /// The name of the replica set.
@@ -36,17 +40,23 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Connects, and makes sure that the server can read a snapshot.
+    /// Connects, and makes sure that the server can read a snapshot and lets us see something of the database.
     pub(super) async fn connect(name: &str, config: &MongoConfig) -> Result<Self, SourceError> {
-        let options = options(name, config.connection_string.expose_secret()).await?;
-        let client = Client::with_options(options).map_err(|error| failed(name, "connect", error))?;
+        let Access { options, judge, warnings } = Access::read(name, config.connection_string.expose_secret()).await?;
+        let client = Client::with_options(options).map_err(|error| judge.failed("connect", error))?;
         let database = client.default_database().ok_or_else(|| {
-            let hint = "Name the database in the connection string's path, as in mongodb://host/DATABASE.".to_owned();
-            refused(name, "connect", hint, "the connection string names no database")
+            let hint = "Name the database in the connection string's path, as in mongodb://host/DATABASE.";
+            judge.refused("connect", hint, "the connection string names no database")
         })?;
-        let mut server = Self { name: name.to_owned(), client, database, router: false, set: None };
+        let mut server = Self { judge, client, database, warnings, router: false, set: None };
         server.require_snapshots().await?;
+        server.require_login().await?;
         Ok(server)
+    }
+
+    /// For what is outside of the source's database.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Whether this is a router (mongos).
@@ -76,32 +86,32 @@ impl Server {
 
     /// Classifies what the driver says.
     pub(super) fn failed(&self, action: &'static str, error: Error) -> SourceError {
-        failed(&self.name, action, error)
+        self.judge.failed(action, error)
     }
 
     /// The server is not there, or does not do what it always does.
     pub(super) fn unreachable(&self, action: &'static str, source: impl Into<Cause>) -> SourceError {
-        SourceError::Unreachable { name: self.name.clone(), action, source: source.into() }
+        SourceError::Unreachable { name: self.judge.name.clone(), action, source: source.into() }
     }
 
     /// The server answers, and somebody has to do something.
     pub(super) fn refused(&self, action: &'static str, hint: &str, source: impl Into<Cause>) -> SourceError {
-        refused(&self.name, action, hint.to_owned(), source)
+        self.judge.refused(action, hint, source)
     }
 
     /// The changes since the stored position are not to be had.
     pub(super) fn position_lost(&self, problem: String) -> SourceError {
-        SourceError::PositionLost { name: self.name.clone(), problem }
+        SourceError::PositionLost { name: self.judge.name.clone(), problem }
     }
 
     /// What some views depend on has changed.
     pub(super) fn views_changed(&self, views: Vec<usize>, problem: String) -> SourceError {
-        SourceError::ViewsChanged { name: self.name.clone(), views, problem }
+        SourceError::ViewsChanged { name: self.judge.name.clone(), views, problem }
     }
 
     /// Says that one view failed.
     pub(super) fn view(&self, fact_type: &str, problem: String) -> SourceError {
-        SourceError::View { name: self.name.clone(), fact_type: fact_type.to_owned(), problem }
+        SourceError::View { name: self.judge.name.clone(), fact_type: fact_type.to_owned(), problem }
     }
 
     async fn require_snapshots(&mut self) -> Result<(), SourceError> {
@@ -110,67 +120,24 @@ impl Server {
         self.router = hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid");
         self.set = hello.get_str("setName").ok().map(str::to_owned);
         if !self.router && self.set.is_none() {
-            let hint = "Start mongod with --replSet and run rs.initiate() once in mongosh; one node is enough.".to_owned();
-            return Err(refused(&self.name, ACTION, hint, "the server is not a member of an initiated replica set"));
+            let hint = "Start mongod with --replSet and run rs.initiate() once in mongosh; one node is enough.";
+            return Err(self.judge.refused(ACTION, hint, "the server is not a member of an initiated replica set"));
         }
         let version = hello.get_i32("maxWireVersion").unwrap_or(0);
         if version < SNAPSHOT_WIRE_VERSION {
-            let hint = "Upgrade to MongoDB 5.0 or later.".to_owned();
-            return Err(refused(&self.name, ACTION, hint, format!("the server speaks wire version {version}")));
+            let hint = "Upgrade to MongoDB 5.0 or later.";
+            return Err(self.judge.refused(ACTION, hint, format!("the server speaks wire version {version}")));
         }
         Ok(())
     }
-}
 
-async fn options(name: &str, connection_string: &str) -> Result<ClientOptions, SourceError> {
-    let mut options = ClientOptions::parse(connection_string).await.map_err(|error| match *error.kind {
-        ErrorKind::DnsResolve { .. } => failed(name, "resolve the host", error),
-        // The driver quotes what it takes for the host, which is part of the password if that holds an unescaped "/" or "@".
-        _ => {
-            let hint = "Percent-encode special characters in the user name and the password.".to_owned();
-            refused(name, "connect", hint, "the connection string is no MongoDB URI; it may hold a secret, so it is not quoted here")
+    /// The server answers `hello` to anybody, and this only to a user who has some privilege on the database.
+    async fn require_login(&self) -> Result<(), SourceError> {
+        let nothing = doc! { "listCollections": 1, "nameOnly": true, "authorizedCollections": true, "filter": { "name": "" } };
+        match self.run(nothing).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_unauthorized(&error) => Err(self.failed("show the database", error)),
+            Err(error) => Err(self.failed("connect", error)),
         }
-    })?;
-    options.app_name.get_or_insert_with(|| "factsync".to_owned());
-    options.connect_timeout.get_or_insert(CONNECT_TIMEOUT);
-    options.server_selection_timeout.get_or_insert(CONNECT_TIMEOUT);
-    Ok(options)
-}
-
-fn failed(name: &str, action: &'static str, error: Error) -> SourceError {
-    match &*error.kind {
-        _ if passes(&error) => SourceError::Unreachable { name: name.to_owned(), action, source: error.into() },
-        ErrorKind::Authentication { .. } => {
-            let hint = "Check the user, the password and authSource in the connection string.".to_owned();
-            refused(name, action, hint, error)
-        }
-        ErrorKind::Command(CommandError { code: 13, .. }) => {
-            let hint = "Grant the user the role \"read\" on the database.".to_owned();
-            refused(name, action, hint, error)
-        }
-        _ => refused(name, action, "See the cause.".to_owned(), error),
     }
-}
-
-/// Whether the same command, repeated later, may succeed.
-pub(super) fn passes(error: &Error) -> bool {
-    match &*error.kind {
-        ErrorKind::Io(_)
-        | ErrorKind::ServerSelection { .. }
-        | ErrorKind::ConnectionPoolCleared { .. }
-        | ErrorKind::DnsResolve { .. }
-        | ErrorKind::Shutdown => true,
-        ErrorKind::Command(error) => PASSING_CODES.contains(&error.code),
-        _ => false,
-    }
-}
-
-/// Whether the oplog no longer has what a change stream should go on with, or has another history.
-pub(super) fn position_lost(error: &Error) -> bool {
-    const CODES: [i32; 6] = [286, 280, 260, 50811, 40615, 40649];
-    matches!(&*error.kind, ErrorKind::Command(error) if CODES.contains(&error.code))
-}
-
-fn refused(name: &str, action: &'static str, hint: String, source: impl Into<Cause>) -> SourceError {
-    SourceError::Refused { name: name.to_owned(), action, hint, source: source.into() }
 }

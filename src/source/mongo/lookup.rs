@@ -8,6 +8,8 @@
 //! - An array stands for itself and for its elements, on both sides. All of them are collected from the foreign document,
 //!   however deep; `$in` compares with both on the local side.
 //! - Missing, null, an empty array and a path that leads nowhere are all null to a `$lookup`. A foreign null asks for all four.
+//!   An earlier `$unwind` of a document around the local field makes a document of each element, and each that has nothing
+//!   there is null too; no index tells them, so a foreign null then has the main collection read.
 //! - A regular expression is only equal to itself; `equals_any` sees to that.
 //! - An earlier `$unwind` brings out what is inside an array in an array, which no index knows and no filter compares. Where the
 //!   unwound path is the local field itself, every document with such an array is named. Where it only leads there,
@@ -89,6 +91,11 @@ impl Affected<'_> {
         if values.contains(&Bson::Null) {
             filters.push(doc! { local: { "$in": [[]] } });
             filters.push(doc! { local: { "$exists": false } });
+            let ways = self.lookup.unwound.iter().filter_map(|path| Some((path, local.strip_prefix(path)?.strip_prefix('.')?)));
+            let elements: Vec<Document> = ways.flat_map(|(path, rest)| null_elements(path, rest)).collect();
+            if !elements.is_empty() {
+                filters.push(doc! { "$or": elements });
+            }
         }
         if !values.is_empty() && self.lookup.unwound.contains(local) {
             filters.push(array_in_array(local));
@@ -167,6 +174,12 @@ pub(super) async fn refuse_arrays_in_arrays(
         }
     }
     Ok(())
+}
+
+/// The documents with an array at `path` in which some element has nothing at `rest`, by itself.
+fn null_elements(path: &str, rest: &str) -> [Document; 3] {
+    [doc! { "$not": { "$type": "object" } }, doc! { rest: { "$in": [null, []] } }, doc! { rest: { "$exists": false } }]
+        .map(|element| doc! { path: { "$elemMatch": element } })
 }
 
 fn array_in_array(path: &str) -> Document {

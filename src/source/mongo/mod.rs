@@ -32,15 +32,37 @@
 //! `is_array`, or in one another), other Binary, Timestamp, regular expressions, code, MinKey, MaxKey, NaN, the infinities,
 //! and dates outside the years 0 to 9999.
 //!
+//! # Which queries are followed document by document
+//!
+//! (`shape.rs` decides and argues, `read.rs` reads at a cluster time, `lookup.rs` follows `$lookup`.)
+//!
+//! | the query | is |
+//! |---|---|
+//! | `find`, and pipelines of `$match`, `$project`, `$set`/`$addFields`, `$unset`, `$unwind`, `$replaceRoot`/`$replaceWith`, `$redact` | followed |
+//! | `$lookup` with `localField` and `foreignField`, the local field one of the original document and indexed | followed |
+//! | `$lookup` whose local field an earlier stage makes (an `$unwind` of it does not), that has only a `pipeline`, or whose `pipeline` reads a collection | refreshed |
+//! | a field path with a number for a name in `$lookup`, `$text`, `$near`, `$nearSphere`, `$geoNear`, `$meta` | refreshed |
+//! | `$group`, `$sort`, `$limit`, `$skip`, `$facet`, `$unionWith`, `$graphLookup` and everything else that mixes documents | refreshed |
+//! | `$$NOW`, `$$CLUSTER_TIME`, `$$USER_ROLES`, `$rand`, `$sample`, `$sampleRate`, JavaScript | refused: the answer changes while the data does not |
+//! | `$search`, `$vectorSearch`, `$indexStats`, `$currentOp` and their kind, another database, stages we do not know | refused: no change would be seen |
+//!
+//! JavaScript is refused because it may ask for the time or for chance, and nobody can tell by looking. `$search` because its
+//! index is brought up to date some time after the collection, without an event. A document whose arrays hold arrays where an
+//! `$unwind` before a `$lookup` opens them makes its view refreshed, too.
+//!
 //! A collection that does not exist is empty, for MongoDB and so for us; [`probe()`] warns of it.
 
+mod access;
 mod client;
 mod decode;
+mod fault;
 mod follow;
 mod lookup;
+mod privileges;
 mod probe;
 mod query;
 mod read;
+mod setup;
 mod shape;
 mod snapshot;
 mod tail;
@@ -48,5 +70,6 @@ mod unit;
 mod watch;
 
 pub use follow::Follower;
-pub use probe::{Finding, probe};
+pub use probe::{collections_of, probe};
+pub use setup::setup_script;
 pub use snapshot::snapshot;

@@ -176,3 +176,19 @@ fn size(value: &Bson) -> usize {
             _ => 0,
         }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_full_and_fit() {
+        let lengths = |values: &[Bson]| commands(values).map(<[Bson]>::len).collect::<Vec<_>>();
+        let number = |number: usize| Bson::Int64(number as i64);
+        assert_eq!(lengths(&[]), Vec::<usize>::new());
+        assert_eq!(lengths(&(0..2 * IDS_IN_COMMAND + 1).map(number).collect::<Vec<_>>()), [IDS_IN_COMMAND, IDS_IN_COMMAND, 1]);
+        let long = Bson::String("x".repeat(BYTES_IN_COMMAND / 2 - 100));
+        let larger = Bson::from(doc! { "a": ["x".repeat(2 * BYTES_IN_COMMAND)] });
+        assert_eq!(lengths(&[long.clone(), long.clone(), long.clone(), larger, 1.into(), long]), [2, 1, 1, 2]);
+    }
+}

@@ -65,7 +65,10 @@ const MOST_CARRIED: usize = 10_000;
 const REST_MAX: Duration = Duration::from_secs(30);
 /// Between two attempts to read a view that failed.
 const FAILED_RERUN: Duration = Duration::from_secs(30);
-/// Between two looks ahead for somebody who waits for a time that the server has not reached.
+/// How long the stream may be silent about whether a transaction goes on, before it is asked. It knows at once unless the transaction ends
+/// where its batch does; then the server holds the next request for a second.
+const CARRIED_PATIENCE: Duration = Duration::from_millis(10);
+/// Between two looks ahead.
 const PEEK_AGAIN: Duration = Duration::from_millis(25);
 
 /// Views that turned out not to be followed document by document with the documents there are, and why: kept over attempts.
@@ -117,6 +120,8 @@ pub(super) struct Tail {
     watch: Watch,
     /// Everything up to here was reported.
     pub(super) received: Since,
+    /// Of that the receiver knows this.
+    pub(super) told: ClusterTime,
     /// The last events so far of a transaction that may go on.
     carried: Vec<watch::Event>,
     /// The time of a transaction of which pieces were reported.
@@ -129,7 +134,7 @@ pub(super) struct Tail {
     reruns: BTreeMap<usize, Instant>,
     rest_until: Instant,
     refreshing: JoinSet<Refreshed>,
-    peeking: JoinSet<Result<Batch, Fault>>,
+    peeking: JoinSet<(Since, Result<Batch, Fault>)>,
     peek_at: Option<Instant>,
     /// The stream has told its last event, and goes on in a new one.
     pub(super) invalidated: bool,
@@ -146,13 +151,16 @@ struct Refreshed {
 enum Wake {
     Wanted,
     Refreshed(Refreshed),
-    Peeked(Result<Batch, Fault>),
+    Peeked(Since, Result<Batch, Fault>),
     Timer,
     Stream(Option<Result<Batch, Fault>>),
 }
 
 /// The receiver of events is gone: the attempt has ended.
 pub(super) struct Gone;
+
+/// Of a step of the loop.
+pub(super) type Outcome = Result<Result<(), Gone>, SourceError>;
 
 impl Tail {
     /// Opens the stream.
@@ -176,6 +184,7 @@ impl Tail {
             collections,
             watch,
             head: since.time,
+            told: since.time,
             received: since,
             carried: Vec::new(),
             open: None,
@@ -219,7 +228,11 @@ impl Tail {
                     Ok(())
                 }
                 Wake::Refreshed(refreshed) => self.cut(refreshed, events).await?,
-                Wake::Peeked(batch) => self.peeked(batch, events).await?,
+                Wake::Peeked(from, seen) => {
+                    let taken = self.peeked(&from, seen, events).await?;
+                    self.look_ahead(wanted);
+                    taken
+                }
                 Wake::Stream(Some(batch)) => {
                     let batch = batch.map_err(|fault| lost(&self.reader.server, fault))?;
                     let taken = Box::pin(self.take(batch, events)).await?;
@@ -243,7 +256,7 @@ impl Tail {
             biased;
             Ok(()) = wanted.changed() => Wake::Wanted,
             Some(Ok(refreshed)) = self.refreshing.join_next() => Wake::Refreshed(refreshed),
-            Some(Ok(batch)) = self.peeking.join_next() => Wake::Peeked(batch),
+            Some(Ok((from, seen))) = self.peeking.join_next() => Wake::Peeked(from, seen),
             () = tokio::time::sleep_until(timer) => Wake::Timer,
             batch = self.watch.next() => Wake::Stream(batch),
         }
@@ -292,7 +305,7 @@ impl Tail {
     }
 
     /// Reports results of refresh views.
-    async fn cut(&mut self, refreshed: Refreshed, events: &mpsc::Sender<Event>) -> Result<Result<(), Gone>, SourceError> {
+    async fn cut(&mut self, refreshed: Refreshed, events: &mpsc::Sender<Event>) -> Outcome {
         let Refreshed { point, took, views } = refreshed;
         let now = Instant::now();
         self.rest_until = now + took.min(REST_MAX);
@@ -328,48 +341,58 @@ impl Tail {
         }
     }
 
-    async fn progress(&mut self, events: &mpsc::Sender<Event>) -> Result<Result<(), Gone>, SourceError> {
+    async fn progress(&mut self, events: &mpsc::Sender<Event>) -> Outcome {
         if self.open.is_some() {
             return Ok(Ok(()));
         }
         let received = Position::Time(self.received.time, self.received.token.clone());
         let head = Position::Time(self.head.max(self.received.time), ResumeToken::default());
         let settled = self.settled();
+        self.told = self.received.time;
         let told = events.send(Event::Head(head)).await.is_ok() && events.send(Event::Progress { received, settled }).await.is_ok();
         Ok(if told { Ok(()) } else { Err(Gone) })
     }
 
-    /// Looks ahead of the stream if somebody waits for a time that it has not reached: with nothing to tell, the server holds the
-    /// stream's request for a second.
+    /// Where the stream is.
+    fn place(&self) -> Since {
+        match self.carried.last() {
+            Some(event) => Since { time: event.at, token: event.token.clone() },
+            None => self.received.clone(),
+        }
+    }
+
+    /// Looks ahead of the stream if somebody waits for a time that it has not reached, or if a transaction may have ended with the last
+    /// batch: with nothing to tell, the server holds the stream's request for a second.
     fn look_ahead(&mut self, wanted: &signal::Receiver<Option<Position>>) {
         let waits = wanted.borrow().as_ref().is_some_and(|wanted| {
             let here = Position::Time(self.received.time, ResumeToken::default());
             matches!(wanted, Position::Time(..)) && !here.reaches(wanted)
         });
-        // In the middle of a transaction the stream has more to tell, and a timer that leads to nothing would starve it.
-        if !waits || !self.carried.is_empty() || self.open.is_some() {
+        // Of a large transaction the next piece is on its way.
+        if self.open.is_some() || (!waits && self.carried.is_empty()) {
             self.peek_at = None;
             return;
         }
         let now = Instant::now();
-        let due = self.peek_at.is_none_or(|due| due <= now);
-        if due && self.peeking.is_empty() {
+        let due = *self.peek_at.get_or_insert(if self.carried.is_empty() { now } else { now + CARRIED_PATIENCE });
+        if due <= now && self.peeking.is_empty() {
             self.peek_at = Some(now + PEEK_AGAIN);
-            self.peeking.spawn(peek(self.reader.server.clone(), self.collections.clone(), self.received.clone()));
+            let (server, collections, place) = (self.reader.server.clone(), self.collections.clone(), self.place());
+            self.peeking.spawn(async move { (place.clone(), peek(server, collections, place).await) });
         }
     }
 
     /// Nothing happened up to a time: then the stream has nothing to tell of it either. Otherwise it will.
-    async fn peeked(&mut self, batch: Result<Batch, Fault>, events: &mpsc::Sender<Event>) -> Result<Result<(), Gone>, SourceError> {
-        let Ok(batch) = batch else { return Ok(Ok(())) };
-        let idle = batch.events.is_empty() && batch.ended && self.carried.is_empty() && self.open.is_none();
-        if !idle || batch.reached <= self.received.time {
-            return Ok(Ok(()));
+    async fn peeked(&mut self, from: &Since, seen: Result<Batch, Fault>, events: &mpsc::Sender<Event>) -> Outcome {
+        match seen {
+            // Said of another place it would say nothing about what has come since.
+            Ok(batch) if batch.events.is_empty() && batch.ended && self.open.is_none() && *from == self.place() => {
+                self.peek_at = None;
+                Box::pin(self.take(batch, events)).await
+            }
+            // The stream will say it as well, if that goes on.
+            Ok(_) | Err(_) => Ok(Ok(())),
         }
-        self.head = self.head.max(batch.head);
-        self.received = Since { time: batch.reached, token: batch.token };
-        self.peek_at = None;
-        self.progress(events).await
     }
 
     /// The stream has ended after an event that ends it.
@@ -383,7 +406,7 @@ impl Tail {
     }
 
     /// What a batch tells, as one commit or as pieces of one.
-    async fn take(&mut self, batch: Batch, events: &mpsc::Sender<Event>) -> Result<Result<(), Gone>, SourceError> {
+    async fn take(&mut self, batch: Batch, events: &mpsc::Sender<Event>) -> Outcome {
         let Batch { events: new, ended, reached, token, head } = batch;
         self.head = self.head.max(head);
         let mut told = std::mem::take(&mut self.carried);
@@ -419,8 +442,8 @@ impl Tail {
         if ended && reached > self.received.time {
             let token = if self.invalidated { ResumeToken::default() } else { token };
             self.received = Since { time: reached, token };
-            return self.progress(events).await;
         }
-        Ok(Ok(()))
+        // Not if a commit has just told it.
+        if self.received.time > self.told { self.progress(events).await } else { Ok(Ok(())) }
     }
 }

@@ -16,7 +16,7 @@ use crate::{
             read::ReadError,
             shape::{PerDocument, key},
             snapshot::packed,
-            tail::{Demoted, Followed, Gone, Tail},
+            tail::{Demoted, Followed, Gone, Outcome, Tail},
             watch::{self, Since, What, timestamp},
         },
     },
@@ -105,7 +105,7 @@ impl Tail {
         at: ClusterTime,
         commit: Commit,
         events: &mpsc::Sender<Event>,
-    ) -> Result<Result<(), Gone>, SourceError> {
+    ) -> Outcome {
         let touched = self.sort(told);
         self.read_again_if_replaced(&touched)?;
         self.touch(&touched);
@@ -135,6 +135,7 @@ impl Tail {
                 }
                 sending.batch.commit(Lsn(at.0), at.end());
                 sending.batch.resumes_with(token);
+                self.told = at;
                 Ok(sending.send(self).await.map_err(|_| Gone))
             }
         }
@@ -275,7 +276,7 @@ impl Tail {
     }
 
     /// A view's query fails: the view is refreshed until it succeeds, and the others go on.
-    async fn fail(&self, view: usize, error: ReadError, events: &mpsc::Sender<Event>) -> Result<Result<(), Gone>, SourceError> {
+    async fn fail(&self, view: usize, error: ReadError, events: &mpsc::Sender<Event>) -> Outcome {
         if let ReadError::ArrayInArray { .. } = error {
             return Err(demote(&self.reader.server, &self.demoted, view, &error));
         }

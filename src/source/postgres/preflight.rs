@@ -47,11 +47,11 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn fine(text: impl Into<String>) -> Self {
+    pub(in crate::source) fn fine(text: impl Into<String>) -> Self {
         Self { severity: Severity::Fine, place: None, text: text.into(), remedy: None }
     }
 
-    fn bad(severity: Severity, text: impl Into<String>, remedy: &str) -> Self {
+    pub(in crate::source) fn bad(severity: Severity, text: impl Into<String>, remedy: &str) -> Self {
         Self { severity, place: None, text: text.into(), remedy: Some(remedy.to_owned()) }
     }
 }

@@ -80,6 +80,13 @@ impl App {
         Process::spawn(&args, &[("MONGODB_URL", &self.server.uri(DATABASE))])
     }
 
+    /// [`Self::run`] of a process that dies at a moment of `engine/crash.rs`.
+    pub(super) fn run_to_death(&self, moment: &str) -> Process {
+        let (config, state) = (self.config(), self.state());
+        let args = ["run", config.to_str().expect("UTF-8"), "--limits", "off", "--state", state.to_str().expect("UTF-8")];
+        Process::spawn(&args, &[("MONGODB_URL", &self.server.uri(DATABASE)), ("FACTSYNC_DIE_AT", moment)])
+    }
+
     /// [`Self::run`], once it has caught up.
     pub(super) async fn started(&self, more: &[&str]) -> Process {
         let process = self.run(more);

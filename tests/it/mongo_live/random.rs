@@ -1,6 +1,6 @@
 //! Random operations while factsync and the server are killed: what is left in the fact store is the server's own answer.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use super::{
     app::{App, DATABASE},
@@ -76,7 +76,7 @@ async fn atomic_a_death_at_each_step_ends_equal_to_the_servers_own_answer() {
     for moment in ["computing", "committed", "told", "sent", "acknowledged"] {
         for times in [1, 2 + random.below(10)] {
             let load = Load::start(app.client(), DATABASE, &mut random, WRITERS, 2_000, false).await;
-            let mut process = run_to_death(&app, &format!("{moment}:{times}"));
+            let mut process = app.run_to_death(&format!("{moment}:{times}"));
             process.ended();
             drop(process);
             load.stop().await;
@@ -85,14 +85,6 @@ async fn atomic_a_death_at_each_step_ends_equal_to_the_servers_own_answer() {
             assert!(process.terminate().success());
         }
     }
-}
-
-/// One that dies at a moment of `engine/crash.rs`.
-fn run_to_death(app: &App, moment: &str) -> Process {
-    let (config, state) = (app.config(), app.state());
-    let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
-    let args = ["run", &text(&config), "--limits", "off", "--state", &text(&state)];
-    Process::spawn(&args, &[("MONGODB_URL", &app.server.uri(DATABASE)), ("FACTSYNC_DIE_AT", moment)])
 }
 
 /// Panics unless every view is kept up to date as it should be, and none has a problem.

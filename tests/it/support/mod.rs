@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "the helpers are an offer: which of them are used changes with every test")]
 
 pub(crate) mod app;
+pub(crate) mod certificates;
 pub(crate) mod daemon;
 pub(crate) mod factsync;
 pub(crate) mod generate;
