@@ -71,7 +71,7 @@ impl Follower {
             let way = way(&server, &self.config.views[number], &kinds).await?;
             let demoted = self.demoted.lock().unwrap_or_else(PoisonError::into_inner).get(&number).cloned();
             ways.push(match (way, demoted) {
-                (Way::Documents(shape), Some(reason)) => Way::Refresh { reason, collections: shape.collections().cloned().collect() },
+                (Way::Documents(shape), Some(reason)) => Way::Refresh { reason, collections: shape.collections() },
                 (way, _) => way,
             });
         }
@@ -174,7 +174,7 @@ impl Follower {
                     ahead: ClusterTime::default(),
                     load: *role == Role::Load,
                 },
-                (Way::Documents(shape), Role::Refresh { .. }) => Followed::Refresh { collections: shape.collections().cloned().collect() },
+                (Way::Documents(shape), Role::Refresh { .. }) => Followed::Refresh { collections: shape.collections() },
                 (Way::Refresh { collections, .. }, Role::Refresh { .. }) => Followed::Refresh { collections: collections.clone() },
                 (Way::Refresh { .. }, Role::Incremental | Role::Load) => {
                     changed.push(number);
@@ -262,7 +262,7 @@ async fn way(server: &Server, view: &View<MongoQuery>, kinds: &BTreeMap<String, 
         }
         Ok(Shape::Refused(problem)) | Err(problem) => return Ok(Way::Refused(problem)),
     };
-    let collections: BTreeSet<String> = shape.collections().cloned().collect();
+    let collections = shape.collections();
     for number in 0..shape.lookups.len() {
         let lookup = &shape.lookups[number];
         let failed = |error| server.failed("list the indexes", error);

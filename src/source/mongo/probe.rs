@@ -233,7 +233,7 @@ fn unfollowed(query: &MongoQuery) -> Option<Finding> {
 /// The collections that a query reads; its own only, if it cannot be followed.
 pub fn collections_of(query: &MongoQuery) -> BTreeSet<String> {
     match Shape::of(query) {
-        Ok(Shape::PerDocument(shape)) => shape.collections().cloned().collect(),
+        Ok(Shape::PerDocument(shape)) => shape.collections(),
         Ok(Shape::Refresh { collections, .. }) => collections,
         Ok(Shape::Refused(_)) | Err(_) => BTreeSet::from([query.collection.clone()]),
     }

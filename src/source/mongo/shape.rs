@@ -160,8 +160,8 @@ impl PerDocument {
     }
 
     /// Every collection that the query reads.
-    pub(super) fn collections(&self) -> impl Iterator<Item = &String> {
-        self.lookups.iter().map(|lookup| &lookup.from).chain([&self.collection])
+    pub(super) fn collections(&self) -> BTreeSet<String> {
+        scan::collections(&self.collection, &self.stages)
     }
 
     /// The rows of an output document.

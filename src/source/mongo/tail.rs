@@ -97,15 +97,15 @@ impl Followed {
     /// It could not be read: until it can, it is refreshed.
     pub(super) fn fail(&mut self) {
         if let Self::Documents { shape, .. } = self {
-            *self = Self::Refresh { collections: shape.collections().cloned().collect() };
+            *self = Self::Refresh { collections: shape.collections() };
         }
     }
 
-    fn collections(&self) -> Vec<&String> {
+    fn collections(&self) -> BTreeSet<String> {
         match self {
-            Self::Documents { shape, .. } => shape.collections().collect(),
-            Self::Refresh { collections } => collections.iter().collect(),
-            Self::Off => Vec::new(),
+            Self::Documents { shape, .. } => shape.collections(),
+            Self::Refresh { collections } => collections.clone(),
+            Self::Off => BTreeSet::new(),
         }
     }
 }
@@ -171,7 +171,7 @@ impl Tail {
         views: Vec<Followed>,
         since: Since,
     ) -> Result<Self, SourceError> {
-        let collections: BTreeSet<String> = views.iter().flat_map(Followed::collections).cloned().collect();
+        let collections: BTreeSet<String> = views.iter().flat_map(Followed::collections).collect();
         let watch = match Watch::open(&reader.server, &collections, &since).await {
             Ok(watch) => watch,
             Err(fault) => return Err(lost(&reader.server, fault)),

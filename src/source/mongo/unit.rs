@@ -212,7 +212,7 @@ impl Tail {
         // Only a view that reads nothing but the documents themselves may be read at another time than that of its commit.
         let mixed = |followed: &Followed| match followed {
             Followed::Documents { shape, ahead, .. } => {
-                !shape.lookups.is_empty() && *ahead < at && shape.collections().any(|collection| touched.contains_key(collection))
+                !shape.lookups.is_empty() && *ahead < at && shape.collections().iter().any(|collection| touched.contains_key(collection))
             }
             Followed::Refresh { .. } | Followed::Off => false,
         };

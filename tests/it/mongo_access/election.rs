@@ -5,7 +5,7 @@ use std::time::Duration;
 use mongodb::bson::doc;
 
 use super::Config;
-use crate::support::mongod::ReplicaSet;
+use crate::support::replica_set::ReplicaSet;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reconcile_outlives_an_election_and_says_so_when_there_is_none() {

@@ -5,7 +5,7 @@ use mongodb::bson::doc;
 use super::{Config, refused};
 use crate::support::{
     certificates::{Certificates, P256},
-    mongod::Secured,
+    secured_mongod::Secured,
 };
 
 /// As the server prints a subject: the last part first.

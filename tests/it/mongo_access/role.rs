@@ -11,7 +11,7 @@ use mongodb::{
 };
 
 use super::Config;
-use crate::support::{factsync::Output, mongod::Secured};
+use crate::support::{factsync::Output, secured_mongod::Secured};
 
 /// What mongosh offers the script, as commands on stdout, one a line: `DATABASE COMMAND`.
 const MONGOSH: &str = r#"

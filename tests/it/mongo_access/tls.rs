@@ -5,7 +5,8 @@ use mongodb::bson::doc;
 use super::{Config, refused};
 use crate::support::{
     certificates::{Certificates, P256},
-    mongod::{Mongod, Secured},
+    mongod::Mongod,
+    secured_mongod::Secured,
 };
 
 /// A server that cannot be used is told after this.

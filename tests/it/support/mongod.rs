@@ -4,12 +4,6 @@
 //! that started it, so a test thread would take a shared server along; the keeper thread ends with the test process,
 //! however that ends.
 
-mod secured;
-mod set;
-
-pub(crate) use secured::Secured;
-pub(crate) use set::ReplicaSet;
-
 use std::{
     collections::VecDeque,
     io::{BufRead, BufReader},
@@ -42,12 +36,12 @@ static SHARED: tokio::sync::Mutex<Weak<Mongod>> = tokio::sync::Mutex::const_new(
 pub(crate) struct Mongod {
     port: u16,
     arguments: Vec<String>,
-    process: Option<Running>,
+    pub(super) process: Option<Running>,
     data: TempDir,
 }
 
 /// Its process.
-struct Running {
+pub(super) struct Running {
     child: Arc<Mutex<Child>>,
     keeper: JoinHandle<()>,
 }

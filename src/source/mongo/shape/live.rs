@@ -5,6 +5,8 @@
 #[path = "../../../../tests/it/support/mongod.rs"]
 #[expect(dead_code, reason = "other tests start other kinds of servers")]
 mod mongod;
+#[path = "../../../../tests/it/support/places.rs"]
+mod places;
 mod random;
 mod reads;
 
@@ -24,6 +26,7 @@ use crate::{
     },
 };
 use mongod::Mongod;
+use places::{free_port, tools_dir};
 use random::Random;
 
 /// Rows of each document, sorted.

@@ -137,7 +137,7 @@ impl Random {
             stages.push(json!({ "$match": { "found": { "$ne": [] } } }));
         }
         let field = |name: &str, is_array| MongoField { name: name.to_owned(), is_array };
-        let fields = vec![field(self.one(&JOINED_FIELDS), false), field("found._id", true)];
+        let fields = vec![field(self.one::<&str>(&JOINED_FIELDS), false), field("found._id", true)];
         MongoQuery { collection: "main".to_owned(), select: MongoSelect::Aggregate(stages), fields }
     }
 
@@ -158,7 +158,7 @@ impl Random {
     }
 
     fn path(&mut self) -> &'static str {
-        self.one(&PATHS)
+        self.one::<&str>(&PATHS)
     }
 
     fn condition(&mut self) -> Value {

@@ -11,8 +11,10 @@ use mongodb::{
     bson::{Document, doc},
 };
 
-use super::{Mongod, SET_NAME};
-use crate::support::certificates::{Certificates, P256};
+use crate::support::{
+    certificates::{Certificates, P256},
+    mongod::{Mongod, SET_NAME},
+};
 
 /// The server that tests share; it ends with the last of them that holds it.
 static SHARED: tokio::sync::Mutex<Weak<Secured>> = tokio::sync::Mutex::const_new(Weak::new());

@@ -7,8 +7,10 @@ use mongodb::{
     bson::{Document, doc},
 };
 
-use super::{Mongod, SET_NAME};
-use crate::support::eventually_async;
+use crate::support::{
+    eventually_async,
+    mongod::{Mongod, SET_NAME},
+};
 
 /// An election takes 3 s here, and several times that on a busy machine.
 const ELECTION_DEADLINE: Duration = Duration::from_secs(90);
