@@ -13,5 +13,6 @@ mod oracle;
 mod random;
 mod reads;
 mod reconciled;
+mod seamless;
 mod server;
 mod views;
