@@ -41,6 +41,9 @@
 //! | who keeps the fact store's quota? | [`target::quota`] |
 //! | what does `--shadow` do in place of delivery, and `--adopt` with what is there? | `engine/shadow.rs`; `store/adopt.rs` |
 //! | who decides between resuming and a new snapshot, for each view? | `engine/start.rs` |
+//! | what becomes of sources and fact types that come, go and move between two runs? | `store/views.rs`, `reassign` |
+//! | which replication slot has a source, whatever comes and goes beside it? | `config/merge.rs` decides, `store/slots.rs` remembers |
+//! | when is a file believed that somebody still writes? | [`source::csv`], `tail.rs` |
 //! | what happens to a fact that the fact store refuses? | `engine/deliver.rs` parks it, `engine/parked.rs` shows it |
 //! | what happens to a view that fails? | `engine/apply.rs`, `flow_failed` |
 //! | at which steps does a test let the process die? | `engine/crash.rs` |
@@ -79,7 +82,8 @@
 //!
 //! A PostgreSQL view is *incremental*: every commit brings exactly the facts it changes. What cannot be bound to a plan falls back to
 //! *refresh*, with the reason by name: a commit that touches one of the view's tables runs its query again, in the only kind of snapshot
-//! that PostgreSQL ties to a log position. CSV files are refreshed. MongoDB can be reconciled and not yet followed.
+//! that PostgreSQL ties to a log position. A MongoDB view is incremental where its pipeline works document by document: what has changed is
+//! looked up at the cluster time of its change ([`source::mongo`]); other pipelines are refreshed. CSV files are refreshed.
 
 pub mod cli;
 pub mod config;

@@ -55,7 +55,7 @@ impl From<postgres::Finding> for Line {
 }
 
 pub(super) async fn run(global: &Global, args: &CheckArgs) -> anyhow::Result<Exit> {
-    let config = load(&args.configs)?;
+    let config = load(global, &args.configs)?;
     let mut lines = vec![Line::new(Severity::Fine, told(&config))];
     if args.offline {
         let unjudged = "the SQL itself was not judged: only a database can. Without --offline its own database does";

@@ -1,7 +1,9 @@
 //! `factsync explain`: per fact type how it is kept up to date and why; changes nothing.
 
+use std::sync::Arc;
+
 use crate::{
-    cli::{Configs, Exit, load_sources, print},
+    cli::{Configs, Exit, Global, load_sources, print},
     config::{MongoConfig, PostgresConfig, SourceConfig, SourceKind},
     error::causes,
     source::{
@@ -10,21 +12,19 @@ use crate::{
     },
 };
 
-pub(super) async fn run(args: &Configs) -> anyhow::Result<Exit> {
-    let config = load_sources(args)?;
+pub(super) async fn run(global: &Global, args: &Configs) -> anyhow::Result<Exit> {
+    let config = load_sources(global, args)?;
     let mut exit = Exit::Done;
     for source in &config.sources {
-        let text = match &source.kind {
-            SourceKind::Postgres(postgres) => match explain_postgres(source, postgres).await {
-                Ok(text) => text,
-                Err(error) => {
-                    exit = Exit::Failure;
-                    format!("source \"{}\" cannot be explained: {error}\n\n", source.name)
-                }
-            },
-            SourceKind::Mongo(mongo) => explain_mongo(source, mongo),
-            SourceKind::Csv(_) => explain_all(source, "refresh", csv::REFRESH_REASON),
+        let explained = match &source.kind {
+            SourceKind::Postgres(postgres) => explain_postgres(source, postgres).await,
+            SourceKind::Mongo(mongo) => explain_mongo(source, mongo).await,
+            SourceKind::Csv(_) => Ok(explain_all(source, "refresh", csv::REFRESH_REASON)),
         };
+        let text = explained.unwrap_or_else(|error| {
+            exit = Exit::Failure;
+            format!("source \"{}\" cannot be explained: {error}\n\n", source.name)
+        });
         print(&text)?;
     }
     Ok(exit)
@@ -57,13 +57,15 @@ fn explain_view(explained: &ExplainedView) -> String {
     text
 }
 
-fn explain_mongo(source: &SourceConfig, config: &MongoConfig) -> String {
-    let views = config.views.iter().map(|view| {
-        let (mode, reason) = ("reconcile only", "this release does not follow MongoDB");
-        let reads = join(&mongo::collections_of(&view.query));
-        format!("  {}\n    mode: {mode}, {reason}\n    reads {reads}\n", view.fact_type)
-    });
-    format!("source \"{}\" ({})\n{}\n", source.name, source.kind_name(), views.collect::<String>())
+async fn explain_mongo(source: &SourceConfig, config: &Arc<MongoConfig>) -> Result<String, String> {
+    let views = mongo::explain(&source.name, config.clone()).await.map_err(|error| causes(&error))?;
+    let views = source
+        .fact_types()
+        .into_iter()
+        .zip(&views)
+        .map(|(fact_type, view)| format!("  {fact_type}\n    mode: {}, {}\n    reads {}\n", view.mode, view.reason, join(&view.reads)));
+    let collections = views.collect::<String>();
+    Ok(format!("source \"{}\" ({})\n{collections}  change stream: on the whole database\n\n", source.name, source.kind_name()))
 }
 
 fn explain_all(source: &SourceConfig, mode: &str, reason: &str) -> String {

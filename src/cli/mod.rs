@@ -26,6 +26,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     config::{self, Config, Problems},
+    store::{self, StateDirectory},
     target::{embedded::Limits, quota::Plan},
     telemetry::{self, LogFormat},
 };
@@ -178,8 +179,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Run(args) => run::run(&global, &args).await,
         Command::Reconcile(args) | Command::Experimental { command: Experimental::Reconcile(args) } => reconcile::run(&global, &args).await,
         Command::Check(args) => check::run(&global, &args).await,
-        Command::Explain(args) => explain::run(&args).await,
-        Command::Setup(args) => setup::run(&args).await,
+        Command::Explain(args) => explain::run(&global, &args).await,
+        Command::Setup(args) => setup::run(&global, &args).await,
         Command::Serve => serve::run(&global).await,
         Command::Status => remote::status(&global).await,
         Command::Wait(args) => remote::wait(&global, &args).await,
@@ -192,13 +193,15 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
 #[error("{0}")]
 struct Misuse(String);
 
-fn load(configs: &Configs) -> Result<Config, Problems> {
-    config::load(&configs.configs, &|name| std::env::var(name).ok())
+/// Loads what the files say; sources that the state directory knows keep their slots.
+fn load(global: &Global, configs: &Configs) -> anyhow::Result<Config> {
+    let kept = store::slots(&StateDirectory::state_in(&global.state))?;
+    Ok(config::load_keeping(&configs.configs, &|name| std::env::var(name).ok(), &kept)?)
 }
 
 /// Loads what is to be synced: at least one source.
-fn load_sources(configs: &Configs) -> anyhow::Result<Config> {
-    let config = load(configs)?;
+fn load_sources(global: &Global, configs: &Configs) -> anyhow::Result<Config> {
+    let config = load(global, configs)?;
     if config.sources.is_empty() {
         let files: Vec<String> = config.local.iter().map(|local| format!("\"{}\"", local.file.display())).collect();
         return Err(Misuse(format!(

@@ -67,7 +67,7 @@ pub(super) struct ReconcileArgs {
 }
 
 pub(super) async fn run(global: &Global, args: &ReconcileArgs) -> anyhow::Result<Exit> {
-    let config = load_sources(&args.configs)?;
+    let config = load_sources(global, &args.configs)?;
     let choice = target::choose(global)?;
     // Only the embedded store lives in the state directory; a remote one can be reconciled beside a running factsync.
     let state = match &choice {

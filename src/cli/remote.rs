@@ -15,7 +15,7 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(super) struct WaitArgs {
-    /// What pg_current_wal_lsn() returned after the commit, or a CSV file's SHA-256
+    /// What pg_current_wal_lsn() returned after the commit, a MongoDB cluster time (SECONDS:INCREMENT), or a CSV file's SHA-256
     #[arg(long)]
     position: Position,
     /// The source, if the configuration has several: the name under dbs, or the CSV file's path

@@ -18,7 +18,7 @@ use crate::{
     config::{Config, SourceKind},
     error::causes,
     source::postgres::{self, ResetPlan},
-    store::StateDirectory,
+    store::{self, StateDirectory},
 };
 
 #[derive(Debug, Args)]
@@ -31,7 +31,7 @@ pub(super) struct ResetArgs {
 }
 
 pub(super) async fn run(global: &Global, args: &ResetArgs) -> anyhow::Result<Exit> {
-    let config = load_sources(&args.configs)?;
+    let config = load_sources(global, &args.configs)?;
     let state = target::lock(&global.state)?;
     let named = name(&config, &state).await?;
     for source in config.sources.iter().filter(|source| matches!(source.kind, SourceKind::Mongo(_))) {
@@ -44,6 +44,9 @@ pub(super) async fn run(global: &Global, args: &ResetArgs) -> anyhow::Result<Exi
     print(&format!("to be dropped:\n{}", named.iter().map(|line| format!("  {line}\n")).collect::<String>()))?;
     if !args.yes && !confirmed()? {
         return Ok(Exit::Done);
+    }
+    for (source, slot) in left(&config, &state)? {
+        say(&format!("slot \"{slot}\" of source \"{source}\" is not dropped, for no configuration file names that source"));
     }
     for source in &config.sources {
         if let SourceKind::Postgres(config) = &source.kind {
@@ -72,6 +75,13 @@ async fn name(config: &Config, state: &StateDirectory) -> anyhow::Result<Vec<Str
     }
     named.extend(local_state(state).iter().map(|path| format!("\"{}\"", path.display())));
     Ok(named)
+}
+
+/// The slots of sources that the state directory knows and the configuration does not.
+fn left(config: &Config, state: &StateDirectory) -> anyhow::Result<Vec<(String, String)>> {
+    let known = |name: &String| config.sources.iter().any(|source| source.name == *name);
+    let slots = store::slots(&state.state())?.into_iter().filter(|(name, _)| !known(name));
+    Ok(slots.filter_map(|(name, slot)| slot.map(|slot| (name, slot))).collect())
 }
 
 /// The files of the local store and the checkpoint that exist.

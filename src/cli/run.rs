@@ -76,7 +76,7 @@ impl RunArgs {
 }
 
 pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit> {
-    let config = load_sources(&args.configs)?;
+    let config = load_sources(global, &args.configs)?;
     let choice = target::choose(global)?;
     let mut state = target::lock(&global.state)?;
     let followers = config.sources.iter().map(|source| follower(source, &state.spool())).collect();

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use crate::{
-    cli::{Configs, Exit, load_sources, print, say},
+    cli::{Configs, Exit, Global, load_sources, print, say},
     config::{MongoConfig, PostgresConfig, SourceConfig, SourceKind},
     error::causes,
     source::{SourceError, mongo, postgres},
@@ -21,8 +21,8 @@ pub(super) struct SetupArgs {
     role: Option<String>,
 }
 
-pub(super) async fn run(args: &SetupArgs) -> anyhow::Result<Exit> {
-    let config = load_sources(&args.configs)?;
+pub(super) async fn run(global: &Global, args: &SetupArgs) -> anyhow::Result<Exit> {
+    let config = load_sources(global, &args.configs)?;
     let mut exit = Exit::Done;
     for source in &config.sources {
         let done = match &source.kind {

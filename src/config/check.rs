@@ -12,7 +12,7 @@ use crate::config::{
     claims::{Claim, overlaps},
     fields::Reader,
     file::{self, Contents},
-    merge::merge,
+    merge::{KeptSlots, merge},
     place::Spot,
     raw::Node,
     sync::SyncBlock,
@@ -26,6 +26,11 @@ pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Reads and checks `files`, all of them to the end, whatever is wrong with them.
 pub fn load(files: &[PathBuf], environment: Environment<'_>) -> Result<Config, Problems> {
+    load_keeping(files, environment, &KeptSlots::new())
+}
+
+/// The same where sources keep the slots that they were followed with.
+pub fn load_keeping(files: &[PathBuf], environment: Environment<'_>, kept: &KeptSlots) -> Result<Config, Problems> {
     let mut problems = Vec::new();
     let mut seen = HashSet::new();
     let (mut drafts, mut blocks, mut local) = (Vec::new(), Vec::new(), Vec::new());
@@ -50,7 +55,7 @@ pub fn load(files: &[PathBuf], environment: Environment<'_>) -> Result<Config, P
         problems.append(&mut reader.problems);
     }
     problems.extend(overlaps(&claims));
-    let sources = merge(drafts, &mut problems);
+    let sources = merge(drafts, kept, &mut problems);
     if problems.is_empty() { Ok(Config { sources, local, sync: SyncBlock::merge(&blocks) }) } else { Err(report(files, problems)) }
 }
 

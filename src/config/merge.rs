@@ -6,10 +6,13 @@
 //! names its slots (and publications) `factsync_<name under dbs>`, other characters than a-z, 0-9 and `_` being `_`, upper case being
 //! lower case, cut to 63 bytes; with one such source it is `factsync`. `sync.slot` of a file overrides both for the sources of that
 //! file. Two sources with
-//! one slot are refused. Adding a second PostgreSQL source to a run therefore renames the first one's slot, unless its file has a
-//! `sync.slot`.
+//! one slot are refused.
+//!
+//! These names depend on the other sources, and a slot that changes its name is a slot left behind, which keeps the server's log until the
+//! disk is full. So a source that was followed before keeps its slot ([`KeptSlots`]), whatever comes and goes beside it, unless its file
+//! says otherwise. A state directory of before names were kept had the one name or the other, as its number of sources tells.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use secrecy::ExposeSecret;
 
@@ -22,8 +25,11 @@ use crate::config::{
 /// The slot of the only PostgreSQL source, and the beginning of the names of several.
 const DEFAULT_SLOT: &str = "factsync";
 
+/// The sources that a state directory knows and the slots they were followed with; `None` if that was before names were kept.
+pub type KeptSlots = BTreeMap<String, Option<String>>;
+
 /// The sources of a run, in the order they are first named.
-pub(super) fn merge(drafts: Vec<Draft>, problems: &mut Vec<Problem>) -> Vec<SourceConfig> {
+pub(super) fn merge(drafts: Vec<Draft>, kept: &KeptSlots, problems: &mut Vec<Problem>) -> Vec<SourceConfig> {
     let mut merged: Vec<Draft> = Vec::new();
     let mut index: HashMap<String, usize> = HashMap::new();
     for draft in drafts {
@@ -36,7 +42,7 @@ pub(super) fn merge(drafts: Vec<Draft>, problems: &mut Vec<Problem>) -> Vec<Sour
         }
     }
     let several = merged.iter().filter(|draft| matches!(draft.kind, DraftKind::Postgres { .. })).count() > 1;
-    let sources: Vec<_> = merged.into_iter().map(|draft| draft.finish(several)).collect();
+    let sources: Vec<_> = merged.into_iter().map(|draft| draft.finish(kept, several)).collect();
     problems.extend(shared_slots(&sources));
     sources
 }
@@ -75,11 +81,11 @@ impl Draft {
         })
     }
 
-    fn finish(self, several: bool) -> SourceConfig {
+    fn finish(self, kept: &KeptSlots, several: bool) -> SourceConfig {
         let Self { name, place, kind } = self;
         let kind = match kind {
             DraftKind::Postgres { connection_string, ssl, slot, views } => {
-                let slot = slot.unwrap_or_else(|| if several { slot_of(&name) } else { DEFAULT_SLOT.to_owned() });
+                let slot = slot.or_else(|| kept_slot(kept, &name)).unwrap_or_else(|| default_slot(&name, several));
                 SourceKind::Postgres(PostgresConfig { connection_string, ssl, slot, views })
             }
             DraftKind::Mongo(config) => SourceKind::Mongo(config.into()),
@@ -87,6 +93,14 @@ impl Draft {
         };
         SourceConfig { name, place, kind }
     }
+}
+
+fn kept_slot(kept: &KeptSlots, name: &str) -> Option<String> {
+    kept.get(name).map(|slot| slot.clone().unwrap_or_else(|| default_slot(name, kept.len() > 1)))
+}
+
+fn default_slot(name: &str, several: bool) -> String {
+    if several { slot_of(name) } else { DEFAULT_SLOT.to_owned() }
 }
 
 fn slot_of(name: &str) -> String {
@@ -111,4 +125,46 @@ fn shared_slots(sources: &[SourceConfig]) -> Vec<Problem> {
         }
     }
     problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The slots of PostgreSQL sources without a `sync.slot`.
+    fn slots(names: &[&str], kept: &[(&str, Option<&str>)]) -> (Vec<String>, Vec<String>) {
+        let draft = |name: &&str| Draft {
+            name: (*name).to_owned(),
+            place: Place { file: "sync.yaml".into(), line: 1, column: 1 },
+            kind: DraftKind::Postgres { connection_string: "postgresql:///x".into(), ssl: None, slot: None, views: Vec::new() },
+        };
+        let kept = kept.iter().map(|(name, slot)| ((*name).to_owned(), slot.map(str::to_owned))).collect();
+        let mut problems = Vec::new();
+        let sources = merge(names.iter().map(draft).collect(), &kept, &mut problems);
+        let slot = |source: SourceConfig| match source.kind {
+            SourceKind::Postgres(config) => config.slot,
+            SourceKind::Mongo(_) | SourceKind::Csv(_) => panic!("only PostgreSQL was merged"),
+        };
+        (sources.into_iter().map(slot).collect(), problems.into_iter().map(|problem| problem.message).collect())
+    }
+
+    #[test]
+    fn a_slot_stays_with_its_source_whatever_comes_and_goes() {
+        let named = |names: &[&str], kept: &[(&str, Option<&str>)]| slots(names, kept).0;
+        assert_eq!(named(&["a"], &[]), ["factsync"]);
+        assert_eq!(named(&["a", "B-1"], &[]), ["factsync_a", "factsync_b_1"]);
+        for one in [Some("factsync"), None] {
+            assert_eq!(named(&["b", "a"], &[("a", one)]), ["factsync_b", "factsync"], "a second one comes");
+        }
+        assert_eq!(named(&["b"], &[("a", None), ("b", None)]), ["factsync_b"], "the first one goes");
+        assert_eq!(named(&["b"], &[("a", Some("factsync")), ("b", Some("factsync_b"))]), ["factsync_b"]);
+        assert_eq!(named(&["renamed"], &[("a", Some("factsync"))]), ["factsync"], "one that takes the place of the only one");
+    }
+
+    #[test]
+    fn a_kept_slot_that_another_one_would_get_is_a_problem() {
+        let (_, problems) = slots(&["a", "b"], &[("a", Some("factsync_b"))]);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].contains("would share the replication slot \"factsync_b\""), "{problems:?}");
+    }
 }

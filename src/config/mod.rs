@@ -16,7 +16,7 @@
 //! its own affair: a sync file may have the same.
 //!
 //! A run with one PostgreSQL source uses the slot `factsync`, one with several `factsync_<name under dbs>`, unless a file says `sync.slot`
-//! (`merge`).
+//! (`merge`). Where there is a state directory, a source keeps the slot that it was first followed with.
 //!
 //! Nothing here talks to a database. Secrets are [`SecretString`]s from the moment they are expanded: they have no `Debug`, no
 //! `Display` and no `Serialize`; no message shows a variable's value.
@@ -41,7 +41,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 pub use secrecy::{ExposeSecret, SecretString};
 
 use crate::fact::FactType;
-pub use check::{Environment, load};
+pub use check::{Environment, load, load_keeping};
+pub use merge::KeptSlots;
 pub use place::{Place, Problem, Problems};
 
 /// What all files of one run say together.

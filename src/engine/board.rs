@@ -184,20 +184,6 @@ impl Board {
         Self { max_parked: grants, ..self }
     }
 
-    /// The number of the source called `name`; without a name, that of the only source.
-    pub fn source(&self, name: Option<&str>) -> Result<usize, String> {
-        let lines = self.lines();
-        let names = || lines.sources.iter().map(|line| line.name.as_str()).collect::<Vec<_>>().join(", ");
-        match name {
-            Some(name) => {
-                let found = lines.sources.iter().position(|line| line.name == name);
-                found.ok_or_else(|| format!("there is no source \"{name}\"; there are: {}", names()))
-            }
-            None if lines.sources.len() == 1 => Ok(0),
-            None => Err(format!("there are several sources; name one with source=: {}", names())),
-        }
-    }
-
     pub(super) fn state(&self, source: usize, state: SourceState) {
         self.lines().sources[source].state = state;
     }

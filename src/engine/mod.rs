@@ -41,7 +41,7 @@ use tokio::{
     sync::{mpsc, watch},
     task::{JoinError, JoinSet},
 };
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::{
     config::{Config, SyncOptions},
@@ -115,6 +115,7 @@ pub async fn run(config: &Config, parts: Parts, stop: watch::Receiver<bool>) -> 
             Some(asks)
         }
     };
+    settle_claims(config, &writer).await?;
     for (index, (source, follower)) in config.sources.iter().zip(followers).enumerate() {
         let views = writer.register(source).await?;
         board.registered(index, &views);
@@ -153,6 +154,23 @@ pub async fn run(config: &Config, parts: Parts, stop: watch::Receiver<bool>) -> 
         }
     }
     join(tasks, &halt).await
+}
+
+/// Makes the local store's sources those of `config`, and says what is left behind.
+async fn settle_claims(config: &Config, writer: &Writer) -> Result<(), EngineError> {
+    // A slot that nobody reads keeps the server's log until its disk is full.
+    for (source, slot) in writer.keep_slots(&config.sources).await? {
+        warn!(source, slot, "source has another slot from now on: drop the one it had, for it holds the server's log");
+    }
+    for (source, slot) in writer.reassign(&config.sources).await? {
+        match slot {
+            Some(slot) => {
+                warn!(source, slot, "source is in no configuration file any more: its facts stay, and its slot holds the server's log");
+            }
+            None => warn!(source, "source is in no configuration file any more: its facts stay as they are"),
+        }
+    }
+    Ok(())
 }
 
 /// A stop signal that turns with `stop` and can be turned here.

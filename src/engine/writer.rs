@@ -13,7 +13,7 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
-    config::SourceConfig,
+    config::{SourceConfig, SourceKind},
     data::{ChangeBatch, Extent},
     engine::{
         board::Board,
@@ -113,6 +113,28 @@ impl Writer {
     /// The delivery loop holds this while a batch is on its way.
     pub(super) async fn under_way(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.under_way.lock().await
+    }
+
+    /// Settles whose views are whose; gives the sources that the configuration no longer has, and their slots.
+    pub(super) async fn reassign(&self, sources: &[SourceConfig]) -> Result<Vec<(String, Option<String>)>, EngineError> {
+        let own = |source: &SourceConfig| (source.name.clone(), source.fact_types().into_iter().cloned().collect::<Vec<_>>());
+        let claims: Vec<_> = sources.iter().map(own).collect();
+        let body = move |store: &mut Store| {
+            let claims: Vec<_> = claims.iter().map(|(name, fact_types)| (name.as_str(), fact_types.iter().collect())).collect();
+            let gone = store.reassign(&claims)?;
+            gone.into_iter().map(|name| store.slot(&name).map(|slot| (name, slot))).collect()
+        };
+        self.run(body).await
+    }
+
+    /// Writes down which slot each source is followed with; gives those that had another one.
+    pub(super) async fn keep_slots(&self, sources: &[SourceConfig]) -> Result<Vec<(String, String)>, EngineError> {
+        let slot = |source: &SourceConfig| match &source.kind {
+            SourceKind::Postgres(config) => Some((source.name.clone(), config.slot.clone())),
+            SourceKind::Mongo(_) | SourceKind::Csv(_) => None,
+        };
+        let slots: Vec<_> = sources.iter().filter_map(slot).collect();
+        self.run(move |store| store.keep_slots(&slots)).await
     }
 
     pub(super) async fn register(&self, source: &SourceConfig) -> Result<Vec<ViewRecord>, EngineError> {

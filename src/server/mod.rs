@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `GET /v1/status` | JSON: [`Status`](crate::engine::Status) |
 //! | `GET /v1/wait?position=P&timeout_ms=N&source=NAME` | `{"position", "offset"}` once every fact of the commits up to P is acknowledged; 504 when time runs out, 503 when too many wait |
+//! | | without `source` the one that counts in the position's measure, if only one does; 400 names the sources |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /healthz`, `/readyz` | alive; caught up, fact store reachable and no revocation refused |
 //! | `GET /` | the status page |
@@ -163,11 +164,8 @@ async fn wait(State(shared): State<Shared>, query: Result<Query<Wait>, axum::ext
 fn asked(board: &Board, wait: &Wait) -> Result<(usize, Position), String> {
     let position = wait.position.as_deref().ok_or("position is missing, for instance position=0/16B3748")?;
     let position = position.parse::<Position>().map_err(|error| error.to_string())?;
-    let source = board.source(wait.source.as_deref())?;
-    match board.never(source, &position) {
-        Some(why) => Err(why),
-        None => Ok((source, position)),
-    }
+    let source = board.source_of(wait.source.as_deref(), &position)?;
+    Ok((source, position))
 }
 
 fn try_again(message: &str) -> Response {

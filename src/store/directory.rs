@@ -82,7 +82,12 @@ impl StateDirectory {
 
     /// The local store's file.
     pub fn state(&self) -> PathBuf {
-        self.path.join("state.db")
+        Self::state_in(&self.path)
+    }
+
+    /// The local store's file in the directory `path`, whoever has it locked.
+    pub fn state_in(path: &Path) -> PathBuf {
+        path.join("state.db")
     }
 
     /// The checkpoint's folder.

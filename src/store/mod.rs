@@ -10,7 +10,7 @@
 //!
 //! | table | key | holds |
 //! |---|---|---|
-//! | `meta` | `key` | `store_id` (a UUID made with the file), `offset` (the fact store's last token), `commit_no` (the last number given out); of the backlog the `floor` and the `epoch` |
+//! | `meta` | `key` | `store_id` (a UUID made with the file), `offset` (the fact store's last token), `commit_no` (the last number given out); of the backlog the `floor` and the `epoch`; each source's slot under `slot:` and its name (`slots.rs`) |
 //! | `source` | `name` | position; up to where no view lacks anything (`settled`); fingerprint, identity of the database; whether the last snapshot was compared with the fact store; what its clock showed |
 //! | `view` | `id` | source, signature, whether its desired facts come from a full result, whether its last run failed, their number, rows skipped by reason, removals held back; whether the fact store was ever compared with it (`met`); for its state the plan's fingerprint, its position while that is ahead of the source's, its time, and why the plan is not trusted (`demoted`) |
 //! | `fact` | `view, row` | desired facts as [`Row`](crate::data::Row) bytes: byte order is row order, so a view is read as an [`Extent`](crate::data::Extent) |
@@ -47,6 +47,7 @@ mod maintain;
 mod outbox;
 mod parked;
 mod settle;
+mod slots;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -69,6 +70,7 @@ pub use load::{Audit, Doubt, Loaded};
 pub use maintain::Maintain;
 pub use outbox::{Gone, Lane, OutboxEntry, OutboxKey, Parked, Waiting};
 pub use parked::ParkedSummary;
+pub use slots::{Slots, slots};
 pub use views::{Change, Changes, ViewId, ViewRecord};
 pub use watch::{Taken, TakenChanges};
 

@@ -7,6 +7,7 @@ mod following;
 mod layout;
 mod loading;
 mod outbox;
+mod reassigning;
 mod scripted;
 mod watching;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Transaction, params};
+use rusqlite::{OptionalExtension, Transaction, params};
 
 use crate::{
     data::{Extent, Lsn},
@@ -88,6 +88,47 @@ pub struct Changes {
 }
 
 impl Store {
+    /// Settles whose views are whose, before [`Store::register`] takes each source's. `claims` has every source with its fact types;
+    /// returned are the sources that the configuration no longer has.
+    ///
+    /// A view that another source feeds from now on keeps its facts and what waits of them, and nothing else of it is used: they are of
+    /// the other source, so not even an unchanged position of its own makes them this one's.
+    ///
+    /// Of a source that is gone nothing is sent any more, because nothing is written outside of the configured fact types. Its position and
+    /// views stay for the day it is back; what was not sent is then found by a comparison.
+    pub fn reassign(&mut self, claims: &[(&str, Vec<&FactType>)]) -> Result<Vec<String>, StoreError> {
+        let (gone, dropped, changed) = self.write(|tx| {
+            for (source, fact_types) in claims {
+                for fact_type in fact_types {
+                    let moved = "SELECT id FROM view WHERE signature = ?1 AND source <> ?2";
+                    let id = tx.query_row(moved, params![fact_type.to_string(), source], |row| row.get(0).map(ViewId)).optional()?;
+                    if let Some(id) = id {
+                        forget_state(tx, id)?;
+                        tx.execute("UPDATE view SET source = ?2, known = 0 WHERE id = ?1", params![id.0, source])?;
+                    }
+                }
+            }
+            let names: Vec<&str> = claims.iter().map(|(source, _)| *source).collect();
+            let names = serde_json::to_string(&names).expect("strings are JSON");
+            let others = "(SELECT id FROM view WHERE source NOT IN (SELECT value FROM json_each(?1)))";
+            tx.execute(&format!("DELETE FROM parked WHERE view IN {others}"), [&names])?;
+            let mut ids = tx.prepare(&format!("SELECT id FROM view WHERE id IN {others}"))?;
+            let ids = ids.query_map([&names], |row| row.get(0).map(ViewId))?.collect::<rusqlite::Result<Vec<_>>>()?;
+            let (mut dropped, mut changed) = (0, Changed::default());
+            for id in ids {
+                dropped += outbox::forget(tx, id)?;
+                backlog::forget(tx, &mut changed, id)?;
+            }
+            let mut gone =
+                tx.prepare("UPDATE source SET compared = 0 WHERE name NOT IN (SELECT value FROM json_each(?1)) RETURNING name")?;
+            let gone = gone.query_map([&names], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
+            Ok((gone, dropped, changed))
+        })?;
+        self.outbox_len -= dropped;
+        self.backlog.settle(changed);
+        Ok(gone)
+    }
+
     /// Makes the views of `source` those of the configuration and returns them in its order. Views that are gone take their
     /// desired facts along; the fact store keeps its own, which nobody claims any more.
     pub fn register(&mut self, source: &str, fact_types: &[&FactType]) -> Result<Vec<ViewRecord>, StoreError> {
@@ -199,7 +240,9 @@ pub(super) fn forget_state(tx: &Transaction<'_>, view: ViewId) -> rusqlite::Resu
 fn register_one(tx: &Transaction<'_>, source: &str, signature: &str) -> Result<ViewId, Failure> {
     let id = tx.query_row(
         "INSERT INTO view (source, signature) VALUES (?1, ?2) ON CONFLICT (signature) DO UPDATE
-         SET fingerprint = iif(source = excluded.source, fingerprint, NULL), source = excluded.source RETURNING id",
+         SET fingerprint = iif(source = excluded.source, fingerprint, NULL), known = iif(source = excluded.source, known, 0),
+             source = excluded.source
+         RETURNING id",
         [source, signature],
         |row| row.get(0),
     )?;

@@ -111,7 +111,7 @@ async fn a_malformed_file_yields_nothing_and_a_reason_without_its_cells() {
         (b"user,role,org\n1,\"secret\n2,x", "the file ends inside the quotes that line 2 opens"),
         (b"user,role,org\n1,\"secret\"x,2\n", "line 2 has text between a closing quote and the next comma"),
         (b"user,role,org\n1,secret,2\n1,secret\xFF,2\n", "the record that starts on line 3 is not UTF-8"),
-        (b"\xFF\xFEu\0s\0e\0r\0", "the record that starts on line 1 is not UTF-8"),
+        (b"\xFF\xFEu\0s\0e\0r\0", "it is UTF-16; save it as UTF-8"),
     ] {
         let error = read(content).await.expect_err(want);
         assert_eq!(error.to_string(), format!("could not use what source \"users.csv\" holds: {want}"));

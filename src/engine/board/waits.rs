@@ -21,7 +21,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     data::Position,
-    engine::board::{Board, TargetState, state_name},
+    engine::board::{Board, SourceLine, TargetState, state_name},
     target::Offset,
 };
 
@@ -180,15 +180,32 @@ impl<M: Mark> Drop for Ticket<'_, M> {
 }
 
 impl Board {
-    /// Why `source` can never get to `position`, if it counts in another measure.
-    pub fn never(&self, source: usize, position: &Position) -> Option<String> {
-        let line = &self.lines().sources[source];
-        let (known, kind) = match position {
-            Position::Lsn(_) => (line.kind == "postgres", "an LSN is a position of PostgreSQL"),
-            Position::Time(..) => (line.kind == "mongodb", "a cluster time is a position of MongoDB"),
-            Position::Digest(_) => (line.kind == "csv", "a SHA-256 digest is a position of a CSV file"),
+    /// The source that can get to `position`: the one called `name`, or without a name the only one that counts in the position's
+    /// measure. Else what to ask for instead, for a person.
+    pub fn source_of(&self, name: Option<&str>, position: &Position) -> Result<usize, String> {
+        let lines = self.lines();
+        let names = |of: &dyn Fn(&str) -> bool| {
+            let lines = lines.sources.iter().filter(|line| of(line.kind));
+            lines.map(|line| format!("\"{}\"", line.name)).collect::<Vec<_>>().join(", ")
         };
-        (!known).then(|| format!("source \"{}\" is {}, and {kind}", line.name, line.kind))
+        let (kind, measure) = measure(position);
+        let mut fitting = lines.sources.iter().enumerate().filter(|(_, line)| line.kind == kind);
+        match (name, fitting.next(), fitting.next()) {
+            (Some(name), _, _) => {
+                let found = lines.sources.iter().position(|line| line.name == name);
+                let found = found.ok_or_else(|| format!("there is no source \"{name}\"; there are: {}", names(&|_| true)))?;
+                let line = &lines.sources[found];
+                if line.kind == kind { Ok(found) } else { Err(format!("{measure}, and {}", expects(line))) }
+            }
+            (None, Some((only, _)), None) => Ok(only),
+            (None, Some(_), Some(_)) => {
+                Err(format!("{measure}, and several sources count so; name one with source=: {}", names(&|other| other == kind)))
+            }
+            (None, None, _) => {
+                let expected: Vec<String> = lines.sources.iter().map(expects).collect();
+                Err(format!("{measure}, and {}", expected.join("; ")))
+            }
+        }
     }
 
     /// Waits until the facts of every commit of `source` up to `position` are acknowledged by the fact store.
@@ -217,6 +234,25 @@ impl Board {
     pub fn wanted(&self, source: usize) -> watch::Receiver<Option<Position>> {
         self.applied[source].next()
     }
+}
+
+/// The kind of source that counts so, and what the position is.
+fn measure(position: &Position) -> (&'static str, &'static str) {
+    match position {
+        Position::Lsn(_) => ("postgres", "an LSN is a position of PostgreSQL"),
+        Position::Time(..) => ("mongodb", "a cluster time is a position of MongoDB"),
+        Position::Digest(_) => ("csv", "a SHA-256 digest is a position of a CSV file"),
+    }
+}
+
+/// Which positions a source has.
+fn expects(line: &SourceLine) -> String {
+    let form = match line.kind {
+        "postgres" => "has an LSN such as 16/B374D848, which pg_current_wal_lsn() returns",
+        "csv" => "has the SHA-256 digest of the file, which sha256sum prints",
+        _ => "has a cluster time such as 1732284000:5, the operationTime of the session",
+    };
+    format!("source \"{}\" is {} and {form}", line.name, line.kind)
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ use sha2::{Digest, Sha256};
 const MAX_RECORD_BYTES: usize = 1 << 20;
 /// The byte order mark in UTF-8, which the parser skips at the start, and only there.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+/// The same in UTF-16, which spreadsheets write as "Unicode text".
+const UTF_16_MARKS: [&[u8]; 2] = [b"\xFF\xFE", b"\xFE\xFF"];
 
 /// Where the gate stands within a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +39,18 @@ pub(super) enum Malformed {
     TextAfterQuote { line: u64 },
     #[error("the record that starts on line {line} is longer than {MAX_RECORD_BYTES} bytes")]
     LongRecord { line: u64 },
+    #[error("it is UTF-16; save it as UTF-8")]
+    Utf16,
+    /// No text has one; UTF-16 has, and so has a file whose end was on its way to the disk when the power went.
+    #[error("line {line} has a NUL byte")]
+    Nul { line: u64 },
+}
+
+/// The beginning of a content, known by its digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Prefix {
+    pub(super) bytes: u64,
+    pub(super) digest: String,
 }
 
 /// Hashes and judges what is read through it.
@@ -50,10 +64,16 @@ pub(super) struct Gate<R> {
     quote_line: u64,
     record_line: u64,
     record_bytes: usize,
+    /// Bytes read.
+    bytes: u64,
+    /// A content that this one may begin with, and the digest of as many bytes once they were read.
+    expected: Option<Prefix>,
+    beginning: Option<String>,
 }
 
 impl<R: Read> Gate<R> {
-    pub(super) fn new(inner: R) -> Self {
+    /// A gate before `inner`, which looks whether that begins with `expected`.
+    pub(super) fn new(inner: R, expected: Option<Prefix>) -> Self {
         Self {
             inner,
             digest: Sha256::new(),
@@ -63,17 +83,39 @@ impl<R: Read> Gate<R> {
             quote_line: 1,
             record_line: 1,
             record_bytes: 0,
+            bytes: 0,
+            expected,
+            beginning: None,
         }
     }
 
-    /// The lower-case hexadecimal digest of everything that was read.
-    pub(super) fn into_digest(self) -> String {
-        self.digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    /// Everything that was read, as the beginning of something longer.
+    pub(super) fn prefix(&self) -> Prefix {
+        Prefix { bytes: self.bytes, digest: hexadecimal(&self.digest) }
+    }
+
+    /// Whether what was read begins with what was expected.
+    pub(super) fn extends(&self) -> bool {
+        self.expected.as_ref().is_some_and(|expected| self.beginning.as_ref() == Some(&expected.digest))
+    }
+
+    fn hash(&mut self, bytes: &[u8]) {
+        let until = self.expected.as_ref().and_then(|expected| expected.bytes.checked_sub(self.bytes)).unwrap_or(u64::MAX);
+        let (before, after) = bytes.split_at(usize::try_from(until).map_or(bytes.len(), |until| until.min(bytes.len())));
+        self.digest.update(before);
+        if before.len() as u64 == until {
+            self.beginning.get_or_insert_with(|| hexadecimal(&self.digest));
+        }
+        self.digest.update(after);
+        self.bytes += bytes.len() as u64;
     }
 
     fn judge(&mut self, mut bytes: &[u8]) -> Result<(), Malformed> {
         if !self.started {
             self.started = true;
+            if UTF_16_MARKS.iter().any(|mark| bytes.starts_with(mark)) {
+                return Err(Malformed::Utf16);
+            }
             bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
         }
         for &byte in bytes {
@@ -85,6 +127,9 @@ impl<R: Read> Gate<R> {
     fn step(&mut self, byte: u8) -> Result<(), Malformed> {
         self.line += u64::from(byte == b'\n');
         self.record_bytes += 1;
+        if byte == 0 {
+            return Err(Malformed::Nul { line: self.line });
+        }
         self.place = match (self.place, byte) {
             (Place::Quoted, b'"') => Place::QuoteInQuotes,
             (Place::Quoted, _) | (Place::QuoteInQuotes, b'"') => Place::Quoted,
@@ -117,10 +162,15 @@ impl<R: Read> Gate<R> {
 impl<R: Read> Read for Gate<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
-        self.digest.update(&buffer[..count]);
+        self.hash(&buffer[..count]);
         let judged = if count == 0 { self.end() } else { self.judge(&buffer[..count]) };
         judged.map(|()| count).map_err(|malformed| io::Error::new(io::ErrorKind::InvalidData, malformed))
     }
+}
+
+/// The digest of what was hashed so far, in lower case, as `sha256sum` prints it.
+fn hexadecimal(digest: &Sha256) -> String {
+    digest.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -129,7 +179,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn read(text: &str) -> Result<Vec<Vec<String>>, Malformed> {
-        let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(Gate::new(text.as_bytes()));
+        let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(Gate::new(text.as_bytes(), None));
         let record = |record: Result<csv::StringRecord, csv::Error>| match record {
             Ok(record) => Ok(record.iter().map(str::to_owned).collect()),
             Err(error) => match error.into_kind() {
@@ -166,6 +216,7 @@ mod tests {
             ("a,b\n\"1\"x,2\n", Malformed::TextAfterQuote { line: 2 }),
             ("a,b\n1,\"open\n2,\"y\"\n", Malformed::TextAfterQuote { line: 3 }),
             (&long, Malformed::LongRecord { line: 3 }),
+            ("a\nb\n\0\0\0", Malformed::Nul { line: 3 }),
         ] {
             assert_eq!(read(text), Err(want), "{:?}", &text[..text.len().min(40)]);
         }
@@ -173,13 +224,25 @@ mod tests {
 
     #[test]
     fn the_digest_is_of_every_byte() {
-        let mut gate = Gate::new(&b"\xEF\xBB\xBFa\n"[..]);
+        let mut gate = Gate::new(&b"\xEF\xBB\xBFa\n"[..], None);
         io::copy(&mut gate, &mut io::sink()).expect("read");
         // printf '\357\273\277a\n' | sha256sum
-        assert_eq!(gate.into_digest(), "be4fccb045869c7ad387b9081a44cfd495b37efc020da4b44542de0d980c747f");
+        assert_eq!(gate.prefix().digest, "be4fccb045869c7ad387b9081a44cfd495b37efc020da4b44542de0d980c747f");
     }
 
     proptest! {
+        /// However the bytes arrive: only what begins with the other content extends it.
+        #[test]
+        fn a_content_extends_what_it_begins_with(whole in "[ab\n]{0,12}", other in "[ab\n]{0,6}", cut in 0_usize..12, step in 1_usize..5) {
+            let beginning = if cut % 2 == 0 { whole[..cut.min(whole.len())].to_owned() } else { other };
+            let mut first = Gate::new(beginning.as_bytes(), None);
+            io::copy(&mut first, &mut io::sink()).expect("read");
+            let mut gate = Gate::new(whole.as_bytes(), Some(first.prefix()));
+            let mut buffer = vec![0; step];
+            while gate.read(&mut buffer).expect("read") > 0 {}
+            prop_assert_eq!(gate.extends(), whole.starts_with(&beginning), "{:?} {:?}", whole, beginning);
+        }
+
         /// What a writer quotes comes back, and of what it wrote no beginning that ends inside quotes passes.
         #[test]
         fn a_written_file_passes_and_none_of_its_cut_quotes(

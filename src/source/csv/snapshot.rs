@@ -6,8 +6,8 @@
 
 use std::{
     fs::{self, File, Metadata},
-    io,
-    os::unix::fs::MetadataExt,
+    io::{self, Read},
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -21,7 +21,7 @@ use crate::{
     data::{Extent, ExtentBuilder, Position, Row},
     source::{
         Cause, Observer, Prepared, PreparedView, Snapshot, SourceError, ViewMode,
-        csv::decode::{Gate, Malformed},
+        csv::decode::{Gate, Malformed, Prefix},
     },
 };
 
@@ -36,7 +36,7 @@ const NAMES_SHOWN: usize = 20;
 pub async fn snapshot(name: &str, config: &CsvConfig, spool: &Path, observer: Observer<'_>) -> Result<Snapshot, SourceError> {
     let request = Arc::new(Request::new(name, config, spool));
     let views = config.views.len();
-    let reading = read(request, |rows| (0..views).for_each(|view| observer(view, rows))).await?;
+    let reading = read(request, Until::End, None, |rows| (0..views).for_each(|view| observer(view, rows))).await?;
     Ok(Snapshot { position: Some(reading.position), views: reading.views })
 }
 
@@ -62,33 +62,62 @@ impl Request {
     }
 }
 
+/// How much of a file is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Until {
+    /// All of it.
+    End,
+    /// The lines that have an end, because somebody may be writing the last one.
+    LastLineBreak,
+}
+
 /// What one pass yields.
 #[derive(Debug)]
 pub(super) struct Reading {
     pub(super) position: Position,
+    /// What was read, for a later reading to be held against.
+    pub(super) content: Prefix,
+    /// Whether it begins with the content it was held against.
+    pub(super) extends: bool,
     pub(super) views: Vec<Result<Extent, SourceError>>,
 }
 
 /// Which content a file has, as far as its metadata tells.
+///
+/// Length and modification time can be made what they were (`cp -p`, images whose files are all of one date), and a number of an inode
+/// is given again; the time of the last change to the inode nobody can set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
     device: u64,
     inode: u64,
     length: u64,
     modified: (i64, i64),
+    changed: (i64, i64),
 }
 
 impl Stamp {
     pub(super) fn new(metadata: &Metadata) -> Self {
-        Self { device: metadata.dev(), inode: metadata.ino(), length: metadata.len(), modified: (metadata.mtime(), metadata.mtime_nsec()) }
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
     }
 }
 
-/// Reads the file on a blocking thread; `observe` learns the number of rows. Dropping the future ends the pass.
-pub(super) async fn read(request: Arc<Request>, observe: impl Fn(u64)) -> Result<Reading, SourceError> {
+/// Reads the file on a blocking thread and holds it against `before`; `observe` learns the number of rows. Dropping the future ends the
+/// pass.
+pub(super) async fn read(
+    request: Arc<Request>,
+    until: Until,
+    before: Option<Prefix>,
+    observe: impl Fn(u64),
+) -> Result<Reading, SourceError> {
     let (progress, mut rows) = watch::channel(0);
     let owned = Arc::clone(&request);
-    let mut pass = spawn_blocking(move || owned.read(&progress));
+    let mut pass = spawn_blocking(move || owned.read(until, before, &progress));
     loop {
         select! {
             biased;
@@ -109,21 +138,31 @@ impl Request {
         Self { name: name.to_owned(), path: config.path.clone(), views, spool: spool.to_owned() }
     }
 
-    fn read(&self, progress: &watch::Sender<u64>) -> Result<Reading, SourceError> {
+    fn read(&self, until: Until, before: Option<Prefix>, progress: &watch::Sender<u64>) -> Result<Reading, SourceError> {
         let file = self.open()?;
-        let stamp = |file: &File| file.metadata().map(|m| Stamp::new(&m)).map_err(|e| self.unreachable("stat the file", e));
-        let before = stamp(&file)?;
+        let failed = |action| move |error: io::Error| self.unreachable(action, error);
+        let stamp = || file.metadata().map(|metadata| Stamp::new(&metadata)).map_err(failed("stat the file"));
+        let began = stamp()?;
+        let length = match until {
+            Until::End => u64::MAX,
+            Until::LastLineBreak => whole_lines(&file, began.length).map_err(failed("read the file"))?,
+        };
         let mut reader = csv::ReaderBuilder::new()
             .has_headers(false)
             .flexible(true) // `pass` checks the width, to say what it found.
             .buffer_capacity(READ_BUFFER)
-            .from_reader(Gate::new(file.try_clone().map_err(|e| self.unreachable("open the file", e))?));
+            .from_reader(Gate::new(file.try_clone().map_err(failed("open the file"))?.take(length), before));
         let views = self.pass(&mut reader, progress);
+        let ended = stamp()?;
+        let gate = reader.into_inner();
+        let (content, extends) = (gate.prefix(), gate.extends());
+        // To what begins as it did before something was appended, which is not in what was read.
+        let grown = until == Until::LastLineBreak && extends && ended.length >= began.length;
         // First, because a file that changed under the parser may look like anything.
-        if stamp(&file)? != before {
+        if ended != began && !grown {
             return Err(self.unreachable("read the file in one piece", "somebody wrote into it meanwhile"));
         }
-        Ok(Reading { position: Position::Digest(reader.into_inner().into_digest()), views: views? })
+        Ok(Reading { position: Position::Digest(content.digest.clone()), content, extends, views: views? })
     }
 
     /// Opens a regular file; a pipe would block until somebody writes to it.
@@ -137,7 +176,7 @@ impl Request {
 
     fn pass(
         &self,
-        reader: &mut csv::Reader<Gate<File>>,
+        reader: &mut csv::Reader<Gate<io::Take<File>>>,
         progress: &watch::Sender<u64>,
     ) -> Result<Vec<Result<Extent, SourceError>>, SourceError> {
         let mut record = StringRecord::new();
@@ -170,7 +209,7 @@ impl Request {
     }
 
     /// Reads the next record; `false` at the end.
-    fn next(&self, reader: &mut csv::Reader<Gate<File>>, record: &mut StringRecord) -> Result<bool, SourceError> {
+    fn next(&self, reader: &mut csv::Reader<Gate<io::Take<File>>>, record: &mut StringRecord) -> Result<bool, SourceError> {
         reader.read_record(record).map_err(|error| {
             let line = error.position().map_or(0, csv::Position::line);
             match error.into_kind() {
@@ -230,6 +269,22 @@ impl View {
     }
 }
 
+/// The length of the lines of `file` that have an end, within its first `length` bytes.
+fn whole_lines(file: &File, length: u64) -> io::Result<u64> {
+    let mut buffer = vec![0; READ_BUFFER];
+    let mut end = length;
+    while end > 0 {
+        let begin = end.saturating_sub(READ_BUFFER as u64);
+        let part = &mut buffer[..usize::try_from(end - begin).expect("at most a buffer")];
+        file.read_exact_at(part, begin)?;
+        if let Some(last) = part.iter().rposition(|byte| matches!(byte, b'\n' | b'\r')) {
+            return Ok(begin + last as u64 + 1);
+        }
+        end = begin;
+    }
+    Ok(0)
+}
+
 /// A header's names for an error.
 fn names(header: &StringRecord) -> String {
     let shown: Vec<String> = header.iter().take(NAMES_SHOWN).map(|name| format!("\"{name}\"")).collect();
@@ -256,7 +311,7 @@ mod tests {
         let (_dir, request) = request(3 * ROWS_PER_REPORT);
         let (progress, rows) = watch::channel(0);
         drop(rows);
-        let error = request.read(&progress).expect_err("nobody waits");
+        let error = request.read(Until::End, None, &progress).expect_err("nobody waits");
         assert!(matches!(error, SourceError::Unreachable { action: "finish reading the file", .. }), "{error}");
         assert_eq!(*progress.borrow(), 0, "it stopped at the first report");
     }
@@ -274,7 +329,7 @@ mod tests {
             fs::OpenOptions::new().append(true).open(path).and_then(|mut file| io::Write::write_all(&mut file, b"\"")).expect("written");
             rows
         });
-        let error = request.read(&progress).expect_err("it changed");
+        let error = request.read(Until::End, None, &progress).expect_err("it changed");
         let _rows = writer.join().expect("no panic");
         assert_eq!(error.to_string(), "could not read the file in one piece at source \"users.csv\"");
         assert_eq!(error.disposition(), crate::error::Disposition::Retry, "although what was parsed is malformed");

@@ -4,8 +4,15 @@
 //! reason, and nothing else: the facts of the last good content stay until there is another good one. So neither a file that
 //! vanishes, nor half a file, nor a header without one of the configured fields ever revokes anything.
 //!
+//! Of a file that somebody has open only lines that have an end are read, and they are believed only if they begin with the content
+//! that was read last (a log that grows), or if nobody has written for [`OPEN_WRITER`]. So a slow download or dump into the
+//! file itself is not taken for a file that has lost the rest.
+//!
 //! No change is missed: the way to the file is watched *before* it is read, and what happens during the read is
 //! seen after it. An event that never comes is made up for by comparing the file's metadata every [`POLL`].
+
+#[cfg(test)]
+mod tests;
 
 use std::{error::Error, future::pending, path::Path, sync::Arc};
 
@@ -23,7 +30,8 @@ use crate::{
     source::{
         Event, Follow, Link, Prepared, SourceError, SourceState, Start,
         csv::{
-            snapshot::{Reading, Request, Stamp, read},
+            decode::Prefix,
+            snapshot::{Reading, Request, Stamp, Until, read},
             watch::{Activity, PathWatch, Writer},
         },
     },
@@ -34,8 +42,9 @@ use crate::{
 const QUIET: Duration = Duration::from_millis(50);
 /// The longest a file that is closed again and again is left unread: the delay anybody can cause by appending in a loop.
 const MAX_DELAY: Duration = Duration::from_secs(1);
-/// The longest a file that was modified and not closed is left unread: enough to write some gigabytes in place. After that
-/// we take the writer for one that keeps its file open, such as a log, and read what there is.
+/// How long a file that was modified and not closed is left unread: enough to write some gigabytes in place. After that
+/// we take the writer for one that keeps its file open, such as a log, and read what there is. One that writes something else than a
+/// longer version of what was there is waited for until it has written nothing for as long.
 const OPEN_WRITER: Duration = Duration::from_secs(10);
 /// How often the file's metadata is compared, for file systems without events; a `stat` costs nothing at this rate.
 const POLL: Duration = Duration::from_secs(2);
@@ -84,6 +93,8 @@ struct Tail<'a> {
     events: &'a mpsc::Sender<Event>,
     /// The content of the last cut; `None` before the first.
     position: Option<Position>,
+    /// The same as far as this process has read it.
+    content: Option<Prefix>,
     /// What was reported last.
     state: Option<SourceState>,
     alarm: Alarm,
@@ -96,7 +107,11 @@ impl<'a> Tail<'a> {
             return Err(SourceError::PositionLost { name: request.name.clone(), problem });
         }
         let (path, activity) = PathWatch::new(&request.name, &request.path);
-        Ok(Self { request, events, position: from, state: None, alarm: Alarm::new(path, activity) })
+        Ok(Self::watching(request, from, events, Alarm::new(path, activity)))
+    }
+
+    fn watching(request: Arc<Request>, from: Option<Position>, events: &'a mpsc::Sender<Event>, alarm: Alarm) -> Self {
+        Self { request, events, position: from, content: None, state: None, alarm }
     }
 
     /// Reads and waits for the next reason to read, until the spool fails.
@@ -106,10 +121,18 @@ impl<'a> Tail<'a> {
         }
         loop {
             let stamp = self.alarm.path.arm().await;
-            let read = read(Arc::clone(&self.request), |_| {}).await;
-            let outcome = match read.and_then(complete) {
-                Ok((position, views)) => {
-                    self.report(position, views).await;
+            let writer = self.alarm.writer();
+            let until = if writer == Writer::Open { Until::LastLineBreak } else { Until::End };
+            let read = read(Arc::clone(&self.request), until, self.content.clone(), |_| {}).await;
+            if (writer, self.alarm.writer()) == (Writer::Closed, Writer::Open) {
+                // It may be half of anything, and whoever writes has told the alarm.
+                self.alarm.wait(wanted, self.position.as_ref()).await;
+                continue;
+            }
+            let outcome = match read.and_then(|reading| self.believe(reading, writer)).and_then(complete) {
+                Ok((content, views)) => {
+                    self.report(Position::Digest(content.digest.clone()), views).await;
+                    self.content = Some(content);
                     Outcome::Good
                 }
                 Err(error @ SourceError::Spool { .. }) => return error,
@@ -119,6 +142,17 @@ impl<'a> Tail<'a> {
             self.alarm.last = (stamp, outcome);
             self.alarm.wait(wanted, self.position.as_ref()).await;
         }
+    }
+
+    /// Refuses what may be half of what its writer is about to write.
+    fn believe(&mut self, reading: Reading, writer: Writer) -> Result<Reading, SourceError> {
+        let believed = writer == Writer::Closed || reading.extends || self.position.is_none();
+        if believed || self.position.as_ref() == Some(&reading.position) || self.alarm.is_quiet(Instant::now()) {
+            return Ok(reading);
+        }
+        self.alarm.look_when_quiet();
+        let problem = "it is being written anew, and whoever does has not closed it".to_owned();
+        Err(SourceError::Malformed { name: self.request.name.clone(), problem })
     }
 
     async fn report(&mut self, position: Position, views: Vec<(usize, Extent)>) {
@@ -155,10 +189,13 @@ impl<'a> Tail<'a> {
     }
 }
 
+/// What was read, and each view's rows.
+type Complete = (Prefix, Vec<(usize, Extent)>);
+
 /// The views of a reading, all of them or the first one's error.
-fn complete(reading: Reading) -> Result<(Position, Vec<(usize, Extent)>), SourceError> {
+fn complete(reading: Reading) -> Result<Complete, SourceError> {
     let views = reading.views.into_iter().enumerate().map(|(view, extent)| extent.map(|extent| (view, extent)));
-    Ok((reading.position, views.collect::<Result<_, _>>()?))
+    Ok((reading.content, views.collect::<Result<_, _>>()?))
 }
 
 /// An error and its causes on one line.
@@ -188,6 +225,8 @@ struct Alarm {
     path: PathWatch,
     activity: watch::Receiver<Activity>,
     unread: Option<Unread>,
+    /// When somebody was last seen to write.
+    written: Option<Instant>,
     poll: Interval,
     /// What was read last, and how that ended.
     last: (Option<Stamp>, Outcome),
@@ -199,7 +238,7 @@ impl Alarm {
     fn new(path: PathWatch, activity: watch::Receiver<Activity>) -> Self {
         let mut poll = interval_at(Instant::now() + POLL, POLL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { path, activity, unread: None, poll, last: (None, Outcome::Unreadable), polled: None }
+        Self { path, activity, unread: None, written: None, poll, last: (None, Outcome::Unreadable), polled: None }
     }
 
     /// Returns when the file should be read.
@@ -232,6 +271,23 @@ impl Alarm {
         let writer = self.activity.borrow_and_update().writer;
         let first = self.unread.as_ref().map_or(now, |unread| unread.first);
         self.unread = Some(Unread { first, last: now, writer });
+        self.written = Some(now);
+    }
+
+    /// Who has written last, also if nobody was woken by it yet.
+    fn writer(&self) -> Writer {
+        self.activity.borrow().writer
+    }
+
+    /// Whether nobody was seen to write for so long that there may be no more to come.
+    fn is_quiet(&self, now: Instant) -> bool {
+        !self.activity.has_changed().unwrap_or(false) && self.written.is_none_or(|written| now - written >= OPEN_WRITER)
+    }
+
+    /// Looks again when it may be quiet; at once if the writer is done before.
+    fn look_when_quiet(&mut self) {
+        let since = self.written.unwrap_or_else(Instant::now);
+        self.unread = Some(Unread { first: since, last: since, writer: Writer::Open });
     }
 
     /// Somebody waits for a content we have not seen. Not at once: the events of the writer who made it may still be on
@@ -276,19 +332,5 @@ impl Unread {
             Writer::Closed => (self.last + QUIET).min(self.first + MAX_DELAY),
             Writer::Open => self.first + OPEN_WRITER,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_closed_file_is_read_soon_and_an_open_one_when_patience_ends() {
-        let first = Instant::now();
-        let after = |writer, last: Duration| Unread { first, last: first + last, writer }.due() - first;
-        assert_eq!(after(Writer::Closed, Duration::ZERO), QUIET);
-        assert_eq!(after(Writer::Closed, Duration::from_secs(5)), MAX_DELAY, "constant writes do not put it off");
-        assert_eq!(after(Writer::Open, Duration::from_secs(5)), OPEN_WRITER);
     }
 }

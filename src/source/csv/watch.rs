@@ -40,7 +40,7 @@ pub(super) enum Writer {
 /// What happened so far; every event makes a new value.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Activity {
-    events: u64,
+    pub(super) events: u64,
     pub(super) writer: Writer,
 }
 
@@ -63,6 +63,19 @@ impl PathWatch {
         let watcher = watcher.inspect_err(|error| warn!(source, %error, "file events are not available, polling instead")).ok();
         let armed = Armed { source: source.to_owned(), path: path.to_owned(), names, directories: BTreeSet::new(), watcher };
         (Self { armed: Arc::new(Mutex::new(armed)) }, activity)
+    }
+
+    /// A watch on a file system that tells of nothing: what is seen is what the sender is told.
+    #[cfg(test)]
+    pub(super) fn blind(path: &Path) -> (Self, watch::Sender<Activity>) {
+        let armed = Armed {
+            source: "users.csv".to_owned(),
+            path: path.to_owned(),
+            names: Arc::default(),
+            directories: BTreeSet::new(),
+            watcher: None,
+        };
+        (Self { armed: Arc::new(Mutex::new(armed)) }, watch::Sender::new(Activity { events: 0, writer: Writer::Closed }))
     }
 
     /// Watches the way as it is now and tells which content the file has; `None` if it cannot be seen.

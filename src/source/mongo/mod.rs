@@ -1,9 +1,23 @@
-//! MongoDB: each view is a `find` or an `aggregate` on one collection, read once in a snapshot session.
+//! MongoDB: each view is a `find` or an `aggregate` on one collection, read at a cluster time and followed by a change stream from there.
 //!
 //! ```text
-//! client: connect, is it a replica set? ──> snapshot: one session, view after view at one cluster time
-//! query: Extended JSON, projection, explain      └──> decode: document ──> rows ──> extent
+//! client: connect ──> shape: document by document? ──> snapshot: every view at one cluster time T ──> extents
+//!                                                            │
+//! watch: the database's change stream from T ──> tail: complete up to T' ──> unit: ids ──> read: their rows at T' ──> commit
+//!                                                            └ refresh views: their query at T'
+//! query: Extended JSON, projection      decode: document ──> rows
 //! ```
+//!
+//! A position is a cluster time with the resume token that goes on there: everything written at or before it is in, nothing else. It is
+//! stored in the same transaction of the local store as the facts that the events up to it brought. `tail.rs` argues why these facts are
+//! exactly what the queries return at that time, and says when they are not.
+//!
+//! What the stream tells besides written documents: of a *dropped* collection (each one of a dropped database, too) all documents are
+//! gone; of a *renamed* one as well, and views of the name it got are read again, as are views that look something up in either. An
+//! *invalidate* ends the stream, which goes on in a new one. A stream that breaks (an election, a killed cursor or session, a lost
+//! connection) is opened again where it was. If the oplog no longer reaches back to the stored position, or the server has another
+//! history than the position is from (restored from a backup: its clock is behind, or it does not know the token), everything is read anew
+//! and compared, so that what was deleted meanwhile goes.
 //!
 //! # From a document to rows
 //!
@@ -55,6 +69,7 @@
 mod access;
 mod client;
 mod decode;
+mod explain;
 mod fault;
 mod follow;
 mod lookup;
@@ -69,6 +84,7 @@ mod tail;
 mod unit;
 mod watch;
 
+pub use explain::{ExplainedView, explain};
 pub use follow::Follower;
 pub use probe::{collections_of, probe};
 pub use setup::setup_script;
