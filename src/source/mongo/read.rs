@@ -114,15 +114,18 @@ impl Server {
     /// The rows at a time of the documents with these ids, under their keys. A document that is gone, or that the query makes
     /// nothing of, has no entry. (Where the collection's collation holds two ids for equal, the one that is there has one.)
     pub(super) async fn rows_of(&self, view: &PerDocument, ids: &[Bson], at: Timestamp) -> Result<BTreeMap<String, Vec<Row>>, ReadError> {
-        let mut rows: BTreeMap<String, Vec<Row>> = BTreeMap::new();
+        let mut rows = BTreeMap::new();
         for ids in commands(ids).collect::<Vec<_>>() {
             lookup::refuse_arrays_in_arrays(self, view, Some(ids), at).await?;
             let mut documents = self.aggregate_ids_at(&view.collection, view.pipeline(Some(ids)), at).await?;
+            // A document that two commands ask for, by ids that are equal, has its rows once.
+            let mut of_command: BTreeMap<String, Vec<Row>> = BTreeMap::new();
             while let Some(documents) = documents.next().await? {
                 for document in documents {
-                    rows.entry(source_key(&document)?).or_default().extend(view.rows(&document));
+                    of_command.entry(source_key(&document)?).or_default().extend(view.rows(&document));
                 }
             }
+            rows.append(&mut of_command);
         }
         Ok(rows)
     }

@@ -70,6 +70,10 @@ async fn index_on_id(bench: &Bench) {
             [[Some("749".to_owned()), Some("1".to_owned())]]
         );
     }
+    let view_of_all = view(json!([]));
+    let twice: Vec<Bson> = numbers(0, 1500).into_iter().chain([Bson::Double(0.0)]).collect();
+    let rows = bench.server.rows_of(&view_of_all, &twice, bench.now().await).await.expect("rows");
+    assert_eq!(rows[&key(&0.into())].len(), 1, "asked for in two commands");
     let all = view(json!([{ "$match": { "a": 1 } }])).pipeline(None);
     let explain = doc! { "explain": { "aggregate": "main", "pipeline": all, "cursor": {} }, "verbosity": "queryPlanner" };
     let plan = bench.database.run_command(explain).await.expect("a plan").to_string();
