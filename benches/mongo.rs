@@ -41,8 +41,10 @@ const DATABASE: &str = "bench";
 const KEY: &str = "e_0123456789_12345_osotesttoken01xiIn";
 /// Documents or updates in one command.
 const BATCH: i64 = 1_000;
-/// Between two looks at a status or a fact.
+/// Between two looks at a fact whose latency is measured.
 const LOOK: Duration = Duration::from_millis(1);
+/// Between two looks at a process that is busy: rarely enough not to take the processor from it.
+const GLANCE: Duration = Duration::from_millis(10);
 /// For anything that is waited for: a first load of a million facts takes a minute or two.
 const PATIENCE: Duration = Duration::from_secs(900);
 /// Resident memory is told in these.
@@ -277,7 +279,7 @@ async fn latency(server: &Server, database: &Database, config: &Path, work: &Tem
         let answered = Instant::now();
         if number < args.writes {
             let path = format!("/api/facts?predicate=has_role&args.1.type=Role&args.1.id={role}");
-            let seen = until(async || Ok(factsync.get(&path).await?.1.as_array().is_some_and(|facts| !facts.is_empty()))).await?;
+            let seen = until(LOOK, async || Ok(factsync.get(&path).await?.1.as_array().is_some_and(|facts| !facts.is_empty()))).await?;
             from_write.push(seen - began);
             from_answer.push(seen - answered);
         } else {
@@ -303,7 +305,7 @@ fn quantiles(mut times: Vec<Duration>) -> String {
 }
 
 /// Looks until it is so; tells when the look began that saw it.
-async fn until(mut look: impl AsyncFnMut() -> Outcome<bool>) -> Outcome<Instant> {
+async fn until(pause: Duration, mut look: impl AsyncFnMut() -> Outcome<bool>) -> Outcome<Instant> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let began = Instant::now();
@@ -313,7 +315,7 @@ async fn until(mut look: impl AsyncFnMut() -> Outcome<bool>) -> Outcome<Instant>
         if began > deadline {
             return Err("waited in vain".into());
         }
-        sleep(LOOK).await;
+        sleep(pause).await;
     }
 }
 
@@ -344,7 +346,7 @@ impl<'a> Factsync<'a> {
         command.env_remove("OSO_AUTH").env_remove("OSO_URL").env("MONGODB_URL", self.server.uri());
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?;
         self.running = Some((Killed(child), port));
-        until(async || Ok(self.get("/v1/status").await.is_ok_and(|(_, status)| status["state"] == "streaming"))).await?;
+        until(GLANCE, async || Ok(self.get("/v1/status").await.is_ok_and(|(_, status)| status["state"] == "streaming"))).await?;
         Ok(began.elapsed())
     }
 
@@ -366,7 +368,7 @@ impl<'a> Factsync<'a> {
     /// Until the fact store has acknowledged everything up to `time`.
     async fn wait(&self, time: Timestamp) -> Outcome<()> {
         let path = format!("/v1/wait?position={}:{}&timeout_ms=50000", time.time, time.increment);
-        until(async || match self.get(&path).await? {
+        until(GLANCE, async || match self.get(&path).await? {
             (200, _) => Ok(true),
             (504, _) => Ok(false),
             (status, body) => Err(format!("/v1/wait answered {status}: {body}").into()),
@@ -377,7 +379,7 @@ impl<'a> Factsync<'a> {
 
     /// Until everything up to `time` is durable here.
     async fn reaches(&self, time: Timestamp) -> Outcome<()> {
-        until(async || {
+        until(GLANCE, async || {
             let (_, status) = self.get("/v1/status").await?;
             let position = status["sources"][0]["position"].as_str().and_then(|text| text.split_once(':'));
             let position = position.and_then(|(time, increment)| Some((time.parse().ok()?, increment.parse().ok()?)));
