@@ -22,7 +22,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_packed_comes_back(cells in prop::collection::vec(prop::collection::vec(prop::option::of("[\u{0}\"\\\\aé]{0,4}"), 2), 0..4)) {
+        fn what_is_packed_comes_back(
+            cells in prop::collection::vec(prop::collection::vec(prop::option::of("[\u{0}\"\\\\aé]{0,4}"), 2), 0..4),
+        ) {
             let rows: Vec<Row> = cells.iter().map(|cells| Row::from_cells(cells.iter().map(Option::as_deref))).collect();
             let text = pack(&rows);
             prop_assert_eq!(unpack(&text, 2), Some(rows.clone()));

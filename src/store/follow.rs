@@ -278,8 +278,8 @@ impl<'t, 'l, 'a> Run<'t, 'l, 'a> {
         self.views.iter_mut().try_for_each(|view| view.apply(self.tx, self.place, batches, now, remote))
     }
 
-    /// Writes down what is left of the flips, the time, and that the source stands behind its `last` commit. A view that failed lacks something, so
-    /// then nothing new is `settled`.
+    /// Writes down what is left of the flips, the time, and that the source stands behind its `last` commit. A view that failed lacks
+    /// something, so then nothing new is `settled`.
     fn finish(
         self,
         outbox: &mut outbox::Writer,

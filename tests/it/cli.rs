@@ -130,9 +130,6 @@ fn what_run_cannot_follow_is_refused_with_a_remedy() {
         told.contains("local-authorization.yaml\": a local-authorization file names no database. `factsync check` judges it"),
         "{told}"
     );
-    let told = misuse(&["run", "examples/mongodb/mongodb.yaml"], &[("MONGODB_URL", "mongodb://127.0.0.1:1/app")]);
-    assert!(told.contains("examples/mongodb/mongodb.yaml:") && told.contains("source \"app\" is a MongoDB database"), "{told}");
-    assert!(told.contains("Run `factsync reconcile --perform-updates` on it periodically"), "{told}");
     let told = misuse(&["run", "examples/mongodb/mongodb.yaml"], &[]);
     assert!(told.contains("MONGODB_URL"), "{told}");
 }

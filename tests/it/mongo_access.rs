@@ -10,7 +10,7 @@ mod tls;
 
 use tempfile::TempDir;
 
-use crate::support::factsync::{Factsync, Output};
+use crate::support::factsync::{Factsync, Output, Process};
 
 /// What no output may hold: every password of these tests has it.
 const SECRET: &str = "pass-word";
@@ -31,15 +31,25 @@ impl Config {
         Self { folder: tempfile::tempdir().expect("a folder"), query }
     }
 
-    fn run(&self, command: &[&str], uri: &str) -> Output {
+    /// The path of the file.
+    fn written(&self) -> String {
         let path = self.folder.path().join("mongo.yaml");
         let facts = format!("  has_role(User:_, String:_): {}\n", self.query);
         let yaml = format!("version: 1\nsource: mongodb\nfacts:\n{facts}dbs:\n  app: {{connection_string: $MONGODB_URL}}\n");
         std::fs::write(&path, yaml).expect("written");
-        let output = Factsync::run(&[command, &[&path.display().to_string()]].concat(), &[("MONGODB_URL", uri)]);
+        path.display().to_string()
+    }
+
+    fn run(&self, command: &[&str], uri: &str) -> Output {
+        let output = Factsync::run(&[command, &[&self.written()]].concat(), &[("MONGODB_URL", uri)]);
         let text = format!("{}{}", output.stdout, output.stderr);
         assert!(!text.contains(SECRET), "{text}");
         output
+    }
+
+    /// `run`, until the process is dropped.
+    fn follow(&self, uri: &str) -> Process {
+        Process::spawn(&["run", &self.written()], &[("MONGODB_URL", uri)])
     }
 
     fn check(&self, uri: &str) -> Output {

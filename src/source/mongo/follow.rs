@@ -13,8 +13,7 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-use futures_util::{TryStreamExt, future::BoxFuture};
-use mongodb::bson::{Document, doc};
+use futures_util::future::BoxFuture;
 use sha2::{Digest, Sha256};
 use tokio::{select, sync::mpsc};
 
@@ -26,6 +25,7 @@ use crate::{
         Event, Follow, Link, Prepared, PreparedView, Reading, Role, SourceError, SourceState, Start, ViewMode,
         mongo::{
             client::Server,
+            collections::{self, Kind},
             lookup,
             read::ReadError,
             shape::{PerDocument, Shape},
@@ -65,7 +65,7 @@ impl Follower {
     /// Connects and judges every view.
     async fn survey(&self) -> Result<(Server, Vec<Way>), SourceError> {
         let server = Server::connect(&self.name, &self.config).await?;
-        let kinds = kinds(&server).await?;
+        let kinds = collections::list(&server).await.map_err(|error| server.failed("list the collections", error))?;
         let mut ways = Vec::with_capacity(self.config.views.len());
         for number in 0..self.config.views.len() {
             let way = way(&server, &self.config.views[number], &kinds).await?;
@@ -132,17 +132,20 @@ impl Follower {
         events: &mpsc::Sender<Event>,
     ) -> Result<Vec<(usize, Reading)>, SourceError> {
         let mut views = Vec::new();
-        for number in 0..followed.len() {
+        for (number, followed) in followed.iter_mut().enumerate() {
             let view = &self.config.views[number];
-            let reading = match &mut followed[number] {
+            let reading = match followed {
                 Followed::Documents { shape, table, ahead, load: true } => {
                     *ahead = at;
-                    if let Err(error @ ReadError::ArrayInArray { .. }) =
-                        lookup::refuse_arrays_in_arrays(&reader.server, shape, None, timestamp(at)).await
-                    {
-                        return Err(demote(&reader.server, &self.demoted, number, &error));
+                    match lookup::refuse_arrays_in_arrays(&reader.server, shape, None, timestamp(at)).await {
+                        Ok(()) => reader.load(view, shape, *table, at).await,
+                        Err(error @ ReadError::ArrayInArray { .. }) => {
+                            return Err(demote(&reader.server, &self.demoted, number, &error));
+                        }
+                        Err(error @ (ReadError::TooOld(_) | ReadError::Unavailable(_) | ReadError::Failed(_))) => {
+                            Err(reader.explained(view, error).await)
+                        }
                     }
-                    reader.load(view, shape, *table, at).await
                 }
                 Followed::Refresh { .. } if new => reader.answer(view, at, &|_| ()).await.map(Reading::from),
                 Followed::Documents { .. } | Followed::Refresh { .. } | Followed::Off => continue,
@@ -150,7 +153,7 @@ impl Follower {
             match reading {
                 Ok(reading) => views.push((number, reading)),
                 Err(problem @ SourceError::View { .. }) => {
-                    followed[number].fail();
+                    followed.fail();
                     if events.send(Event::ViewFailed { view: number, problem }).await.is_err() {
                         break;
                     }
@@ -244,17 +247,7 @@ fn plan(number: usize, shape: &PerDocument, width: usize) -> ViewPlan {
     ViewPlan { plan: Plan::Unpack { input: Box::new(scan), column: 1, width }, tables: BTreeMap::from([(table(number), documents)]) }
 }
 
-/// What each collection is that is not an ordinary one: `view`, `timeseries`.
-async fn kinds(server: &Server) -> Result<BTreeMap<String, String>, SourceError> {
-    let failed = |error| server.failed("list the collections", error);
-    let special = doc! { "listCollections": 1, "filter": { "type": { "$ne": "collection" } } };
-    let listed = server.database.run_cursor_command(special).await.map_err(failed)?;
-    let listed: Vec<Document> = listed.try_collect().await.map_err(failed)?;
-    let kind = |entry: &Document| Some((entry.get_str("name").ok()?.to_owned(), entry.get_str("type").ok()?.to_owned()));
-    Ok(listed.iter().filter_map(kind).collect())
-}
-
-async fn way(server: &Server, view: &View<MongoQuery>, kinds: &BTreeMap<String, String>) -> Result<Way, SourceError> {
+async fn way(server: &Server, view: &View<MongoQuery>, kinds: &BTreeMap<String, Kind>) -> Result<Way, SourceError> {
     let shape = match Shape::of(&view.query) {
         Ok(Shape::PerDocument(shape)) => Arc::new(shape),
         Ok(Shape::Refresh { reason, collections }) => {
@@ -279,15 +272,7 @@ async fn way(server: &Server, view: &View<MongoQuery>, kinds: &BTreeMap<String, 
 }
 
 /// The way, unless a collection has no changes that a stream would tell of.
-fn allowed(way: Way, collections: &BTreeSet<String>, kinds: &BTreeMap<String, String>) -> Way {
-    let special = collections.iter().find_map(|name| Some((name, kinds.get(name)?)));
-    match special {
-        None => way,
-        Some((name, kind)) if kind == "view" => Way::Refused(format!(
-            "\"{name}\" is a view, whose changes no change stream tells. Name the collection it is on and put its pipeline in front of \"aggregate\""
-        )),
-        Some((name, kind)) => {
-            Way::Refused(format!("\"{name}\" is a {kind} collection, whose changes no change stream tells. Use factsync reconcile for it"))
-        }
-    }
+fn allowed(way: Way, collections: &BTreeSet<String>, kinds: &BTreeMap<String, Kind>) -> Way {
+    let unfollowed = collections.iter().find_map(|name| kinds.get(name)?.unfollowed(name));
+    unfollowed.map_or(way, |(problem, remedy)| Way::Refused(format!("{problem}. {remedy}")))
 }

@@ -68,6 +68,7 @@
 
 mod access;
 mod client;
+mod collections;
 mod decode;
 mod explain;
 mod fault;

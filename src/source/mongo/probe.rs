@@ -6,9 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures_util::TryStreamExt;
 use mongodb::{
-    bson::{Bson, Document, doc},
+    bson::{Document, doc},
     error::{Error, ErrorKind},
 };
 
@@ -18,6 +17,7 @@ use crate::{
         SourceError,
         mongo::{
             client::Server,
+            collections::{self, Kind},
             fault::{is_unauthorized, passes, said},
             privileges,
             query::Query,
@@ -30,29 +30,6 @@ use crate::{
 const SETUP: &str = "Have an administrator run what `factsync setup CONFIG` prints.";
 /// `NamespaceNotFound`: the collection does not exist, so it has no indexes.
 const NO_SUCH_COLLECTION: i32 = 26;
-/// What the database calls a collection.
-enum Kind {
-    Collection,
-    /// A view on another collection, with its pipeline.
-    View(String, Vec<Bson>),
-    TimeSeries,
-}
-
-impl Kind {
-    /// Reads an entry of the answer to `listCollections`.
-    fn of(found: &Document) -> Self {
-        let options = found.get_document("options").ok();
-        match found.get_str("type") {
-            Ok("timeseries") => Self::TimeSeries,
-            Ok("view") => {
-                let on = options.and_then(|options| options.get_str("viewOn").ok()).unwrap_or_default();
-                let pipeline = options.and_then(|options| options.get_array("pipeline").ok()).cloned().unwrap_or_default();
-                Self::View(on.to_owned(), pipeline)
-            }
-            Ok(_) | Err(_) => Self::Collection,
-        }
-    }
-}
 
 /// Connects, and finds out what would stop `run`.
 pub async fn probe(name: &str, config: &MongoConfig) -> Result<Vec<Finding>, SourceError> {
@@ -106,18 +83,14 @@ impl Probe<'_> {
 
     /// Every collection and what it is; `None` without the privilege to list them.
     async fn collections(&mut self) -> Result<Option<BTreeMap<String, Kind>>, SourceError> {
-        let listed = async {
-            let command = self.server.database.run_cursor_command(doc! { "listCollections": 1 });
-            command.await?.try_collect::<Vec<Document>>().await
-        };
-        let Some(listed) = self.allowed("list the collections", listed.await)? else { return Ok(None) };
+        let listed = collections::list(self.server).await;
+        let Some(listed) = self.allowed("list the collections", listed)? else { return Ok(None) };
         let database = self.server.database.name();
         if listed.is_empty() {
             let text = format!("database \"{database}\" has no collections, or does not exist");
             self.findings.push(Finding::bad(Severity::Warning, text, "Check the database's name in the connection string's path."));
         }
-        let named = |found: &Document| Some((found.get_str("name").ok()?.to_owned(), Kind::of(found)));
-        Ok(Some(listed.iter().filter_map(named).collect()))
+        Ok(Some(listed))
     }
 
     /// Opens a change stream on the database, as `run` does, and closes it.
@@ -163,26 +136,12 @@ impl Probe<'_> {
 
     /// What is wrong with a collection that a query reads.
     fn collection(&self, name: &str, kind: Option<&Kind>) -> Option<Finding> {
-        match kind {
-            Some(Kind::Collection) => None,
-            None => {
-                let text = format!("database \"{}\" has no collection \"{name}\", so it counts as empty", self.server.database.name());
-                Some(Finding::bad(Severity::Warning, text, "Check the name, unless the application has yet to create it."))
-            }
-            Some(Kind::View(on, pipeline)) => {
-                let pipeline = serde_json::to_string(pipeline).unwrap_or_default();
-                let remedy = format!("Query \"{on}\" with aggregate, and begin with the view's own pipeline: {pipeline}.");
-                Some(Finding::bad(
-                    Severity::Problem,
-                    format!("\"{name}\" is a view, and a view has no changes of its own to follow"),
-                    &remedy,
-                ))
-            }
-            Some(Kind::TimeSeries) => {
-                let text = format!("\"{name}\" is a time series collection, whose changes cannot be followed");
-                Some(Finding::bad(Severity::Problem, text, "Keep what decides on access in an ordinary collection."))
-            }
-        }
+        let Some(kind) = kind else {
+            let text = format!("database \"{}\" has no collection \"{name}\", so it counts as empty", self.server.database.name());
+            return Some(Finding::bad(Severity::Warning, text, "Check the name, unless the application has yet to create it."));
+        };
+        let (problem, remedy) = kind.unfollowed(name)?;
+        Some(Finding::bad(Severity::Problem, problem, &remedy))
     }
 
     async fn indexes(&mut self, kinds: Option<&BTreeMap<String, Kind>>) -> Result<(), SourceError> {

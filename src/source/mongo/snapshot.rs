@@ -50,6 +50,9 @@ pub async fn snapshot(name: &str, config: &MongoConfig, spool: &Path, observer: 
     Ok(Snapshot { position: Some(Position::Time(at, ResumeToken::default())), views })
 }
 
+/// What an output document makes, and the `_id` of the document it comes from where that counts.
+type Making<'a> = &'a (dyn Fn(&Document) -> (Option<Bson>, Vec<Row>) + Sync);
+
 /// Reads whole views.
 #[derive(Clone)]
 pub(super) struct Reader {
@@ -151,7 +154,7 @@ impl Reader {
             let query = Query::new(&view.query).map_err(|problem| self.failed(view, problem))?;
             let documents = query.open(&self.server, timestamp(at)).await;
             let read = |document: &Document| (None, decode::rows(document, query.fields));
-            self.gather(view, &query, documents, Gathering::new(&self.spool, false), &read, observe).await.map(|(answer, _)| answer)
+            self.gather(view, documents, Gathering::new(&self.spool, false), &read, observe).await.map(|(answer, _)| answer)
         })
     }
 
@@ -163,32 +166,30 @@ impl Reader {
         table: u32,
         at: ClusterTime,
     ) -> Result<Reading, SourceError> {
-        let query = Query::new(&view.query).map_err(|problem| self.failed(view, problem))?;
         let cursor = self.server.aggregate_at(&shape.collection, shape.pipeline(None), timestamp(at)).await;
         let read = |document: &Document| (document.get(SOURCE_ID).cloned(), shape.rows(document));
         let gathering = Gathering::new(&self.spool, true);
-        let (answer, documents) = self.gather(view, &query, cursor, gathering, &read, &|_| ()).await?;
+        let (answer, documents) = self.gather(view, cursor, gathering, &read, &|_| ()).await?;
         Ok(Reading { answer, tables: documents.map(|documents| (table, documents)).into_iter().collect(), now: None })
     }
 
     async fn gather(
         &self,
         view: &View<MongoQuery>,
-        query: &Query<'_>,
         documents: Result<Documents, ReadError>,
         mut gathering: Gathering,
-        read: &(dyn Fn(&Document) -> (Option<Bson>, Vec<Row>) + Sync),
+        read: Making<'_>,
         observe: &(dyn Fn(u64) + Sync),
     ) -> Result<(Extent, Option<Extent>), SourceError> {
         let mut documents = match documents {
             Ok(documents) => documents,
-            Err(error) => return Err(self.explained(view, query, error).await),
+            Err(error) => return Err(self.explained(view, error).await),
         };
         loop {
             let some = match documents.next().await {
                 Ok(Some(some)) => some,
                 Ok(None) => break,
-                Err(error) => return Err(self.explained(view, query, error).await),
+                Err(error) => return Err(self.explained(view, error).await),
             };
             for document in some {
                 let (id, rows) = read(&document);
@@ -219,7 +220,7 @@ impl Reader {
 
     /// Says why a view's query failed without quoting a document: what the server says while it reads may hold values ("Failed to
     /// parse number 'alice'"), what it says when it only plans the query does not.
-    pub(super) async fn explained(&self, view: &View<MongoQuery>, query: &Query<'_>, error: ReadError) -> SourceError {
+    pub(super) async fn explained(&self, view: &View<MongoQuery>, error: ReadError) -> SourceError {
         let error = match error {
             ReadError::Failed(error) | ReadError::Unavailable(error) => error,
             ReadError::TooOld(_) => return self.failed(view, format!("{error}. Raise its parameter minSnapshotHistoryWindowInSeconds")),
@@ -228,7 +229,10 @@ impl Reader {
         if passes(&error) {
             return self.server.failed("read the collection", error);
         }
-        let planning = query.explain(&self.server).await.err();
+        let planning = match Query::new(&view.query) {
+            Ok(query) => query.explain(&self.server).await.err(),
+            Err(problem) => return self.failed(view, problem),
+        };
         let problem = match (planning, &*error.kind) {
             (Some(error), _) => error.to_string(),
             (None, ErrorKind::Command(error)) => format!(

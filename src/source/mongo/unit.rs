@@ -12,7 +12,6 @@ use crate::{
         mongo::{
             client::Server,
             lookup::affected,
-            query::Query,
             read::ReadError,
             shape::{PerDocument, key},
             snapshot::packed,
@@ -130,7 +129,7 @@ impl Tail {
             Commit::Ends(token) => {
                 let token = if self.invalidated { ResumeToken::default() } else { token };
                 self.received = Since { time: at, token: token.clone() };
-                if sending.batch.len() == 0 && !sending.begun {
+                if sending.batch.is_empty() && !sending.begun {
                     return Ok(Ok(()));
                 }
                 sending.batch.commit(Lsn(at.0), at.end());
@@ -281,8 +280,7 @@ impl Tail {
             return Err(demote(&self.reader.server, &self.demoted, view, &error));
         }
         let configured = &self.config.views[view];
-        let query = Query::new(&configured.query).map_err(|problem| self.reader.server.view(&configured.fact_type.to_string(), problem))?;
-        let problem = match self.reader.explained(configured, &query, error).await {
+        let problem = match self.reader.explained(configured, error).await {
             problem @ SourceError::View { .. } => problem,
             other => return Err(other),
         };

@@ -10,8 +10,11 @@ use mongodb::{
     bson::{Bson, Document, doc},
 };
 
-use super::Config;
-use crate::support::{factsync::Output, secured_mongod::Secured};
+use super::{Config, SECRET};
+use crate::support::{eventually_async, factsync::Output, secured_mongod::Secured};
+
+/// Until a source that cannot be used says so.
+const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// What mongosh offers the script, as commands on stdout, one a line: `DATABASE COMMAND`.
 const MONGOSH: &str = r#"
@@ -80,6 +83,47 @@ async fn the_role_is_enough_for_snapshots_and_change_streams() {
         let batch = answer.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch")).expect("documents");
         let role = batch[0].as_document().and_then(|found| found.get_str("role").ok());
         assert_eq!(role, Some("admin"));
+    }
+}
+
+/// What is revoked in the database is revoked in the fact store, by a user of exactly this role, over TLS.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_role_is_enough_to_follow() {
+    const DATABASE: &str = "role_followed";
+    let secured = Secured::shared().await;
+    let admin = secured.root().await;
+    seed(&admin.database(DATABASE)).await;
+    let uri = secured.uri("follower:pass-word", DATABASE, "authSource=admin");
+    let config = Config::new();
+    apply(&admin, &config.run(&["setup"], &uri).expect_code(0), "first").await;
+    let process = config.follow(&uri);
+    process.wait_ready().await;
+    assert_eq!(process.facts("has_role").await.len(), 1);
+    let delete = doc! { "delete": "users", "deletes": [{ "q": { "_id": "ann" }, "limit": 1 }] };
+    let answer = admin.database(DATABASE).run_command(delete).await.expect("deleted");
+    let time = answer.get_timestamp("operationTime").expect("a time");
+    process.wait_position(&format!("{}:{}", time.time, time.increment)).await;
+    assert_eq!(process.facts("has_role").await, [""; 0]);
+    assert!(!process.log().contains(SECRET), "{}", process.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_is_refused_says_what_to_do() {
+    let secured = Secured::shared().await;
+    let own = secured.uri("nobody:pass-word", "role_refused", "serverSelectionTimeoutMS=1500");
+    let other = own.replace(&secured.certificates().file("ca.crt"), &secured.certificates().file("server.crt"));
+    for (uri, wanted) in [(own, "Check the user, the password and authSource"), (other, "another authority than those in tlsCAFile")] {
+        let config = Config::new();
+        let process = config.follow(&uri);
+        let told = eventually_async(DEADLINE, "the source has failed", async || {
+            let status = process.status().await;
+            (status["sources"][0]["state"] == "failed").then(|| status.to_string())
+        });
+        let told = told.await;
+        assert!(told.contains(wanted), "{told}");
+        for text in [told, process.log()] {
+            assert!(!text.contains(SECRET), "{text}");
+        }
     }
 }
 
