@@ -22,6 +22,7 @@ mod live_views;
 mod middleware;
 mod migration;
 mod mongo_access;
+mod mongo_live;
 mod mongo_source;
 mod oracles;
 mod oso_target;

@@ -1,0 +1,141 @@
+//! Collections come, go and change places; documents and transactions are as large as they can be.
+
+use mongodb::bson::{Document, doc};
+
+use super::{
+    app::{App, DATABASE},
+    operations::index,
+    views::{self, Mode, Select, View},
+};
+use crate::support::{eventually_async, factsync::Process};
+
+/// Bytes of a text that makes a document nearly as large as one may be.
+const LARGE: usize = 15 * 1024 * 1024;
+/// For a status to change.
+const DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);
+
+async fn populate(app: &App, collection: &str, name: &str) {
+    let member = |number: i32| doc! { "_id": format!("{name}{number}"), "role": name, "owner": format!("{name}0"), "n": number, "team": ["t", name] };
+    app.run_command(doc! { "insert": collection, "documents": (0..5).map(member).collect::<Vec<_>>() }).await;
+}
+
+async fn rename(app: &App, from: &str, to: &str, over: bool) {
+    let full = |name: &str| format!("{DATABASE}.{name}");
+    app.server.admin(doc! { "renameCollection": full(from), "to": full(to), "dropTarget": over }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drops_and_renames_are_followed() {
+    let app = App::start(views::all()).await;
+    for collection in ["users", "repos", "team.eu", "folders"] {
+        populate(&app, collection, "a").await;
+    }
+    let process = app.started(&[]).await;
+    app.assert_settled(&process, "at first").await;
+    app.run_command(doc! { "drop": "users" }).await;
+    app.assert_settled(&process, "users was dropped").await;
+    populate(&app, "users", "b").await;
+    app.assert_settled(&process, "users is there again").await;
+    rename(&app, "team.eu", "team.us", false).await;
+    app.assert_settled(&process, "team.eu was renamed away").await;
+    populate(&app, "spare", "c").await;
+    rename(&app, "spare", "team.eu", false).await;
+    app.assert_settled(&process, "another collection became team.eu").await;
+    rename(&app, "team.us", "team.eu", true).await;
+    app.assert_settled(&process, "the first one took its place").await;
+    rename(&app, "repos", "folders", true).await;
+    app.assert_settled(&process, "one viewed collection took the place of another").await;
+    app.run_command(index("repos")).await;
+    populate(&app, "repos", "d").await;
+    app.assert_settled(&process, "repos is there again").await;
+    // All of it once more while nobody looks.
+    process.kill();
+    app.run_command(doc! { "drop": "folders" }).await;
+    rename(&app, "users", "folders", false).await;
+    populate(&app, "users", "e").await;
+    rename(&app, "repos", "spare", false).await;
+    let process = app.run(&[]);
+    app.assert_settled(&process, "after a restart").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_database_takes_its_facts_along_and_may_come_back() {
+    let app = App::start(views::all()).await;
+    let mut process = app.started(&[]).await;
+    for round in 0..4 {
+        for collection in ["users", "repos", "team.eu", "folders"] {
+            populate(&app, collection, "a").await;
+        }
+        app.assert_settled(&process, "populated").await;
+        if round == 2 {
+            process.kill();
+            app.database().drop().await.expect("dropped");
+            process = app.run(&[]);
+        } else {
+            app.database().drop().await.expect("dropped");
+        }
+        // Now and then something is there before anybody has seen the end of what was.
+        if round % 2 == 0 {
+            populate(&app, "users", "b").await;
+        }
+        app.assert_settled(&process, "dropped").await;
+    }
+}
+
+/// With the images that an event could hold, it would be three times as large as an event may be.
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_and_transactions_of_the_largest_size_are_followed() {
+    let app = App::start(views::all()).await;
+    app.run_command(doc! { "collMod": "users", "changeStreamPreAndPostImages": { "enabled": true } }).await;
+    let large = |letter: &str, bytes: usize| letter.repeat(bytes);
+    app.run_command(doc! { "insert": "users", "documents": [{ "_id": "a", "role": "admin", "blob": large("a", LARGE) }] }).await;
+    let process = app.started(&[]).await;
+    app.assert_settled(&process, "read").await;
+    let update = |u: Document| doc! { "update": "users", "updates": [{ "q": { "_id": "a" }, "u": u }] };
+    app.run_command(update(doc! { "$set": { "role": "member", "blob": large("b", LARGE) } })).await;
+    app.assert_settled(&process, "updated").await;
+    app.run_command(update(doc! { "role": "guest", "blob": large("c", LARGE) })).await;
+    app.assert_settled(&process, "replaced").await;
+    app.run_command(doc! { "insert": "users", "documents": [{ "_id": "b", "role": "admin", "blob": large("d", LARGE) }] }).await;
+    app.assert_settled(&process, "inserted").await;
+    // A transaction of several oplog entries.
+    let mut session = app.client().start_session().await.expect("a session");
+    session.start_transaction().await.expect("none is open");
+    for (number, collection) in ["users", "repos", "team.eu"].into_iter().enumerate() {
+        let document = doc! { "_id": "c", "role": "admin", "owner": "c", "n": 1, "blob": large("e", LARGE / 2 - number) };
+        app.database().collection(collection).insert_one(document).session(&mut session).await.expect("inserted");
+    }
+    session.commit_transaction().await.expect("committed");
+    app.assert_settled(&process, "a large transaction").await;
+    app.run_command(doc! { "delete": "users", "deletes": [{ "q": {}, "limit": 0 }] }).await;
+    app.assert_settled(&process, "deleted").await;
+}
+
+/// One view's expression fails on one document.
+#[tokio::test(flavor = "multi_thread")]
+async fn loud_a_document_that_a_query_fails_on_stops_that_view_only() {
+    let mut views: Vec<View> = views::all().into_iter().filter(|view| view.predicate() == "has_role").collect();
+    let fields = &["_id", "n"];
+    let select = Select::Aggregate(serde_json::json!([{ "$set": { "n": { "$toInt": "$n" } } }]));
+    views.push(View { signature: "has_number(User:_, Number:_)", collection: "users", select, fields, mode: Mode::Incremental });
+    let app = App::start(views).await;
+    app.run_command(doc! { "insert": "users", "documents": [{ "_id": "a", "role": "admin", "n": "1" }] }).await;
+    let process = app.started(&[]).await;
+    app.assert_settled(&process, "at first").await;
+    app.run_command(doc! { "insert": "users", "documents": [{ "_id": "b", "role": "admin", "n": "secret-value" }] }).await;
+    let problem = eventually_async(DEADLINE, "the problem is shown", async || problem(&process, "has_number").await).await;
+    assert!(!problem.contains("secret-value") && !process.log().contains("secret-value"), "{problem}");
+    app.run_command(doc! { "insert": "users", "documents": [{ "_id": "c", "role": "guest", "n": "3" }] }).await;
+    let goes_on = async || (process.facts("has_role").await.len() == 3).then_some(());
+    eventually_async(DEADLINE, "the other view goes on", goes_on).await;
+    app.run_command(doc! { "delete": "users", "deletes": [{ "q": { "_id": "b" }, "limit": 1 }] }).await;
+    app.assert_settled(&process, "after the document has gone").await;
+}
+
+/// What `/v1/status` says is wrong with the fact type of `predicate`.
+async fn problem(process: &Process, predicate: &str) -> Option<String> {
+    let status = process.status().await;
+    let lines = status["fact_types"].as_array().expect("a list");
+    let line = lines.iter().find(|line| line["fact_type"].as_str().is_some_and(|name| name.starts_with(predicate)))?;
+    line["problem"].as_str().map(str::to_owned)
+}
