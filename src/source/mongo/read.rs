@@ -93,8 +93,8 @@ impl Server {
         self.majority_time(doc! { "level": "majority" }).await
     }
 
-    /// The same, not before `time`, which somebody has seen: a member that is behind, or has just been elected, is waited for. `None` if the
-    /// deployment's own clock has never been there.
+    /// The same, not before `time`, which somebody has seen: a member that is behind, or has just been elected, is waited for. `None` if
+    /// the deployment's own clock has never been there.
     pub(super) async fn cluster_time_after(&self, time: Timestamp) -> Result<Option<Timestamp>, Error> {
         match self.majority_time(doc! { "level": "majority", "afterClusterTime": time }).await {
             Ok(time) => Ok(Some(time)),
