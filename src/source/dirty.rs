@@ -51,6 +51,13 @@ impl Dirty {
         taken
     }
 
+    /// One of the views that were taken could not be read at that point: it stays as dirty as it was.
+    pub(crate) fn missed(&mut self, view: usize) {
+        if let Some(first) = self.reading {
+            self.touch(view, first);
+        }
+    }
+
     /// The views that were taken have been read.
     pub(crate) fn read(&mut self) {
         self.reading = None;

@@ -47,6 +47,8 @@ pub struct Follower {
     config: Arc<MongoConfig>,
     spool: PathBuf,
     demoted: Demoted,
+    /// Up to when views that were loaded have everything: a later attempt sees again what they have.
+    loaded: BTreeMap<usize, ClusterTime>,
 }
 
 /// How a view is followed, before its role is known.
@@ -59,7 +61,7 @@ enum Way {
 impl Follower {
     /// Prepares to follow the database of `config`; nothing is opened yet. Results spill into `spool`.
     pub fn new(name: &str, config: Arc<MongoConfig>, spool: &Path) -> Self {
-        Self { name: name.to_owned(), config, spool: spool.to_owned(), demoted: Demoted::default() }
+        Self { name: name.to_owned(), config, spool: spool.to_owned(), demoted: Demoted::default(), loaded: BTreeMap::new() }
     }
 
     /// Connects and judges every view.
@@ -78,11 +80,11 @@ impl Follower {
         Ok((server, ways))
     }
 
-    fn start<'a>(&'a self, start: Start, events: &'a mpsc::Sender<Event>) -> BoxFuture<'a, Result<Option<Tail>, SourceError>> {
+    fn start<'a>(&'a mut self, start: Start, events: &'a mpsc::Sender<Event>) -> BoxFuture<'a, Result<Option<Tail>, SourceError>> {
         Box::pin(self.start_at(start, events))
     }
 
-    async fn start_at(&self, start: Start, events: &mpsc::Sender<Event>) -> Result<Option<Tail>, SourceError> {
+    async fn start_at(&mut self, start: Start, events: &mpsc::Sender<Event>) -> Result<Option<Tail>, SourceError> {
         let (server, ways) = self.survey().await?;
         let reader = Reader::new(server, &self.name, &self.spool);
         let at = reader.cluster_time().await?;
@@ -124,7 +126,7 @@ impl Follower {
 
     /// Reads what has no usable state, or everything, and tells what cannot be read.
     async fn load(
-        &self,
+        &mut self,
         reader: &Reader,
         followed: &mut [Followed],
         at: ClusterTime,
@@ -137,6 +139,7 @@ impl Follower {
             let reading = match followed {
                 Followed::Documents { shape, table, ahead, load: true } => {
                     *ahead = at;
+                    self.loaded.insert(number, at);
                     match lookup::refuse_arrays_in_arrays(&reader.server, shape, None, timestamp(at)).await {
                         Ok(()) => reader.load(view, shape, *table, at).await,
                         Err(error @ ReadError::ArrayInArray { .. }) => {
@@ -174,7 +177,7 @@ impl Follower {
                 (Way::Documents(shape), Role::Incremental | Role::Load) => Followed::Documents {
                     shape: shape.clone(),
                     table: table(number),
-                    ahead: ClusterTime::default(),
+                    ahead: self.loaded.get(&number).copied().unwrap_or_default(),
                     load: *role == Role::Load,
                 },
                 (Way::Documents(shape), Role::Refresh { .. }) => Followed::Refresh { collections: shape.collections() },

@@ -22,6 +22,7 @@ use crate::{
         mongo::{
             client::{Server, passes},
             decode,
+            fault::said,
             query::Query,
             read::{Documents, ReadError},
             shape::{PerDocument, SOURCE_ID, key},
@@ -48,6 +49,20 @@ pub async fn snapshot(name: &str, config: &MongoConfig, spool: &Path, observer: 
         }
     }
     Ok(Snapshot { position: Some(Position::Time(at, ResumeToken::default())), views })
+}
+
+/// Why a view was not read.
+pub(super) enum Unread {
+    /// It cannot be read at that time; at a later one it can.
+    Then(ReadError),
+    /// Whatever the time.
+    Never(SourceError),
+}
+
+impl From<SourceError> for Unread {
+    fn from(error: SourceError) -> Self {
+        Self::Never(error)
+    }
 }
 
 /// What an output document makes, and the `_id` of the document it comes from where that counts.
@@ -151,11 +166,26 @@ impl Reader {
         observe: &'a (dyn Fn(u64) + Sync),
     ) -> BoxFuture<'a, Result<Extent, SourceError>> {
         Box::pin(async move {
-            let query = Query::new(&view.query).map_err(|problem| self.failed(view, problem))?;
-            let documents = query.open(&self.server, timestamp(at)).await;
-            let read = |document: &Document| (None, decode::rows(document, query.fields));
-            self.gather(view, documents, Gathering::new(&self.spool, false), &read, observe).await.map(|(answer, _)| answer)
+            match self.answer_at(view, at, observe).await {
+                Ok(extent) => Ok(extent),
+                Err(Unread::Never(error)) => Err(error),
+                Err(Unread::Then(error)) => Err(self.explained(view, error).await),
+            }
         })
+    }
+
+    /// The same; an error tells whether it is that time that stands against it.
+    pub(super) async fn answer_at(
+        &self,
+        view: &View<MongoQuery>,
+        at: ClusterTime,
+        observe: &(dyn Fn(u64) + Sync),
+    ) -> Result<Extent, Unread> {
+        let query = Query::new(&view.query).map_err(|problem| self.failed(view, problem))?;
+        let documents = query.open(&self.server, timestamp(at)).await;
+        let read = |document: &Document| (None, decode::rows(document, query.fields));
+        let gathered = self.gather(view, documents, Gathering::new(&self.spool, false), &read, observe).await;
+        gathered.map(|(answer, _)| answer)
     }
 
     /// The same with what each document makes, for a view that is followed document by document.
@@ -169,7 +199,11 @@ impl Reader {
         let cursor = self.server.aggregate_at(&shape.collection, shape.pipeline(None), timestamp(at)).await;
         let read = |document: &Document| (document.get(SOURCE_ID).cloned(), shape.rows(document));
         let gathering = Gathering::new(&self.spool, true);
-        let (answer, documents) = self.gather(view, cursor, gathering, &read, &|_| ()).await?;
+        let (answer, documents) = match self.gather(view, cursor, gathering, &read, &|_| ()).await {
+            Ok(gathered) => gathered,
+            Err(Unread::Never(error)) => return Err(error),
+            Err(Unread::Then(error)) => return Err(self.explained(view, error).await),
+        };
         Ok(Reading { answer, tables: documents.map(|documents| (table, documents)).into_iter().collect(), now: None })
     }
 
@@ -180,16 +214,16 @@ impl Reader {
         mut gathering: Gathering,
         read: Making<'_>,
         observe: &(dyn Fn(u64) + Sync),
-    ) -> Result<(Extent, Option<Extent>), SourceError> {
+    ) -> Result<(Extent, Option<Extent>), Unread> {
         let mut documents = match documents {
             Ok(documents) => documents,
-            Err(error) => return Err(self.explained(view, error).await),
+            Err(error) => return Err(self.unread(view, error).await),
         };
         loop {
             let some = match documents.next().await {
                 Ok(Some(some)) => some,
                 Ok(None) => break,
-                Err(error) => return Err(self.explained(view, error).await),
+                Err(error) => return Err(self.unread(view, error).await),
             };
             for document in some {
                 let (id, rows) = read(&document);
@@ -204,6 +238,13 @@ impl Reader {
         let extents = self.blocking(move || gathering.finish()).await?;
         observe(total);
         Ok(extents)
+    }
+
+    async fn unread(&self, view: &View<MongoQuery>, error: ReadError) -> Unread {
+        match error {
+            ReadError::TooOld(_) | ReadError::Unavailable(_) => Unread::Then(error),
+            ReadError::ArrayInArray { .. } | ReadError::Failed(_) => Unread::Never(self.explained(view, error).await),
+        }
     }
 
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, SourceError> {
@@ -234,7 +275,7 @@ impl Reader {
             Err(problem) => return self.failed(view, problem),
         };
         let problem = match (planning, &*error.kind) {
-            (Some(error), _) => error.to_string(),
+            (Some(error), _) => said(&error),
             (None, ErrorKind::Command(error)) => format!(
                 "error {} ({}) while it read the documents. The server's own message may quote them; run the query in mongosh to see it",
                 error.code, error.code_name

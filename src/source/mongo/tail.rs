@@ -49,7 +49,7 @@ use crate::{
         dirty::Dirty,
         mongo::{
             shape::PerDocument,
-            snapshot::Reader,
+            snapshot::{Reader, Unread},
             unit::Commit,
             watch::{self, Batch, Fault, Since, Watch, lost, peek},
         },
@@ -132,6 +132,8 @@ pub(super) struct Tail {
     pub(super) head: ClusterTime,
     pub(super) dirty: Dirty,
     reruns: BTreeMap<usize, Instant>,
+    /// At this time a refresh view could not be read.
+    unreadable: ClusterTime,
     rest_until: Instant,
     refreshing: JoinSet<Refreshed>,
     peeking: JoinSet<(Since, Result<Batch, Fault>)>,
@@ -144,7 +146,7 @@ pub(super) struct Tail {
 struct Refreshed {
     point: Since,
     took: Duration,
-    views: Vec<(usize, Result<Reading, SourceError>)>,
+    views: Vec<(usize, Result<Reading, Unread>)>,
 }
 
 /// What the loop woke up for.
@@ -191,6 +193,7 @@ impl Tail {
             ahead: None,
             dirty: Dirty::default(),
             reruns: BTreeMap::new(),
+            unreadable: ClusterTime::default(),
             rest_until: Instant::now(),
             refreshing: JoinSet::new(),
             peeking: JoinSet::new(),
@@ -276,7 +279,8 @@ impl Tail {
 
     /// Whether there is something to read again that can be read at the time of the last commit.
     fn may_refresh(&self) -> bool {
-        !self.dirty.is_empty() && self.refreshing.is_empty() && self.open.is_none() && self.is_recent(self.received.time)
+        let readable = self.open.is_none() && self.is_recent(self.received.time) && self.received.time > self.unreadable;
+        !self.dirty.is_empty() && self.refreshing.is_empty() && readable
     }
 
     fn start_what_is_due(&mut self) {
@@ -297,7 +301,7 @@ impl Tail {
             let started = Instant::now();
             let mut outcomes = Vec::with_capacity(views.len());
             for view in views {
-                let answer = reader.answer(&config.views[view], point.time, &|_| ()).await;
+                let answer = reader.answer_at(&config.views[view], point.time, &|_| ()).await;
                 outcomes.push((view, answer.map(Reading::from)));
             }
             Refreshed { point, took: started.elapsed(), views: outcomes }
@@ -313,17 +317,25 @@ impl Tail {
         for (view, outcome) in views {
             match outcome {
                 Ok(reading) => read.push((view, reading)),
-                Err(error) if error.disposition() == Disposition::Retry => return Err(error),
-                Err(problem @ SourceError::View { .. }) => {
+                // Its collection was created, dropped or indexed since: the stream will get beyond that.
+                Err(Unread::Then(_)) => {
+                    self.dirty.missed(view);
+                    self.unreadable = point.time;
+                }
+                Err(Unread::Never(error)) if error.disposition() == Disposition::Retry => return Err(error),
+                Err(Unread::Never(problem @ SourceError::View { .. })) => {
                     self.reruns.insert(view, now + FAILED_RERUN);
                     if events.send(Event::ViewFailed { view, problem }).await.is_err() {
                         return Ok(Err(Gone));
                     }
                 }
-                Err(error) => return Err(error),
+                Err(Unread::Never(error)) => return Err(error),
             }
         }
         self.dirty.read();
+        if read.is_empty() {
+            return self.progress(events).await;
+        }
         let position = Position::Time(point.time, point.token);
         let sent = events.send(Event::Cut { position, views: read, snapshot: false }).await;
         if sent.is_err() {

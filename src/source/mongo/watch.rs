@@ -21,7 +21,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::StreamExt;
 use mongodb::{
-    bson::{self, Bson, Document, RawDocument, Timestamp, doc},
+    bson::{self, Binary, Bson, Document, RawBsonRef, RawDocument, Timestamp, doc, spec::BinarySubtype},
     error::Error,
     options::{CursorType, RunCursorCommandOptions},
     raw_batch_cursor::{RawBatch, RawBatchCursor},
@@ -32,11 +32,14 @@ use crate::{
     data::{ClusterTime, ResumeToken},
     source::{
         SourceError,
-        mongo::client::{Server, position_lost},
+        mongo::{
+            client::{Server, position_lost},
+            fault::said,
+        },
     },
 };
 
-/// Events in a batch: what is looked up by one query, and becomes one commit. Twice as many were not faster.
+/// Events in a batch: what is looked up by one query, and becomes one commit.
 const BATCH_EVENTS: u32 = 1000;
 /// A batch of this size may have ended because it is full (16 MiB), not because the oplog has ended.
 const FULL_BYTES: usize = 8 << 20;
@@ -103,7 +106,7 @@ pub(super) enum Fault {
 pub(super) fn lost(server: &Server, fault: Fault) -> SourceError {
     const ACTION: &str = "follow the change stream";
     match fault {
-        Fault::Driver(error) if position_lost(&error) => server.position_lost(error.to_string()),
+        Fault::Driver(error) if position_lost(&error) => server.position_lost(said(&error)),
         Fault::Driver(error) => server.failed(ACTION, error),
         fault @ (Fault::Silent | Fault::Ended) => server.unreachable(ACTION, fault),
         fault @ Fault::Unreadable(_) => server.refused(ACTION, "This server is newer than this factsync: upgrade factsync.", fault),
@@ -120,12 +123,42 @@ pub(super) struct Since {
 
 impl Since {
     fn stage(&self) -> Document {
-        match self.token.data() {
+        match token_document(&self.token) {
             // Unlike a time alone, the token of an event tells a server that has another history.
-            Some(data) => doc! { "$changeStream": { "resumeAfter": { "_data": data } } },
+            Some(token) => doc! { "$changeStream": { "resumeAfter": token } },
             None => doc! { "$changeStream": { "startAtOperationTime": timestamp(self.time.next()) } },
         }
     }
+
+    /// Where the server has got to, if it has. A stream that begins at a time and has met nothing yet names that time, although nobody has
+    /// written at it so far, and somebody may.
+    fn reached(&self, time: ClusterTime, token: ResumeToken) -> Self {
+        let asked = self.token.data().is_none() && time <= self.time.next();
+        if asked { self.clone() } else { Self { time, token } }
+    }
+}
+
+/// What separates a token's `_data` from its `_typeBits`, which say what numbers in it were before they became comparable bytes. Without
+/// them the server does not take a token back that has, for instance, a Decimal128 in its `_id`.
+const TYPE_BITS: char = '.';
+
+/// A token as one text: both parts are hexadecimal.
+fn token(document: &RawDocument) -> Result<ResumeToken, bson::error::Error> {
+    let data = document.get_str("_data")?;
+    let bits = match document.get("_typeBits")? {
+        Some(RawBsonRef::Binary(bits)) => bits.bytes.iter().fold(TYPE_BITS.to_string(), |hex, byte| format!("{hex}{byte:02x}")),
+        Some(_) | None => String::new(),
+    };
+    Ok(ResumeToken::new(&format!("{data}{bits}")))
+}
+
+/// The reverse; `None` without a token.
+fn token_document(token: &ResumeToken) -> Option<Document> {
+    let text = token.data()?;
+    let Some((data, bits)) = text.split_once(TYPE_BITS) else { return Some(doc! { "_data": text }) };
+    let bytes = (0..bits.len() / 2).filter_map(|at| u8::from_str_radix(bits.get(2 * at..2 * at + 2)?, 16).ok());
+    let bits = Binary { subtype: BinarySubtype::Generic, bytes: bytes.collect() };
+    Some(doc! { "_data": data, "_typeBits": bits })
 }
 
 /// A cluster time as BSON has it.
@@ -150,7 +183,7 @@ impl Watch {
         let cursor = open(server, collections, since, BATCH_EVENTS).await?;
         let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
         let mut reader = JoinSet::new();
-        reader.spawn(read(cursor, server.is_router(), sender));
+        reader.spawn(read(cursor, server.is_router(), since.clone(), sender));
         Ok(Self { batches, _reader: reader })
     }
 
@@ -164,7 +197,7 @@ impl Watch {
 pub(super) async fn peek(server: Server, collections: BTreeSet<String>, since: Since) -> Result<Batch, Fault> {
     let mut cursor = open(&server, &collections, &since, 1).await?;
     match cursor.next().await {
-        Some(batch) => parse(&batch?, 1, server.is_router()),
+        Some(batch) => parse(&batch?, 1, server.is_router(), &since),
         None => Ok(Batch::default()),
     }
 }
@@ -187,10 +220,10 @@ async fn open(server: &Server, collections: &BTreeSet<String>, since: &Since, ev
     server.database.run_cursor_command(command).with_options(options).batch().await
 }
 
-async fn read(mut cursor: RawBatchCursor, router: bool, batches: mpsc::Sender<Result<Batch, Fault>>) {
+async fn read(mut cursor: RawBatchCursor, router: bool, since: Since, batches: mpsc::Sender<Result<Batch, Fault>>) {
     loop {
         let next = match timeout(AWAIT + PATIENCE, cursor.next()).await {
-            Ok(Some(batch)) => batch.map_err(Fault::from).and_then(|batch| parse(&batch, BATCH_EVENTS, router)),
+            Ok(Some(batch)) => batch.map_err(Fault::from).and_then(|batch| parse(&batch, BATCH_EVENTS, router, &since)),
             Ok(None) => return,
             Err(_) => Err(Fault::Silent),
         };
@@ -202,7 +235,7 @@ async fn read(mut cursor: RawBatchCursor, router: bool, batches: mpsc::Sender<Re
     }
 }
 
-fn parse(batch: &RawBatch, asked: u32, router: bool) -> Result<Batch, Fault> {
+fn parse(batch: &RawBatch, asked: u32, router: bool, since: &Since) -> Result<Batch, Fault> {
     let documents = batch.doc_slices()?;
     let (mut events, mut count) = (Vec::new(), 0);
     for document in documents {
@@ -213,13 +246,14 @@ fn parse(batch: &RawBatch, asked: u32, router: bool) -> Result<Batch, Fault> {
     let full = count >= asked || documents.as_bytes().len() >= FULL_BYTES;
     let reply = batch.as_raw_document();
     let cursor = reply.get_document("cursor").map_err(|_| Fault::Unreadable("a batch"))?;
-    let data = cursor.get_document("postBatchResumeToken").ok().and_then(|token| token.get_str("_data").ok());
-    let data = data.ok_or(Fault::Unreadable("the resume token"))?;
-    let reached = token_time(data).ok_or(Fault::Unreadable("the resume token"))?;
+    let token = cursor.get_document("postBatchResumeToken").ok().and_then(|document| token(document).ok());
+    let token = token.ok_or(Fault::Unreadable("the resume token"))?;
+    let reached = token.data().and_then(token_time).ok_or(Fault::Unreadable("the resume token"))?;
+    let Since { time: reached, token } = if events.is_empty() { since.reached(reached, token) } else { Since { time: reached, token } };
     let last = events.last().map(|event: &Event| event.at).unwrap_or_default();
-    let (ended, reached) = if router { (!full && reached > last, ClusterTime(reached.0 - 1)) } else { (!full, reached) };
+    let (ended, reached) = if router { (!full && reached > last, ClusterTime(reached.0.saturating_sub(1))) } else { (!full, reached) };
     let head = reply.get_timestamp("operationTime").map(cluster_time).unwrap_or(reached).max(reached);
-    Ok(Batch { events, ended, reached, token: ResumeToken::new(data), head })
+    Ok(Batch { events, ended, reached, token, head })
 }
 
 /// The cluster time at the start of a resume token: the type byte of a timestamp (0x82) and its eight bytes, in hexadecimal
@@ -247,6 +281,6 @@ fn read_event(document: &RawDocument) -> Result<Option<Event>, bson::error::Erro
         // document.
         _ => return Ok(None),
     };
-    let token = ResumeToken::new(document.get_document("_id")?.get_str("_data")?);
+    let token = token(document.get_document("_id")?)?;
     Ok(Some(Event { at: cluster_time(document.get_timestamp("clusterTime")?), token, what }))
 }
