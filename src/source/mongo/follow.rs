@@ -87,11 +87,17 @@ impl Follower {
     async fn start_at(&mut self, start: Start, events: &mpsc::Sender<Event>) -> Result<Option<Tail>, SourceError> {
         let (server, ways) = self.survey().await?;
         let reader = Reader::new(server, &self.name, &self.spool);
-        let at = reader.cluster_time().await?;
         let mut followed = self.followed(&ways, &start.roles)?;
-        let since = match &start.from {
-            None => Since { time: at, token: ResumeToken::default() },
-            Some(position) => self.since(position, at)?,
+        let (since, at) = match &start.from {
+            None => {
+                let at = reader.cluster_time().await?;
+                (Since { time: at, token: ResumeToken::default() }, at)
+            }
+            Some(position) => {
+                let since = self.since(position)?;
+                let at = reader.cluster_time_after(since.time).await?;
+                (since, at)
+            }
         };
         let new = start.from.is_none();
         if new || start.roles.contains(&Role::Load) {
@@ -113,14 +119,12 @@ impl Follower {
     }
 
     /// Where the stream goes on.
-    fn since(&self, position: &Position, at: ClusterTime) -> Result<Since, SourceError> {
-        let lost = |problem| Err(SourceError::PositionLost { name: self.name.clone(), problem });
+    fn since(&self, position: &Position) -> Result<Since, SourceError> {
         match position {
-            Position::Time(time, _) if *time > at => lost(format!(
-                "it is at {at}, before the stored position {time}: it was restored, or this is another deployment of the same name"
-            )),
             Position::Time(time, token) => Ok(Since { time: *time, token: token.clone() }),
-            Position::Lsn(_) | Position::Digest(_) => lost(format!("{position} is no cluster time")),
+            Position::Lsn(_) | Position::Digest(_) => {
+                Err(SourceError::PositionLost { name: self.name.clone(), problem: format!("{position} is no cluster time") })
+            }
         }
     }
 

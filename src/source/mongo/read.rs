@@ -5,7 +5,7 @@
 //! indexed the collection since ([`ReadError::Unavailable`]). A `getMore` of such a cursor reads at T too. The server takes no
 //! T that is ahead of its own clock, and one that is not yet majority-committed it waits for.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::TryStreamExt;
 use mongodb::{
@@ -29,6 +29,10 @@ const BATCH_DOCUMENTS: i32 = 10_000;
 const IDS_IN_COMMAND: usize = 1000;
 /// Bytes of values in one command. A command ends at 16 MiB, and an `_id` may be megabytes long.
 const BYTES_IN_COMMAND: usize = 4 << 20;
+/// How long a member may take to get to a time that others have seen; an election takes some seconds.
+const MEMBER_PATIENCE: Duration = Duration::from_secs(10);
+/// `InvalidOptions`: of `afterClusterTime` that it is ahead of the server's clock.
+const INVALID_OPTIONS: i32 = 72;
 /// `SnapshotTooOld`.
 const SNAPSHOT_TOO_OLD: i32 = 239;
 /// `SnapshotUnavailable`.
@@ -85,7 +89,24 @@ impl Server {
     /// A time up to which everything is majority-committed, so that a snapshot can be read at it now. It comes with the answer
     /// to a majority read, of a collection that need not exist.
     pub(super) async fn cluster_time(&self) -> Result<Timestamp, Error> {
-        let nothing = doc! { "find": "factsync.time", "limit": 1, "singleBatch": true, "readConcern": { "level": "majority" } };
+        self.majority_time(doc! { "level": "majority" }).await
+    }
+
+    /// The same, not before `time`, which somebody has seen: a member that is behind, or has just been elected, is waited for. `None` if the
+    /// deployment's own clock has never been there.
+    pub(super) async fn cluster_time_after(&self, time: Timestamp) -> Result<Option<Timestamp>, Error> {
+        match self.majority_time(doc! { "level": "majority", "afterClusterTime": time }).await {
+            Ok(time) => Ok(Some(time)),
+            Err(error) => match &*error.kind {
+                ErrorKind::Command(command) if command.code == INVALID_OPTIONS => Ok(None),
+                _ => Err(error),
+            },
+        }
+    }
+
+    async fn majority_time(&self, concern: Document) -> Result<Timestamp, Error> {
+        let wait = i64::try_from(MEMBER_PATIENCE.as_millis()).unwrap_or(i64::MAX);
+        let nothing = doc! { "find": "factsync.time", "limit": 1, "singleBatch": true, "readConcern": concern, "maxTimeMS": wait };
         let answer = self.run(nothing).await?;
         answer.get_timestamp("operationTime").map_err(Error::custom)
     }

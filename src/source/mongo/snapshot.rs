@@ -9,7 +9,7 @@ use std::{io, path::Path, sync::Arc};
 use futures_util::future::BoxFuture;
 use mongodb::{
     bson::{Bson, Document},
-    error::ErrorKind,
+    error::{Error, ErrorKind},
 };
 use tokio::task::spawn_blocking;
 
@@ -34,6 +34,8 @@ use crate::{
 /// Rows collected before they go to the builder, which sorts and writes files and so runs on a blocking thread: often
 /// enough to stay small, rarely enough that handing them over costs nothing.
 const CHUNK_ROWS: usize = 8192;
+/// `MaxTimeMSExpired`.
+const MAX_TIME_EXPIRED: i32 = 50;
 
 /// Reads every view once; see [`crate::source::snapshot`].
 pub async fn snapshot(name: &str, config: &MongoConfig, spool: &Path, observer: Observer<'_>) -> Result<Snapshot, SourceError> {
@@ -154,8 +156,27 @@ impl Reader {
 
     /// The newest time that every later read will have.
     pub(super) async fn cluster_time(&self) -> Result<ClusterTime, SourceError> {
-        let time = self.server.cluster_time().await.map_err(|error| self.server.failed("read a snapshot", error))?;
-        Ok(cluster_time(time))
+        Ok(cluster_time(self.server.cluster_time().await.map_err(|error| self.behind(error))?))
+    }
+
+    /// A member that takes too long will get there.
+    fn behind(&self, error: Error) -> SourceError {
+        const ACTION: &str = "read at a time that a majority has";
+        match &*error.kind {
+            ErrorKind::Command(command) if command.code == MAX_TIME_EXPIRED => self.server.unreachable(ACTION, said(&error)),
+            _ => self.server.failed(ACTION, error),
+        }
+    }
+
+    /// The same, not before `time`, at which this deployment has been followed.
+    pub(super) async fn cluster_time_after(&self, time: ClusterTime) -> Result<ClusterTime, SourceError> {
+        let after = self.server.cluster_time_after(timestamp(time)).await;
+        match after.map_err(|error| self.behind(error))? {
+            Some(at) => Ok(cluster_time(at)),
+            None => Err(self.server.position_lost(format!(
+                "its clock has never been at {time}: it was restored, or this is another deployment of the same name"
+            ))),
+        }
     }
 
     /// The result of a view's query.

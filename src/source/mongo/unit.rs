@@ -121,7 +121,7 @@ impl Tail {
                     let hint = "Raise the server's parameter minSnapshotHistoryWindowInSeconds.";
                     return Err(self.reader.server.refused("read documents at a cluster time", hint, error));
                 }
-                Err(Missed::Time(_)) => self.ahead = Some(self.reader.cluster_time().await?),
+                Err(Missed::Time(_)) => self.ahead = Some(self.reader.cluster_time_after(at).await?),
             }
         }
         match commit {
@@ -200,7 +200,7 @@ impl Tail {
             Some(ahead) => ahead,
             None if self.is_recent(at) => at,
             None => {
-                let ahead = self.reader.cluster_time().await?.max(at);
+                let ahead = self.reader.cluster_time_after(at).await?;
                 self.ahead = (ahead > at).then_some(ahead);
                 ahead
             }

@@ -284,3 +284,40 @@ fn read_event(document: &RawDocument) -> Result<Option<Event>, bson::error::Erro
     let token = token(document.get_document("_id")?)?;
     Ok(Some(Event { at: cluster_time(document.get_timestamp("clusterTime")?), token, what }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mongodb::bson::RawDocumentBuf;
+
+    #[test]
+    fn a_token_goes_back_as_it_came() {
+        let bits = Binary { subtype: BinarySubtype::Generic, bytes: vec![0x82, 0x00, 0x0f] };
+        for document in [doc! { "_data": "8265AB01" }, doc! { "_data": "8265AB01", "_typeBits": bits }] {
+            let raw = RawDocumentBuf::try_from(&document).expect("BSON");
+            let token = token(&raw).expect("a token");
+            let stored: ResumeToken = ResumeToken::new(token.data().expect("data"));
+            assert_eq!(token_document(&stored), Some(document));
+        }
+        assert_eq!(token_document(&ResumeToken::default()), None);
+    }
+
+    #[test]
+    fn a_token_begins_with_its_time() {
+        assert_eq!(token_time("826B02FF8E000000082B0229296E04"), Some(ClusterTime::new(0x6B02_FF8E, 8)));
+        assert_eq!(token_time("82"), None);
+        assert_eq!(token_time("7F6B02FF8E00000008"), None);
+    }
+
+    /// mongod 6.0 names the time that was asked for, whether or not anything was written at it.
+    #[test]
+    fn a_time_that_was_asked_for_is_not_one_that_was_seen() {
+        let (time, later) = (ClusterTime::new(7, 1), ClusterTime::new(7, 3));
+        let named = ResumeToken::new("8200");
+        let asked = Since { time, token: ResumeToken::default() };
+        assert_eq!(asked.reached(time.next(), named.clone()), asked);
+        assert_eq!(asked.reached(later, named.clone()), Since { time: later, token: named.clone() });
+        let resumed = Since { time, token: ResumeToken::new("8201") };
+        assert_eq!(resumed.reached(time.next(), named.clone()), Since { time: time.next(), token: named });
+    }
+}

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use crate::{
     config::MaxRemovals,
-    data::{ChangeBatch, Lsn, Position, Row},
+    data::{ChangeBatch, ClusterTime, Lsn, Position, ResumeToken, Row},
     fact::FactType,
     store::{
         Applied, Change, Followed, Live, Reached, Store, StoreError, ViewRecord,
@@ -154,6 +154,35 @@ fn a_commit_without_net_changes_moves_the_position_and_takes_no_number() {
     let followed = followers.follow(transaction(20, "1=a 1"));
     assert_eq!((followed.commit_no, followers.position()), (before, Some(at(21))));
     assert_eq!(followers.sent(), "");
+}
+
+/// A cluster time and what resumes the stream there are stored with the facts, and a commit at a time that is in comes in vain.
+#[test]
+fn atomic_a_resume_token_is_stored_with_the_facts_of_its_commit() {
+    let mut followers = Followers::new(&[Names::default()]);
+    let (time, token) = (ClusterTime::new(7, 2), ResumeToken::new("82AB"));
+    let start = Position::Time(ClusterTime::new(7, 1), ResumeToken::default());
+    followers.store.advance("db", &start.into()).expect("moved");
+    let commit = |name: &str, time: ClusterTime, token: &ResumeToken| {
+        let mut batch = ChangeBatch::default();
+        batch.begin(Lsn(time.0));
+        batch.insert(TABLE, |image| {
+            image.text(name);
+            image.text(name);
+        });
+        batch.commit(Lsn(time.0), time.end());
+        batch.resumes_with(token.clone());
+        batch
+    };
+    followers.follow(commit("a", time, &token));
+    let stands = Some(Position::Time(time, token.clone()));
+    assert_eq!((followers.position(), followers.sent()), (stands.clone(), "+a".to_owned()));
+    let mut followers = followers.reopened();
+    assert_eq!(followers.position(), stands);
+    followers.follow(commit("b", time, &token));
+    assert_eq!((followers.position(), followers.sent()), (stands, String::new()), "it was in");
+    followers.follow(commit("c", time.next(), &ResumeToken::default()));
+    assert_eq!(followers.position(), Some(Position::Time(time.next(), ResumeToken::default())));
 }
 
 #[test]
