@@ -15,7 +15,10 @@ const LARGE: usize = 15 * 1024 * 1024;
 const DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);
 
 async fn populate(app: &App, collection: &str, name: &str) {
-    let member = |number: i32| doc! { "_id": format!("{name}{number}"), "role": name, "owner": format!("{name}0"), "n": number, "team": ["t", name] };
+    let member = |number: i32| {
+        let id = format!("{name}{number}");
+        doc! { "_id": id, "role": name, "owner": format!("{name}0"), "n": number, "team": ["t", name] }
+    };
     app.run_command(doc! { "insert": collection, "documents": (0..5).map(member).collect::<Vec<_>>() }).await;
 }
 

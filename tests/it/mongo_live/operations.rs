@@ -23,7 +23,7 @@ const SPARE: [&str; 2] = ["spare", "users.old"];
 const LARGE: i64 = 2_000;
 
 /// What the server may answer to an operation that makes no sense for the documents that are there.
-const REFUSALS: [i32; 23] = [
+const REFUSALS: [i32; 25] = [
     2,     // BadValue: $push to what is no array
     9,     // FailedToParse: an empty update
     14,    // TypeMismatch: $inc of a text
@@ -44,7 +44,9 @@ const REFUSALS: [i32; 23] = [
     246,   // SnapshotUnavailable
     251,   // NoSuchTransaction
     263,   // OperationNotSupportedInTransaction
+    276,   // IndexBuildAborted: the collection went meanwhile
     11000, // DuplicateKey
+    12587, // BackgroundOperationInProgressForNamespace: a rename during an index build
     20,    // IllegalOperation: a rename onto itself
     24,    // LockTimeout
 ];
@@ -86,7 +88,7 @@ impl Kind {
         (Self::Aborted, 25),
         (Self::LargeTransaction, 2),
         (Self::Drop, 2),
-        (Self::Rename, 4),
+        (Self::Rename, 14),
         (Self::RenameOver, 3),
         (Self::Create, 12),
     ];
