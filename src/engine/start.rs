@@ -51,9 +51,24 @@ impl Ingest {
             return self.start_over(prepared, flows, "the queries changed, or a fact type could not be read the last time").await;
         }
         let roles = self.roles(prepared, &record, &flows);
+        self.drop_unused_states(&roles).await?;
         self.keep_changed_views_stale(prepared, &record, &roles).await?;
         let compared = if record.compared { Compared::Done(self.next_audit()) } else { Compared::Due(Instant::now()) };
         Ok(Start::At { from: Some(position), settled: record.settled, compared, roles, flows })
+    }
+
+    /// Lets go of states that no change will reach from here on. Kept, they would be taken for current by a start at which the same query can
+    /// be followed change by change again, because an index or a column is back.
+    async fn drop_unused_states(&mut self, roles: &[Role]) -> Result<(), EngineError> {
+        for (view, role) in self.views.iter_mut().zip(roles) {
+            let unused = matches!(role, Role::Refresh { .. } | Role::Off);
+            // A demotion is remembered by the fingerprint of the plan that is not trusted; it has no state.
+            if unused && view.fingerprint.is_some() && view.demoted.is_none() {
+                self.writer.drop_state(view.id).await?;
+                (view.fingerprint, view.position) = (None, None);
+            }
+        }
+        Ok(())
     }
 
     /// A new history, which begins with a snapshot.

@@ -261,7 +261,8 @@ impl Tail {
         tokio::select! {
             biased;
             Ok(()) = wanted.changed() => Wake::Wanted,
-            Some(Ok(refreshed)) = self.refreshing.join_next() => Wake::Refreshed(refreshed),
+            // Between the pieces of a commit a result would end it.
+            Some(Ok(refreshed)) = self.refreshing.join_next(), if self.open.is_none() => Wake::Refreshed(refreshed),
             Some(Ok((from, seen))) = self.peeking.join_next() => Wake::Peeked(from, seen),
             () = tokio::time::sleep_until(timer) => Wake::Timer,
             batch = self.watch.next() => Wake::Stream(batch),
