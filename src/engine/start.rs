@@ -57,8 +57,8 @@ impl Ingest {
         Ok(Start::At { from: Some(position), settled: record.settled, compared, roles, flows })
     }
 
-    /// Lets go of states that no change will reach from here on. Kept, they would be taken for current by a start at which the same query can
-    /// be followed change by change again, because an index or a column is back.
+    /// Lets go of states that no change will reach from here on. Kept, they would be taken for current by a start at which the same query
+    /// can be followed change by change again, because an index or a column is back.
     async fn drop_unused_states(&mut self, roles: &[Role]) -> Result<(), EngineError> {
         for (view, role) in self.views.iter_mut().zip(roles) {
             let unused = matches!(role, Role::Refresh { .. } | Role::Off);
