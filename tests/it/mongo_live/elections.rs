@@ -43,7 +43,7 @@ struct Scene {
     client: Client,
     views: Vec<View>,
     processes: Vec<Process>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Scene {
@@ -59,16 +59,21 @@ impl Scene {
         let facts: Map<String, Value> = views.iter().map(|view| (view.signature.to_owned(), view.config())).collect();
         let dbs = json!({ "app": { "connection_string": "$MONGODB_URL" } });
         let yaml = json!({ "version": 1, "source": "mongodb", "facts": facts, "dbs": dbs });
-        let config = folder.path().join("app.yaml");
-        std::fs::write(&config, yaml.to_string()).expect("written");
-        let config = config.to_str().expect("UTF-8");
-        let follow =
-            |preference: &&str| Process::spawn(&["run", config, "--limits", "off"], &[("MONGODB_URL", &(set.uri(DATABASE) + preference))]);
-        let processes: Vec<Process> = PREFERENCES.iter().map(follow).collect();
-        for process in &processes {
+        std::fs::write(folder.path().join("app.yaml"), yaml.to_string()).expect("written");
+        let mut scene = Self { set, client, views, processes: Vec::new(), folder };
+        scene.follow().await;
+        scene
+    }
+
+    /// Starts a factsync for each of [`PREFERENCES`], with a state of its own.
+    async fn follow(&mut self) {
+        let config = self.folder.path().join("app.yaml");
+        for preference in PREFERENCES {
+            let args = ["run", config.to_str().expect("UTF-8"), "--limits", "off"];
+            let process = Process::spawn(&args, &[("MONGODB_URL", &(self.set.uri(DATABASE) + preference))]);
             process.wait_ready().await;
+            self.processes.push(process);
         }
-        Self { set, client, views, processes, _folder: folder }
     }
 
     fn database(&self) -> Database {
@@ -88,7 +93,7 @@ impl Scene {
         let last = self.mark().await;
         let wanted = oracle::facts(&self.database(), &self.views, None).await;
         assert!(wanted.values().any(|rows| !rows.is_empty()), "{context}: there is nothing to compare");
-        for (process, preference) in self.processes.iter().zip(PREFERENCES) {
+        for (process, preference) in self.processes.iter().zip(PREFERENCES.into_iter().cycle()) {
             process.wait_position(&position(last)).await;
             for view in &self.views {
                 let (stored, wanted) = (stored(process, view.predicate()).await, &wanted[view.predicate()]);
@@ -105,7 +110,7 @@ impl Scene {
 
     /// Panics if anything was read anew.
     fn assert_followed(&self) {
-        for (process, preference) in self.processes.iter().zip(PREFERENCES) {
+        for (process, preference) in self.processes.iter().zip(PREFERENCES.into_iter().cycle()) {
             let log = process.log();
             let count = |text: &str| log.lines().filter(|line| line.contains(text)).count();
             let (anew, lost) = (count("reading every view"), count("position lost"));
@@ -188,9 +193,9 @@ async fn transaction(database: &Database, session: &mut ClientSession, random: &
         let set = doc! { "$set": { "role": format!("role-{}", random.below(3)), "active": random.below(3) > 0 } };
         let owned = doc! { "$set": { "owner": format!("u{}", random.below(8)) } };
         match random.below(4) {
-            0 => drop(users.delete_one(doc! { "_id": user }).session(&mut *session).await?),
-            1 => drop(repos.delete_many(doc! { "owner": user }).session(&mut *session).await?),
-            _ => drop(users.update_one(doc! { "_id": user }, set).upsert(true).session(&mut *session).await?),
+            0 => users.delete_one(doc! { "_id": user }).session(&mut *session).await.map(|_| ())?,
+            1 => repos.delete_many(doc! { "owner": user }).session(&mut *session).await.map(|_| ())?,
+            _ => users.update_one(doc! { "_id": user }, set).upsert(true).session(&mut *session).await.map(|_| ())?,
         }
         repos.update_one(doc! { "_id": repo }, owned).upsert(true).session(&mut *session).await?;
     }
@@ -222,7 +227,38 @@ async fn elections_lose_no_change_and_nothing_is_read_anew() {
         assert!(failed > 0 || round % 2 == 0, "{context}, and no writer has noticed");
         scene.assert_settled(&context).await;
     }
+    let member = down.expect("the last round killed one");
+    scene.set.restart(member).await;
+    each_secondary_dies(&mut scene, &mut random, member).await;
     scene.assert_followed();
+    for (process, preference) in scene.processes.iter().zip(PREFERENCES) {
+        assert!(process.log().contains("source lost"), "{preference:?} has not noticed:\n{}", process.log());
+    }
+}
+
+/// The secondaries die one after the other, the next one as soon as the one before is back: who reads from secondaries has to go on
+/// with one that may be behind.
+async fn each_secondary_dies(scene: &mut Scene, random: &mut Random, returning: usize) {
+    is_secondary(&scene.set, returning).await;
+    let primary = scene.set.primary().await;
+    let load = Load::start(&scene.client, random);
+    for member in (0..3).filter(|member| *member != primary) {
+        load.goes_on(random.below(30)).await;
+        scene.set.kill(member);
+        load.goes_on(1 + random.below(30)).await;
+        scene.set.restart(member).await;
+        is_secondary(&scene.set, member).await;
+    }
+    load.finish().await;
+    scene.assert_settled("each secondary died").await;
+}
+
+async fn is_secondary(set: &ReplicaSet, member: usize) {
+    eventually_async(DEADLINE, "it is a secondary", async || {
+        let hello = set.direct(member).await.database("admin").run_command(doc! { "hello": 1 }).await.ok()?;
+        hello.get_bool("secondary").unwrap_or(false).then_some(())
+    })
+    .await;
 }
 
 /// A primary whose secondaries do not follow takes writes that nobody else will ever have, if they ask for no majority: a grant and a
@@ -251,7 +287,9 @@ async fn elections_what_is_rolled_back_was_never_a_fact() {
     users.delete_one(doc! { "_id": "ann" }).write_concern(alone()).session(&mut session).await.expect("the primary has it");
     let lonely = session.operation_time().expect("a time");
     assert_eq!(names(&scene.set, old).await, ["bob", "eve"], "the writes were taken");
-    for (process, preference) in scene.processes.iter().zip(PREFERENCES) {
+    // Who comes only now has not seen them either.
+    scene.follow().await;
+    for (process, preference) in scene.processes.iter().zip(PREFERENCES.into_iter().cycle()) {
         let (status, body) = process.get(&format!("/v1/wait?position={}&timeout_ms=1500", position(lonely))).await;
         assert_eq!(status, 504, "{preference}: {body}");
         assert_eq!(stored(process, "has_role").await, before, "{preference}: what only one member has");

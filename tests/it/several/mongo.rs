@@ -219,7 +219,7 @@ async fn every_position_finds_its_source(process: &Process, desk: &Desk, first: 
         let (status, message) = ask(process, &query).await;
         assert_eq!(status, 200, "{query:?}: {message}");
         assert!(
-            !held(process, predicate).await.contains(&gone.map(str::to_owned).to_vec()),
+            !held(process, predicate).await.contains(gone.map(str::to_owned).as_slice()),
             "{query:?} was answered before its fact was gone"
         );
     }
@@ -298,12 +298,13 @@ async fn write(
 ) {
     while !*stop.borrow() {
         let (user, role) = (doc! { "user": random.below(6).to_string() }, format!("r{}", random.below(3)));
-        match random.below(4) {
-            0 => drop(members.delete_many(user).await.expect("deleted")),
-            1 => drop(members.update_many(user, doc! { "$set": { "role": role, "gone": random.below(3) == 0 } }).await.expect("updated")),
-            2 => drop(members.delete_one(doc! { "role": role }).await.expect("deleted")),
-            _ => drop(members.insert_one(doc! { "role": role, "user": user.get("user") }).await.expect("inserted")),
-        }
+        let written = match random.below(4) {
+            0 => members.delete_many(user).await.map(|_| ()),
+            1 => members.update_many(user, doc! { "$set": { "role": role, "gone": random.below(3) == 0 } }).await.map(|_| ()),
+            2 => members.delete_one(doc! { "role": role }).await.map(|_| ()),
+            _ => members.insert_one(doc! { "role": role, "user": user.get("user") }).await.map(|_| ()),
+        };
+        written.expect("written");
         done.send_modify(|done| *done += 1);
     }
 }
@@ -384,7 +385,7 @@ async fn beside_a_run(desk: &Desk, process: &Process, docs: &Documents) {
     docs.insert(&[("5", "owner")]).await;
     let time = docs.now().await;
     wait(&time, &[]).expect_code(0);
-    assert!(held(process, "badge_a").await.contains(&["5", "owner"].map(str::to_owned).to_vec()), "it has waited");
+    assert!(held(process, "badge_a").await.contains(["5", "owner"].map(str::to_owned).as_slice()), "it has waited");
     for wrong in ["1732284000", "1732284000:x", "Timestamp(1732284000, 5)", "1732284000.5", "99999999999:1"] {
         let told = wait(wrong, &[]).expect_code(2).stderr;
         assert!(told.contains("a cluster time such as 1732284000:5"), "{wrong}: {told}");
