@@ -12,7 +12,7 @@ use super::{
 use crate::support::{factsync::Factsync, github::Random, mongod::Mongod};
 
 /// How long factsync tries to reach a MongoDB that is away, here.
-const SELECTION_MS: u64 = 3_000;
+const SELECTION_MS: u64 = 2_000;
 /// Changes of one other source that are to get through while one such attempt lasts. A source that had to wait for it would
 /// get through with one, and those that do not with dozens.
 const MEANWHILE: usize = 5;
@@ -298,7 +298,7 @@ async fn write(
 ) {
     while !*stop.borrow() {
         let (user, role) = (doc! { "user": random.below(6).to_string() }, format!("r{}", random.below(3)));
-        let written = match random.below(4) {
+        let written = match random.below(6) {
             0 => members.delete_many(user).await.map(|_| ()),
             1 => members.update_many(user, doc! { "$set": { "role": role, "gone": random.below(3) == 0 } }).await.map(|_| ()),
             2 => members.delete_one(doc! { "role": role }).await.map(|_| ()),
