@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Rust and not a script, so that both readers use the same driver and none has to be installed. For each case factsync reads the
-//! documents for the first time; then it is stopped while changes are made, so that everybody finds the same backlog: the bare driver, which
-//! decodes each event and forgets it, and factsync, which is timed from its start until the last change is durable in its state
+//! documents for the first time; then it is stopped while changes are made, so that everybody finds the same backlog: the bare driver,
+//! which decodes each event and forgets it, and factsync, which is timed from its start until the last change is durable in its state
 //! (`local`) and acknowledged by the fact store (`delivered`). The fact store is one that takes everything and keeps nothing, in this
 //! process. Then, with factsync's own fact store in its process: how long after a write its fact is there, nothing else happening.
 //!
@@ -32,7 +32,7 @@ use mongodb::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::time::sleep;
+use tokio::time::{MissedTickBehavior, interval};
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -307,7 +307,10 @@ fn quantiles(mut times: Vec<Duration>) -> String {
 /// Looks until it is so; tells when the look began that saw it.
 async fn until(pause: Duration, mut look: impl AsyncFnMut() -> Outcome<bool>) -> Outcome<Instant> {
     let deadline = Instant::now() + PATIENCE;
+    let mut looks = interval(pause);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        looks.tick().await;
         let began = Instant::now();
         if look().await? {
             return Ok(began);
@@ -315,7 +318,6 @@ async fn until(pause: Duration, mut look: impl AsyncFnMut() -> Outcome<bool>) ->
         if began > deadline {
             return Err("waited in vain".into());
         }
-        sleep(pause).await;
     }
 }
 

@@ -328,7 +328,8 @@ impl Ingest {
         let loading = from.is_some() && roles.contains(&Role::Load);
         let tried = |view: &usize| !matches!(roles[*view], Role::Off);
         let untried: BTreeSet<usize> = (0..self.views.len()).filter(|view| self.views[*view].failing).filter(tried).collect();
-        let start = source::Start { from, settled: settled.clone(), roles };
+        let ahead = self.views.iter().map(|view| view.position).collect();
+        let start = source::Start { from, settled: settled.clone(), roles, ahead };
         let follow = tokio::spawn(async move {
             let outcome = follower.follow(start, &mut link).await;
             drop(link);

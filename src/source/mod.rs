@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     config::{SourceConfig, SourceKind},
-    data::{ChangeBatch, Extent, Position},
+    data::{ChangeBatch, Extent, Lsn, Position},
     error::Disposition,
     query::{RemoteExpr, ViewPlan},
 };
@@ -320,12 +320,14 @@ pub struct Start {
     pub settled: Option<Position>,
     /// One for each view.
     pub roles: Vec<Role>,
+    /// For each view where it stands if that is ahead of `from`, since it was loaded later: behind the commits that start before this.
+    pub ahead: Vec<Option<Lsn>>,
 }
 
 impl Start {
     /// From `from` with refresh views only, none of them stale.
     pub fn refreshing(from: Option<Position>, views: usize) -> Self {
-        Self { settled: from.clone(), from, roles: vec![Role::Refresh { stale: false }; views] }
+        Self { settled: from.clone(), from, roles: vec![Role::Refresh { stale: false }; views], ahead: vec![None; views] }
     }
 }
 

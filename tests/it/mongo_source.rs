@@ -1,5 +1,7 @@
 //! The MongoDB source against a real mongod.
 
+mod ahead;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use factsync::{

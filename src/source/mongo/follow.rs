@@ -47,8 +47,6 @@ pub struct Follower {
     config: Arc<MongoConfig>,
     spool: PathBuf,
     demoted: Demoted,
-    /// Up to when views that were loaded have everything: a later attempt sees again what they have.
-    loaded: BTreeMap<usize, ClusterTime>,
 }
 
 /// How a view is followed, before its role is known.
@@ -61,7 +59,7 @@ enum Way {
 impl Follower {
     /// Prepares to follow the database of `config`; nothing is opened yet. Results spill into `spool`.
     pub fn new(name: &str, config: Arc<MongoConfig>, spool: &Path) -> Self {
-        Self { name: name.to_owned(), config, spool: spool.to_owned(), demoted: Demoted::default(), loaded: BTreeMap::new() }
+        Self { name: name.to_owned(), config, spool: spool.to_owned(), demoted: Demoted::default() }
     }
 
     /// Connects and judges every view.
@@ -80,14 +78,14 @@ impl Follower {
         Ok((server, ways))
     }
 
-    fn start<'a>(&'a mut self, start: Start, events: &'a mpsc::Sender<Event>) -> BoxFuture<'a, Result<Option<Tail>, SourceError>> {
+    fn start<'a>(&'a self, start: Start, events: &'a mpsc::Sender<Event>) -> BoxFuture<'a, Result<Option<Tail>, SourceError>> {
         Box::pin(self.start_at(start, events))
     }
 
-    async fn start_at(&mut self, start: Start, events: &mpsc::Sender<Event>) -> Result<Option<Tail>, SourceError> {
+    async fn start_at(&self, start: Start, events: &mpsc::Sender<Event>) -> Result<Option<Tail>, SourceError> {
         let (server, ways) = self.survey().await?;
         let reader = Reader::new(server, &self.name, &self.spool);
-        let mut followed = self.followed(&ways, &start.roles)?;
+        let mut followed = self.followed(&ways, &start)?;
         let (since, at) = match &start.from {
             None => {
                 let at = reader.cluster_time().await?;
@@ -130,7 +128,7 @@ impl Follower {
 
     /// Reads what has no usable state, or everything, and tells what cannot be read.
     async fn load(
-        &mut self,
+        &self,
         reader: &Reader,
         followed: &mut [Followed],
         at: ClusterTime,
@@ -143,7 +141,6 @@ impl Follower {
             let reading = match followed {
                 Followed::Documents { shape, table, ahead, load: true } => {
                     *ahead = at;
-                    self.loaded.insert(number, at);
                     match lookup::refuse_arrays_in_arrays(&reader.server, shape, None, timestamp(at)).await {
                         Ok(()) => reader.load(view, shape, *table, at).await,
                         Err(error @ ReadError::ArrayInArray { .. }) => {
@@ -172,7 +169,7 @@ impl Follower {
     }
 
     /// What each view is, in its role. A view that fails is refreshed although it could be followed otherwise.
-    fn followed(&self, ways: &[Way], roles: &[Role]) -> Result<Vec<Followed>, SourceError> {
+    fn followed(&self, ways: &[Way], Start { roles, ahead, .. }: &Start) -> Result<Vec<Followed>, SourceError> {
         let mut changed = Vec::new();
         let mut followed = Vec::with_capacity(ways.len());
         for (number, (way, role)) in ways.iter().zip(roles).enumerate() {
@@ -181,7 +178,8 @@ impl Follower {
                 (Way::Documents(shape), Role::Incremental | Role::Load) => Followed::Documents {
                     shape: shape.clone(),
                     table: table(number),
-                    ahead: self.loaded.get(&number).copied().unwrap_or_default(),
+                    // What it has already is told again, and what a lookup found then is what it has to be compared with.
+                    ahead: ahead[number].map(|end| ClusterTime(end.0.saturating_sub(1))).unwrap_or_default(),
                     load: *role == Role::Load,
                 },
                 (Way::Documents(shape), Role::Refresh { .. }) => Followed::Refresh { collections: shape.collections() },

@@ -23,8 +23,9 @@ use crate::{
     },
 };
 
-/// Documents asked for at a time; the server stops at 16 MiB anyway.
-const BATCH_DOCUMENTS: i32 = 10_000;
+/// Documents asked for at a time. Decoded they take some 1 KiB each, and unasked the server fills each answer up to 16 MiB: a quarter of a
+/// million small ones (a first read of a million then took 370 MiB).
+const BATCH_DOCUMENTS: u32 = 4_000;
 /// Ids in one command. On mongod 6.0 20,000 documents by id take 0.41 s in commands of 100, 0.17 s of 1,000 and 0.17 s of 10,000.
 const IDS_IN_COMMAND: usize = 1000;
 /// Bytes of values in one command. A command ends at 16 MiB, and an `_id` may be megabytes long.
@@ -92,8 +93,8 @@ impl Server {
         self.majority_time(doc! { "level": "majority" }).await
     }
 
-    /// The same, not before `time`, which somebody has seen: a member that is behind, or has just been elected, is waited for. `None` if the
-    /// deployment's own clock has never been there.
+    /// The same, not before `time`, which somebody has seen: a member that is behind, or has just been elected, is waited for. `None` if
+    /// the deployment's own clock has never been there.
     pub(super) async fn cluster_time_after(&self, time: Timestamp) -> Result<Option<Timestamp>, Error> {
         match self.majority_time(doc! { "level": "majority", "afterClusterTime": time }).await {
             Ok(time) => Ok(Some(time)),
@@ -159,7 +160,7 @@ impl Server {
             command.insert("cursor", doc! { "batchSize": BATCH_DOCUMENTS });
         }
         command.insert("readConcern", doc! { "level": "snapshot", "atClusterTime": at });
-        let mut run = self.database.run_cursor_command(command);
+        let mut run = self.database.run_cursor_command(command).batch_size(BATCH_DOCUMENTS);
         if let Some(criteria) = self.read_preference() {
             run = run.selection_criteria(criteria.clone());
         }

@@ -1,7 +1,7 @@
 //! Whole views at one cluster time.
 //!
-//! All views are read as of the same cluster time, with snapshot reads (<https://www.mongodb.com/docs/manual/reference/read-concern-snapshot/>).
-//! So a transaction that wrote to two collections shows in both views or in neither, and the change stream goes on from exactly that
+//! All views are read as of the same cluster time, with snapshot reads
+//! (<https://www.mongodb.com/docs/manual/reference/read-concern-snapshot/>). So a transaction that wrote to two collections shows in both views or in neither, and the change stream goes on from exactly that
 //! time. The server keeps old states for `minSnapshotHistoryWindowInSeconds`, 300 by default; a read that takes longer fails by that name.
 
 use std::{io, path::Path, sync::Arc};

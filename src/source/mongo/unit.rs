@@ -52,6 +52,8 @@ struct Touched {
 enum Missed {
     /// The server does not have the state of that time.
     Time(ReadError),
+    /// The server does not have the state before, which says what a view's lookups found then.
+    Before(usize, ReadError),
     /// Anything else, for one view.
     View(usize, ReadError),
     /// Nobody listens.
@@ -116,6 +118,7 @@ impl Tail {
             match self.look_up(&touched, at, time, &mut sending).await {
                 Ok(()) => break,
                 Err(Missed::Gone) => return Ok(Err(Gone)),
+                Err(Missed::Before(view, error)) => return Err(self.reader.server.views_changed(vec![view], error.to_string())),
                 Err(Missed::View(view, error)) => return self.fail(view, error, events).await,
                 Err(Missed::Time(error)) if tried == MOST_TIMES => {
                     let hint = "Raise the server's parameter minSnapshotHistoryWindowInSeconds.";
@@ -247,7 +250,7 @@ impl Tail {
                 let Some(foreign) = touched.get(&lookup.from).filter(|foreign| !foreign.ids.is_empty()) else { continue };
                 let changed: Vec<Bson> = foreign.ids.values().cloned().collect();
                 let mut affected = affected(&self.reader.server, shape, lookup, &changed, timestamp(before), timestamp(time));
-                while let Some(ids) = affected.next().await.map_err(|error| missed(number, error))? {
+                while let Some(ids) = affected.next().await.map_err(|error| missed_lookup(number, error))? {
                     self.documents(number, shape, *table, &ids, time, sending).await?;
                 }
             }
@@ -297,6 +300,13 @@ pub(super) fn demote(server: &Server, demoted: &Demoted, view: usize, why: &Read
     let why = why.to_string();
     demoted.lock().unwrap_or_else(PoisonError::into_inner).insert(view, why.clone());
     server.views_changed(vec![view], why)
+}
+
+fn missed_lookup(view: usize, error: ReadError) -> Missed {
+    match error {
+        ReadError::TooOld(_) | ReadError::Unavailable(_) => Missed::Before(view, error),
+        ReadError::ArrayInArray { .. } | ReadError::Failed(_) => Missed::View(view, error),
+    }
 }
 
 fn missed(view: usize, error: ReadError) -> Missed {

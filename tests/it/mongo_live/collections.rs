@@ -15,7 +15,10 @@ const LARGE: usize = 15 * 1024 * 1024;
 const DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);
 
 async fn populate(app: &App, collection: &str, name: &str) {
-    let member = |number: i32| doc! { "_id": format!("{name}{number}"), "role": name, "owner": format!("{name}0"), "n": number, "team": ["t", name] };
+    let member = |number: i32| {
+        let id = format!("{name}{number}");
+        doc! { "_id": id, "role": name, "owner": format!("{name}0"), "n": number, "team": ["t", name] }
+    };
     app.run_command(doc! { "insert": collection, "documents": (0..5).map(member).collect::<Vec<_>>() }).await;
 }
 
@@ -138,4 +141,34 @@ async fn problem(process: &Process, predicate: &str) -> Option<String> {
     let lines = status["fact_types"].as_array().expect("a list");
     let line = lines.iter().find(|line| line["fact_type"].as_str().is_some_and(|name| name.starts_with(predicate)))?;
     line["problem"].as_str().map(str::to_owned)
+}
+
+/// A lookup without its index is refreshed, and what was known of its documents before is worth nothing when the index is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_goes_and_comes_back_leaves_nothing_stale() {
+    let app = App::start(views::all().into_iter().filter(|view| view.predicate() == "has_grant").collect()).await;
+    populate(&app, "users", "a").await;
+    populate(&app, "repos", "a").await;
+    let owned = async |owner: &str| {
+        let updates = [doc! { "q": { "_id": "a1" }, "u": { "$set": { "owner": owner } } }];
+        app.run_command(doc! { "update": "repos", "updates": updates }).await;
+    };
+    let mut modes = Vec::new();
+    for step in ["there", "gone", "back"] {
+        match step {
+            "gone" => app.run_command(doc! { "dropIndexes": "repos", "index": "owner_1" }).await,
+            _ => app.run_command(index("repos")).await,
+        };
+        let process = app.started(&[]).await;
+        app.assert_settled(&process, &format!("the index is {step}")).await;
+        owned("a2").await;
+        app.assert_settled(&process, &format!("a change while the index is {step}")).await;
+        app.run_command(doc! { "delete": "repos", "deletes": [{ "q": { "owner": "a0" }, "limit": 1 }] }).await;
+        app.assert_settled(&process, &format!("a delete while the index is {step}")).await;
+        owned("a3").await;
+        modes.push(process.status().await["fact_types"][0]["mode"].as_str().map(str::to_owned));
+        app.assert_settled(&process, &format!("another change while the index is {step}")).await;
+        assert!(process.terminate().success());
+    }
+    assert_eq!(modes, ["incremental", "refresh", "incremental"].map(|mode| Some(mode.to_owned())));
 }

@@ -1,6 +1,6 @@
 //! Every type of `_id`, at the place where a stream is resumed: a resume token holds the `_id` of its event.
 
-use mongodb::bson::{Binary, Bson, DateTime, Decimal128, Document, Timestamp, doc, oid::ObjectId, spec::BinarySubtype};
+use mongodb::bson::{Binary, Bson, DateTime, Decimal128, Timestamp, doc, oid::ObjectId, spec::BinarySubtype};
 
 use super::{app::App, views};
 
@@ -40,7 +40,9 @@ async fn a_stream_is_resumed_behind_every_type_of_id() {
     let app = App::start(views.collect()).await;
     assert!(app.started(&[]).await.terminate().success());
     for id in ids() {
-        let insert = doc! { "insert": "users", "documents": [Document::from_iter([("_id".to_owned(), id.clone()), ("role".to_owned(), "guest".into())])] };
+        let mut document = doc! { "role": "guest" };
+        document.insert("_id", id.clone());
+        let insert = doc! { "insert": "users", "documents": [document] };
         let delete = doc! { "delete": "users", "deletes": [{ "q": { "_id": { "$eq": id.clone() } }, "limit": 1 }] };
         for command in [insert, delete] {
             // It dies with this event as the last it knows.

@@ -204,7 +204,8 @@ impl Incremental {
         let position = from.as_ref().map_or(Lsn(0), lsn);
         let task = tokio::spawn(async move {
             let mut link = Link { events: sender, durable: durable_receiver, wanted: wanted_receiver, stop: stop_receiver };
-            follower.follow(Start { settled: from.clone(), from, roles }, &mut link).await
+            let ahead = vec![None; roles.len()];
+            follower.follow(Start { settled: from.clone(), from, roles, ahead }, &mut link).await
         });
         Self {
             task,
