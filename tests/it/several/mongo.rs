@@ -79,7 +79,8 @@ impl Documents {
 }
 
 impl Desk {
-    /// Writes `mongo.yaml`: each source of `of` has two fact types, `badge_<fact>(User:_, String:_)` and `count_<fact>(String:_, String:_)`.
+    /// Writes `mongo.yaml`: each source of `of` has two fact types, `badge_<fact>(User:_, String:_)` and
+    /// `count_<fact>(String:_, String:_)`.
     fn mongo(&mut self, of: &[(&str, &str, &Documents)]) {
         let mut yaml = String::from("version: 1\nsource: mongodb\nfacts:\n");
         for (name, fact, _) in of {
