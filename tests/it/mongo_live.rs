@@ -3,6 +3,7 @@
 mod app;
 mod collections;
 mod documents;
+mod elections;
 mod exact;
 mod ids;
 mod interrupted;

@@ -4,6 +4,7 @@
 
 mod changes;
 mod failures;
+mod mongo;
 mod slots;
 mod waiting;
 

@@ -115,7 +115,12 @@ async fn a_kill_at_any_moment_with_several_sources_under_load_ends_exact() {
 }
 
 /// Random commits over few users and roles until `stop`, counted.
-async fn commit(client: Client, mut random: Random, done: tokio::sync::watch::Sender<u64>, stop: tokio::sync::watch::Receiver<bool>) {
+pub(super) async fn commit(
+    client: Client,
+    mut random: Random,
+    done: tokio::sync::watch::Sender<u64>,
+    stop: tokio::sync::watch::Receiver<bool>,
+) {
     while !*stop.borrow() {
         let (user, role) = (random.below(6), random.below(3));
         let sql = match random.below(4) {

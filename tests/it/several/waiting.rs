@@ -4,11 +4,11 @@ use super::*;
 use crate::support::factsync::Factsync;
 
 /// A position that no file has.
-fn nowhere() -> String {
+pub(super) fn nowhere() -> String {
     "0".repeat(64)
 }
 
-async fn ask(process: &Process, query: &[(&str, &str)]) -> (u16, String) {
+pub(super) async fn ask(process: &Process, query: &[(&str, &str)]) -> (u16, String) {
     let query: String = form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
     let (status, body) = process.get(&format!("/v1/wait?timeout_ms=20000&{query}")).await;
     let message = serde_json::from_str::<Value>(&body).expect("JSON")["message"].as_str().unwrap_or_default().to_owned();
