@@ -409,7 +409,7 @@ impl Ingest {
                 warn!(source = self.name, %fact_type, removals, facts = change.facts, "removals held, see /v1/status");
             }
             for (reason, rows) in &change.skipped {
-                if record.skipped.get(reason) != Some(rows) {
+                if !record.skipped.contains_key(reason) {
                     warn!(source = self.name, fact_type = %record.fact_type, reason, rows, "rows make no fact");
                 }
             }

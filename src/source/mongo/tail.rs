@@ -403,7 +403,6 @@ impl Tail {
         match seen {
             // Said of another place it would say nothing about what has come since.
             Ok(batch) if batch.events.is_empty() && batch.ended && self.open.is_none() && *from == self.place() => {
-                self.peek_at = None;
                 Box::pin(self.take(batch, events)).await
             }
             // The stream will say it as well, if that goes on.
@@ -460,7 +459,6 @@ impl Tail {
             return reported;
         }
         if ended && reached > self.received.time {
-            let token = if self.invalidated { ResumeToken::default() } else { token };
             self.received = Since { time: reached, token };
         }
         // Not if a commit has just told it.

@@ -130,7 +130,6 @@ impl Tail {
         match commit {
             Commit::GoesOn => Ok(sending.send(self).await.map_err(|_| Gone)),
             Commit::Ends(token) => {
-                let token = if self.invalidated { ResumeToken::default() } else { token };
                 self.received = Since { time: at, token: token.clone() };
                 if sending.batch.is_empty() && !sending.begun {
                     return Ok(Ok(()));

@@ -124,17 +124,17 @@ pub(super) struct Since {
 impl Since {
     fn stage(&self) -> Document {
         match token_document(&self.token) {
-            // Unlike a time alone, the token of an event tells a server that has another history.
-            Some(token) => doc! { "$changeStream": { "resumeAfter": token } },
-            None => doc! { "$changeStream": { "startAtOperationTime": timestamp(self.time.next()) } },
+            // Unlike a time alone, the token of an event tells a server that has another history. Unlike `resumeAfter` this takes the token of
+            // an event that ended a stream, too.
+            Some(token) => doc! { "$changeStream": { "startAfter": token } },
+            // The time itself and not the one after it, at which nobody has written yet: the server names what it was asked for as reached.
+            None => doc! { "$changeStream": { "startAtOperationTime": timestamp(self.time) } },
         }
     }
 
-    /// Where the server has got to, if it has. A stream that begins at a time and has met nothing yet names that time, although nobody has
-    /// written at it so far, and somebody may.
-    fn reached(&self, time: ClusterTime, token: ResumeToken) -> Self {
-        let asked = self.token.data().is_none() && time <= self.time.next();
-        if asked { self.clone() } else { Self { time, token } }
+    /// Whether an event is not known yet.
+    fn lacks(&self, event: &Event) -> bool {
+        event.at > self.time || self.token.data().is_some()
     }
 }
 
@@ -241,7 +241,7 @@ fn parse(batch: &RawBatch, asked: u32, router: bool, since: &Since) -> Result<Ba
     for document in documents {
         let document = document.ok().and_then(|document| document.as_document());
         count += 1;
-        events.extend(event(document.ok_or(Fault::Unreadable("an event"))?)?);
+        events.extend(event(document.ok_or(Fault::Unreadable("an event"))?)?.filter(|event| since.lacks(event)));
     }
     let full = count >= asked || documents.as_bytes().len() >= FULL_BYTES;
     let reply = batch.as_raw_document();
@@ -249,7 +249,6 @@ fn parse(batch: &RawBatch, asked: u32, router: bool, since: &Since) -> Result<Ba
     let token = cursor.get_document("postBatchResumeToken").ok().and_then(|document| token(document).ok());
     let token = token.ok_or(Fault::Unreadable("the resume token"))?;
     let reached = token.data().and_then(token_time).ok_or(Fault::Unreadable("the resume token"))?;
-    let Since { time: reached, token } = if events.is_empty() { since.reached(reached, token) } else { Since { time: reached, token } };
     let last = events.last().map(|event: &Event| event.at).unwrap_or_default();
     let (ended, reached) = if router { (!full && reached > last, ClusterTime(reached.0.saturating_sub(1))) } else { (!full, reached) };
     let head = reply.get_timestamp("operationTime").map(cluster_time).unwrap_or(reached).max(reached);
@@ -309,15 +308,13 @@ mod tests {
         assert_eq!(token_time("7F6B02FF8E00000008"), None);
     }
 
-    /// mongod 6.0 names the time that was asked for, whether or not anything was written at it.
     #[test]
-    fn a_time_that_was_asked_for_is_not_one_that_was_seen() {
-        let (time, later) = (ClusterTime::new(7, 1), ClusterTime::new(7, 3));
-        let named = ResumeToken::new("8200");
-        let asked = Since { time, token: ResumeToken::default() };
-        assert_eq!(asked.reached(time.next(), named.clone()), asked);
-        assert_eq!(asked.reached(later, named.clone()), Since { time: later, token: named.clone() });
-        let resumed = Since { time, token: ResumeToken::new("8201") };
-        assert_eq!(resumed.reached(time.next(), named.clone()), Since { time: time.next(), token: named });
+    fn what_was_known_at_a_time_is_not_told_again() {
+        let (time, token) = (ClusterTime::new(7, 1), ResumeToken::new("8201"));
+        let event = |at: ClusterTime| Event { at, token: token.clone(), what: What::Invalidated };
+        let since = Since { time, token: ResumeToken::default() };
+        assert_eq!([time, time.next()].map(|at| since.lacks(&event(at))), [false, true]);
+        // The rest of a transaction has the time of its beginning, and a token knows where in it we are.
+        assert!(Since { time, token: token.clone() }.lacks(&event(time)));
     }
 }
