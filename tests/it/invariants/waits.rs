@@ -96,7 +96,8 @@ async fn exact_a_wait_for_the_future_times_out_and_nonsense_is_refused() {
         assert!(body.contains("message"), "{query}: {body}");
     }
     let (_, body) = process.get("/v1/wait?position=e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855").await;
-    assert!(body.contains("is postgres, and a SHA-256 digest is a position of a CSV file"), "{body}");
+    assert!(body.contains("a SHA-256 digest is a position of a CSV file"), "{body}");
+    assert!(body.contains("is postgres and has an LSN such as 16/B374D848"), "{body}");
     let (_, body) = process.get("/v1/wait?position=0%2F1&timeout=5").await;
     assert!(body.contains("unknown field `timeout`") && body.contains("timeout_ms"), "{body}");
     // No patience at all is a question: is it there?
