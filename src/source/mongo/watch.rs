@@ -124,8 +124,8 @@ pub(super) struct Since {
 impl Since {
     fn stage(&self) -> Document {
         match token_document(&self.token) {
-            // Unlike a time alone, the token of an event tells a server that has another history. Unlike `resumeAfter` this takes the token of
-            // an event that ended a stream, too.
+            // Unlike a time alone, the token of an event tells a server that has another history. Unlike `resumeAfter` this takes the token
+            // of an event that ended a stream, too.
             Some(token) => doc! { "$changeStream": { "startAfter": token } },
             // The time itself and not the one after it, at which nobody has written yet: the server names what it was asked for as reached.
             None => doc! { "$changeStream": { "startAtOperationTime": timestamp(self.time) } },
