@@ -43,8 +43,8 @@ use crate::{
 const BATCH_EVENTS: u32 = 1000;
 /// A batch of this size may have ended because it is full (16 MiB), not because the oplog has ended.
 const FULL_BYTES: usize = 8 << 20;
-/// Batches that wait to be looked up: as many as become one commit (`tail`), so that the server prepares the next one meanwhile. Of an event
-/// its id and its token are kept, some hundred bytes.
+/// Batches that wait to be looked up: as many as become one commit (`tail`), so that the server prepares the next one meanwhile. Of an
+/// event its id and its token are kept, some hundred bytes.
 const BATCHES_AHEAD: usize = 8;
 /// How long the server holds a request when there is nothing to tell; it answers at once when there is.
 const AWAIT: Duration = Duration::from_secs(1);
