@@ -166,3 +166,27 @@ async fn nobody_is_answered_before_a_view_that_failed_has_what_they_wait_for() {
     assert_eq!(play.held().begun, 1);
     play.end(attempt).await;
 }
+
+/// The state is of the position at which the view was last followed: what came since reached its facts by another way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_was_not_followed_is_not_used_when_its_plan_comes_back() {
+    let mut play = Play::start().await;
+    let mut attempt = play.attempt().await;
+    attempt.streams(loaded(10, &[(LIVE, &NEVER), (BEGUN, &NEVER)])).await;
+    attempt.clock(1_000_000).await;
+    play.until("everything is there", |held| held.live == 1).await;
+    play.wait(at(10)).await;
+    for (indexed, role) in [(false, Role::Refresh { stale: true }), (true, Role::Load)] {
+        play.lose(attempt).await;
+        play.indexed.send_replace(indexed);
+        play.here.send_replace(true);
+        attempt = play.attempt().await;
+        assert_eq!(attempt.start.roles, [role, Role::Incremental], "indexed: {indexed}");
+        if !indexed {
+            attempt.streams(read(20, LIVE, &[("2", "59")])).await;
+            play.until("it was read again", |held| held.names.contains("2")).await;
+            play.wait(at(20)).await;
+        }
+    }
+    play.end(attempt).await;
+}

@@ -136,6 +136,7 @@ impl Attempt {
 struct Scripted {
     here: watch::Receiver<bool>,
     computes: watch::Receiver<bool>,
+    indexed: watch::Receiver<bool>,
     attempts: mpsc::Sender<Attempt>,
 }
 
@@ -147,7 +148,9 @@ fn away() -> SourceError {
 impl Follow for Scripted {
     fn prepare(&mut self) -> BoxFuture<'_, Result<Prepared, SourceError>> {
         let view = |view| PreparedView { fingerprint: format!("plan {view}"), mode: ViewMode::Incremental(Arc::new(plan(view))) };
-        let prepared = Prepared { identity: "app".to_owned(), views: vec![view(LIVE), view(BEGUN)] };
+        let refreshed = || PreparedView { fingerprint: "no plan".to_owned(), mode: ViewMode::Refresh("an index is missing".to_owned()) };
+        let live = if *self.indexed.borrow() { view(LIVE) } else { refreshed() };
+        let prepared = Prepared { identity: "app".to_owned(), views: vec![live, view(BEGUN)] };
         let here = *self.here.borrow();
         async move { if here { Ok(prepared) } else { Err(away()) } }.boxed()
     }
@@ -248,6 +251,8 @@ pub(super) struct Play {
     pub(super) here: watch::Sender<bool>,
     /// Whether it computes.
     pub(super) computes: watch::Sender<bool>,
+    /// Whether it has what makes the first view one that can be followed change by change.
+    pub(super) indexed: watch::Sender<bool>,
     attempts: mpsc::Receiver<Attempt>,
     facts: watch::Receiver<BTreeSet<Fact>>,
     stop: watch::Sender<bool>,
@@ -279,7 +284,7 @@ impl Play {
         std::fs::create_dir(&spool).expect("a spool");
         let config = config();
         let board = Arc::new(Board::new(&config, "memory", quota::Plan::default()));
-        let (here, computes) = (watch::Sender::new(true), watch::Sender::new(true));
+        let [here, computes, indexed] = [(); 3].map(|()| watch::Sender::new(true));
         let (tell, attempts) = mpsc::channel(ATTEMPTS);
         let memory = watch::Sender::new(BTreeSet::new());
         let facts = memory.subscribe();
@@ -288,7 +293,12 @@ impl Play {
             checkpoint: Checkpoint::open(&folder.path().join("checkpoint")).expect("a checkpoint"),
             target: Arc::new(Memory(memory)),
             spool,
-            followers: vec![Box::new(Scripted { here: here.subscribe(), computes: computes.subscribe(), attempts: tell })],
+            followers: vec![Box::new(Scripted {
+                here: here.subscribe(),
+                computes: computes.subscribe(),
+                indexed: indexed.subscribe(),
+                attempts: tell,
+            })],
             guard: Guard::Off,
             board: board.clone(),
             delivery: Delivery::Send,
@@ -296,7 +306,7 @@ impl Play {
         let stop = watch::Sender::new(false);
         let stopped = stop.subscribe();
         let engine = tokio::spawn(async move { run(&config, parts, stopped).await });
-        Self { board, here, computes, attempts, facts, stop, engine, _folder: folder }
+        Self { board, here, computes, indexed, attempts, facts, stop, engine, _folder: folder }
     }
 
     /// The next attempt to follow the source.
