@@ -40,6 +40,7 @@ mod setup;
 mod slot;
 mod tail;
 mod tls;
+mod trust;
 mod uses;
 
 pub use analyze::{AnalysedView, TableUse};
