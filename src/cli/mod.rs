@@ -83,6 +83,9 @@ struct Global {
     /// if that is set), else `embedded`
     #[arg(long, global = true, value_name = "embedded|URL")]
     target: Option<String>,
+    /// Send the key and the facts to another machine without TLS, where --target says http://
+    #[arg(long, global = true)]
+    plain_http: bool,
     /// The plan whose write quota is kept when facts go to a URL: free, growth or unlimited
     #[arg(long, global = true, default_value = "growth")]
     plan: Plan,

@@ -86,15 +86,9 @@ mod tests {
 
     #[test]
     fn names_that_no_stranger_owns_are_answered() {
-        for host in [
-            "localhost",
-            "LocalHost:7878",
-            "127.0.0.1:7878",
-            "[::1]:7878",
-            "10.1.2.3",
-            "app.localhost",
-            "host.docker.internal:7878",
-        ] {
+        for host in
+            ["localhost", "LocalHost:7878", "127.0.0.1:7878", "[::1]:7878", "10.1.2.3", "app.localhost", "host.docker.internal:7878"]
+        {
             assert_eq!(judged("/", &[(header::HOST, host)]), None, "{host}");
         }
         assert_eq!(judged("/", &[]), None, "no browser");

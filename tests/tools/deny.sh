@@ -37,7 +37,7 @@ if compgen -G "$advisories/*/crates" >/dev/null || compgen -G "$advisories/*/*/c
   config=$(mktemp)
   trap 'rm -f "$config"' EXIT
   sed "s|^\[advisories\]|[advisories]\ndb-path = \"$advisories\"|" deny.toml >"$config"
-  "$deny" --offline --locked --log-level error check --config "$config" --disable-fetch advisories
+  "$deny" --config "$config" --offline --locked --log-level error check --hide-inclusion-graph advisories
 else
   echo "deny.sh: known vulnerabilities were not looked up, because there is no copy of the RustSec database in $advisories"
 fi

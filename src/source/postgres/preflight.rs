@@ -146,7 +146,11 @@ fn link(address: &Address) -> Vec<Finding> {
             // `Prefer` falls back, and the enum is open.
             _ => "another machine is spoken to without verifying its certificate: whoever answers in its place decides on access",
         };
-        findings.push(Finding::bad(Severity::Warning, text, "Write sslmode=verify-full, with sslrootcert=FILE for an authority of your own."));
+        findings.push(Finding::bad(
+            Severity::Warning,
+            text,
+            "Write sslmode=verify-full, with sslrootcert=FILE for an authority of your own.",
+        ));
     }
     findings
 }

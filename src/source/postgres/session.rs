@@ -15,12 +15,7 @@ use crate::{
     config::PostgresConfig,
     source::{
         SourceError,
-        postgres::{
-            address::Address,
-            fault,
-            tls::Tls,
-            trust::Trust,
-        },
+        postgres::{address::Address, fault, tls::Tls, trust::Trust},
     },
 };
 

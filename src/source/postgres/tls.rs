@@ -21,7 +21,10 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::{Error as PemError, PemObject}},
+    pki_types::{
+        CertificateDer, PrivateKeyDer, ServerName, UnixTime,
+        pem::{Error as PemError, PemObject},
+    },
 };
 use tempfile::NamedTempFile;
 use tokio_postgres::config::SslMode as Offer;

@@ -101,7 +101,7 @@ async fn loud_a_query_that_fails_heals_after_a_restart_without_a_change_of_its_t
     // A refresh view, which reads its table again; an incremental one is told what changed, whatever it may read.
     let secrets = "SELECT id FROM secret ORDER BY id LIMIT 1000";
     let facts = [("has_role(User:_)", "SELECT id FROM member"), ("has_secret(User:_)", secrets)];
-    let app = App::start(schema, &facts, "").await;
+    let app = App::start(schema, &facts, "").await.as_owner();
     // The publication is the owner's; the role only reads.
     app.sql("CREATE PUBLICATION app FOR TABLE member, secret WITH (publish_via_partition_root = true)").await;
     app.sql("GRANT SELECT ON member, secret TO reader").await;
