@@ -139,7 +139,7 @@ async fn loud_ghosts_of_a_query_that_failed_at_the_first_start_go_when_it_heals(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn loud_a_dropped_column_stops_only_the_fact_type_that_used_it() {
-    let app = App::start(SCHEMA, &FACTS, "").await;
+    let app = App::start(SCHEMA, &FACTS, "").await.as_owner();
     let process = app.started(&[]).await;
     app.settle(&process).await;
     app.sql("ALTER TABLE repository DROP COLUMN name").await;

@@ -25,12 +25,11 @@ const CELLS: [&str; 3] = ["cell-of-alice", "cell-not-a-number", "cell-to-be-shou
 const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 
 const SCHEMA: &str = "CREATE TABLE member (id text PRIMARY KEY); INSERT INTO member VALUES ('cell-of-alice'), ('cell-not-a-number');
-    CREATE TABLE shouted (id text PRIMARY KEY); INSERT INTO shouted VALUES ('cell-to-be-shouted');
-    CREATE FUNCTION shout(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN upper($1); END'";
+    CREATE TABLE shouted (id text PRIMARY KEY); INSERT INTO shouted VALUES ('cell-to-be-shouted')";
 const FACTS: [(&str, &str); 3] = [
     ("has_role(User:_)", "SELECT id FROM member"),
     ("has_age(User:_, Integer:_)", "SELECT 'x', id::int FROM member"),
-    ("has_name(User:_)", "SELECT shout(id) FROM shouted"),
+    ("has_name(User:_)", "SELECT initcap(id) FROM shouted"),
 ];
 
 /// `text` tells no secret and no cell.
@@ -64,13 +63,11 @@ fn with_password(app: &App) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn secrets_reach_no_log_and_no_page() {
     let app = App::start(SCHEMA, &FACTS, "").await;
-    app.sql("GRANT EXECUTE ON FUNCTION shout TO PUBLIC").await;
     let url = with_password(&app);
     let file = tempfile::NamedTempFile::new().expect("a file");
     fs::write(file.path(), FILED_KEY).expect("written");
     let filed = file.path().to_str().expect("UTF-8");
     for (format, key) in [("text", ("OSO_AUTH", KEY)), ("json", ("OSO_AUTH_FILE", filed))] {
-        // The second asks for the one thing that we do not let the driver say.
         let env = [("DATABASE_URL", url.as_str()), key, ("RUST_LOG", "trace")];
         let process = app.run_with(&["--target", "embedded", "--log", format], &env);
         process.wait_ready().await;
