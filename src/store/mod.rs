@@ -58,7 +58,12 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
-use crate::{data::Position, error::Disposition, target::Offset};
+use crate::{
+    crash::{self, Moment},
+    data::Position,
+    error::Disposition,
+    target::Offset,
+};
 
 pub use backlog::Turn;
 pub use checkpoint::Checkpoint;
@@ -290,6 +295,7 @@ impl Store {
         let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate);
         let tx = tx.map_err(|error| failed("write", &path, error.into()))?;
         let Some(value) = body(&tx).map_err(|failure| failed("write", &path, failure))? else { return Ok(None) };
+        crash::moment(Moment::Writing);
         if let Err(error) = tx.commit() {
             // After a failed fsync the cache and the disk may differ; nobody may write on top of that.
             self.poisoned = true;
