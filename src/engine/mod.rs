@@ -45,6 +45,7 @@ use tracing::{error, info, warn};
 use crate::{
     config::{Config, SyncOptions},
     crash::{self, Moment},
+    error::causes,
     source::Follow,
     store::{Checkpoint, Store, ViewRecord},
     target::FactStore,
@@ -194,7 +195,7 @@ async fn join(mut tasks: JoinSet<Result<(), EngineError>>, halt: &watch::Sender<
     let mut outcome = Ok(());
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = flatten(ended) {
-            error!(reason = %error, "a task failed, stopping");
+            error!(reason = causes(&error), "a task failed, stopping");
             halt.send_replace(true);
             outcome = outcome.and(Err(error));
         }

@@ -3,13 +3,14 @@
 //! [`scene`] is the list: it names for each moment what has to go on for it to come, and has no arm for the rest, so a moment that is
 //! added without a test does not compile. One that never comes fails its test, for the process must end by the signal of `abort`.
 
-use std::{fs, os::unix::process::ExitStatusExt};
+use std::{fs, os::unix::process::ExitStatusExt, time::Duration};
 
 use factsync::crash::Moment;
 
 use super::SIGABRT;
 use crate::support::{
     app::{App, fact_type},
+    eventually_async,
     factsync::Process,
     github::{Github, Random},
     load::Load,
@@ -41,6 +42,8 @@ pub(crate) enum Scene {
     Ddl,
     /// A query that is another one at the next start.
     OtherQuery,
+    /// A state of a view that is wrong.
+    BrokenState,
 }
 
 /// The scene of each moment.
@@ -74,7 +77,8 @@ fn scene(moment: Moment) -> Scene {
         Moment::Advanced => Scene::Quiet,
         Moment::Forgotten => Scene::LostSlot,
         Moment::Dropped => Scene::Ddl,
-        Moment::Marked | Moment::Demoted => Scene::OtherQuery,
+        Moment::Marked => Scene::OtherQuery,
+        Moment::Demoted => Scene::BrokenState,
     }
 }
 
@@ -85,14 +89,21 @@ pub(crate) fn of(wanted: Scene) -> impl Iterator<Item = Moment> {
 
 /// Waits until `process` has died at its moment.
 pub(crate) fn assert_died(mut process: Process, moment: &str) {
+    eprintln!("dying at {moment}");
     let status = process.ended();
     assert_eq!(status.signal(), Some(SIGABRT), "{moment} did not come: {status}\n{}", process.log());
 }
 
-const SCHEMA: &str = "CREATE TABLE member (id int PRIMARY KEY, role text NOT NULL);
+const SCHEMA: &str = "CREATE TABLE member (id int PRIMARY KEY, role text NOT NULL, note text NOT NULL DEFAULT '');
     INSERT INTO member SELECT i, 'r' || i % 3 FROM generate_series(1, 1500) AS i";
 const FACTS: [(&str, &str); 2] =
     [("has_role(User:_, String:_)", "SELECT id, role FROM member"), ("is_odd(User:_)", "SELECT id FROM member WHERE id % 2 = 1")];
+
+/// For rows to end.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Whole tables change here.
+const NO_GUARD: &str = "max_removals: {count: 1000000, percent: 100}";
 
 fn start(app: &App, moment: &str, more: &[&str]) -> Process {
     app.run_with(more, &[("DATABASE_URL", &app.url()), ("FACTSYNC_DIE_AT", moment)])
@@ -131,7 +142,7 @@ async fn atomic_a_death_at_each_step_from_a_commit_to_its_acknowledgement() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn atomic_a_death_at_each_step_of_a_first_start() {
-    let app = App::start(SCHEMA, &FACTS, "").await;
+    let app = App::start(SCHEMA, &FACTS, NO_GUARD).await;
     let store = Process::spawn(&["serve", "--limits", "off"], &[]);
     let into = ["--target", store.url(), "--plan", "unlimited"];
     let mut round = 0;
@@ -156,22 +167,22 @@ async fn atomic_a_death_at_each_step_of_a_first_start() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn atomic_a_death_inside_of_a_large_commit() {
-    let app = App::start(SCHEMA, &FACTS, "").await;
+    let app = App::start(SCHEMA, &[("has_role(User:_, String:_)", "SELECT id, role FROM member WHERE length(note) > id")], NO_GUARD).await;
     assert!(app.started(&[]).await.terminate().success());
-    let mut first = 10_000;
+    let mut first = 0;
     for moment in of(Scene::LargeCommit) {
         for times in 1..=2 {
             let moment = format!("{}:{times}", moment.name());
             let process = start(&app, &moment, &[]);
-            first += 10_000;
-            // Some 12 MB of changes, a few hundred new facts, and the end of all there were.
-            let rows = "repeat(md5(i::text), 60) || i % 300";
+            first += 100;
+            // Some 10 MB of changes, a thousand new facts, and the end of all there were.
+            let rows = "repeat(md5(i::text), 250)";
             app.sql(&format!(
-                "BEGIN; DELETE FROM member; INSERT INTO member SELECT i, {rows} FROM generate_series({first}, {first} + 6000) AS i; COMMIT"
+                "BEGIN; DELETE FROM member; INSERT INTO member SELECT i, 'r{first}' || i % 10, {rows} FROM generate_series({first}, {first} + 1200) AS i; COMMIT"
             ))
             .await;
             assert_died(process, &moment);
-            app.sql(&format!("DELETE FROM member WHERE id > {first} + 3000")).await;
+            app.sql(&format!("DELETE FROM member WHERE id BETWEEN 500 AND 1000 + {first}")).await;
             ends_equal(&app, &moment).await;
         }
     }
@@ -179,28 +190,30 @@ async fn atomic_a_death_inside_of_a_large_commit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn atomic_a_death_while_an_outage_is_folded() {
-    let app = App::start(SCHEMA, &FACTS, "").await;
+    let app = App::start("CREATE TABLE member (id int PRIMARY KEY, role text NOT NULL)", &FACTS[..1], NO_GUARD).await;
     let facts = tempfile::tempdir().expect("a folder");
     let at = ["serve", "--limits", "off", "--state", facts.path().to_str().expect("UTF-8")];
     let mut store = Process::spawn(&at, &[]);
     let (url, listen) = (store.url().to_owned(), store.url().trim_start_matches("http://").to_owned());
-    let into = ["--target", &*url, "--plan", "unlimited"];
-    let process = app.started(&into).await;
-    app.settle(&process).await;
-    process.kill();
+    // So slow that a few hundred entries are a long queue.
+    let into = ["--target", &*url, "--plan", "free"];
+    assert!(app.started(&into).await.terminate().success());
     for moment in of(Scene::Outage) {
         for times in 1..=2 {
-            let moment = format!("{}:{times}", moment.name());
+            let moment = format!("{}:1", moment.name());
             store.kill();
             let process = start(&app, &moment, &into);
-            for round in 0..4 {
-                app.sql(&format!("UPDATE member SET role = '{times}{round}'; DELETE FROM member WHERE id % 40 = {times} * 10 + {round}"))
-                    .await;
+            // Of a queue that takes longer than ten seconds the rest is folded.
+            for round in 0..12 {
+                let rows = "SELECT i, 'r' FROM generate_series(1, 400) AS i";
+                let role = format!("'{times}.{round}'");
+                app.sql(&format!("INSERT INTO member {rows} ON CONFLICT (id) DO UPDATE SET role = {role}")).await;
             }
+            app.sql(&format!("DELETE FROM member WHERE id % 3 = {times}")).await;
             assert_died(process, &moment);
-            app.sql("UPDATE member SET role = role || 'x' WHERE id < 50").await;
+            app.sql("UPDATE member SET role = role || 'x' WHERE id < 10").await;
             store = Process::spawn(&[&at[..], &["--listen", &listen]].concat(), &[]);
-            let process = app.run(&into);
+            let process = app.run(&[&into[..2], &["--plan", "unlimited"]].concat());
             app.settle(&process).await;
             app.assert_equal(&store, &moment).await;
             process.kill();
@@ -210,7 +223,7 @@ async fn atomic_a_death_while_an_outage_is_folded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn atomic_a_death_with_progress_that_changes_nothing() {
-    let app = App::start(SCHEMA, &FACTS, "").await;
+    let app = App::start(SCHEMA, &FACTS, NO_GUARD).await;
     assert!(app.started(&[]).await.terminate().success());
     app.sql("CREATE TABLE other (id int)").await;
     for moment in of(Scene::Quiet) {
@@ -233,21 +246,28 @@ async fn atomic_a_death_when_time_has_passed() {
     let app = App::start(schema, &[("is_member(User:_)", "SELECT id FROM member WHERE until > now()")], "").await;
     assert!(app.started(&[]).await.terminate().success());
     for moment in of(Scene::Time) {
-        // Whoever starts lets time pass; after that it does when a row ends.
         for times in 1..=3 {
             let moment = format!("{}:{times}", moment.name());
-            app.sql("INSERT INTO member (until) SELECT now() + i * interval '300 milliseconds' FROM generate_series(1, 3) AS i").await;
-            assert_died(start(&app, &moment, &[]), &moment);
-            let ended = "SELECT pg_sleep(greatest(0, extract(epoch FROM max(until) - now()))) FROM member WHERE until < now() + '1 min'";
-            app.sql(ended).await;
-            ends_equal(&app, &moment).await;
+            let mut process = start(&app, &moment, &[]);
+            eventually_async(DEADLINE, "it dies when rows end", async || {
+                app.sql("INSERT INTO member (until) VALUES (now() + interval '100 milliseconds')").await;
+                process.has_ended().then_some(())
+            })
+            .await;
+            assert_died(process, &moment);
+            let process = app.run(&[]);
+            // Here and there time passes at about the same time.
+            eventually_async(DEADLINE, "the rows have ended", async || (process.facts("is_member").await.len() == 3).then_some(())).await;
+            app.settle(&process).await;
+            app.assert_equal(&process, &moment).await;
+            assert!(process.terminate().success());
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn atomic_a_death_before_the_checkpoint_forgets_a_lost_slot() {
-    let app = App::start(SCHEMA, &FACTS, "").await;
+    let app = App::start(SCHEMA, &FACTS, NO_GUARD).await;
     assert!(app.started(&[]).await.terminate().success());
     for moment in of(Scene::LostSlot) {
         app.sql("SELECT pg_drop_replication_slot('app')").await;
@@ -260,7 +280,8 @@ async fn atomic_a_death_before_the_checkpoint_forgets_a_lost_slot() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn atomic_a_death_after_ddl() {
-    let app = App::start(SCHEMA, &FACTS, "").await;
+    let roles = ["has_role(User:_, String:_)", "had_role(User:_, String:_)"].map(|signature| (signature, FACTS[0].1));
+    let app = App::start(SCHEMA, &roles, NO_GUARD).await;
     assert!(app.started(&[]).await.terminate().success());
     for moment in of(Scene::Ddl) {
         for times in 1..=2 {
@@ -268,8 +289,9 @@ async fn atomic_a_death_after_ddl() {
             let process = start(&app, &moment, &[]);
             process.wait_ready().await;
             // Every row is another one, and no change says so.
-            let to = if times == 1 { "varchar(20)" } else { "text" };
-            app.sql(&format!("ALTER TABLE member ALTER role TYPE {to} USING role || 'x'; DELETE FROM member WHERE id = {times}")).await;
+            let to = if times == 1 { "bigint" } else { "int" };
+            app.sql(&format!("ALTER PUBLICATION app DROP TABLE member; ALTER TABLE member ALTER id TYPE {to} USING id + 1")).await;
+            app.sql("UPDATE member SET role = role || 'x' WHERE id < 100").await;
             assert_died(process, &moment);
             app.sql(&format!("DELETE FROM member WHERE id = 10 + {times}")).await;
             ends_equal(&app, &moment).await;
@@ -277,38 +299,47 @@ async fn atomic_a_death_after_ddl() {
     }
 }
 
-/// What this function gives depends on who asks: an expression that is computed change by change is not what a snapshot says.
-const TWO_FACED: &str = "CREATE FUNCTION face(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$
-    BEGIN RETURN CASE current_setting('transaction_isolation') WHEN 'repeatable read' THEN $1 ELSE 'wrong' END; END $$;
-    CREATE TABLE label (id int PRIMARY KEY, name text NOT NULL);
-    INSERT INTO label SELECT i, 'n' || i FROM generate_series(1, 20) AS i";
-
 #[tokio::test(flavor = "multi_thread")]
 async fn atomic_a_death_between_a_changed_query_and_its_result() {
-    let labelled = |order: &str| format!("SELECT id % 5, string_agg(name, ',' ORDER BY name {order}) FROM label GROUP BY id % 5");
-    let with = |role: &'static str, order: &str| {
-        let query = format!("SELECT id, {role} FROM member");
-        [("has_role(User:_, String:_)", query), ("is_labelled(Document:_, String:_)", labelled(order))]
-    };
+    let labelled = |order: &str| format!("SELECT id % 5, string_agg(role, ',' ORDER BY role {order}) FROM member GROUP BY id % 5");
+    let signature = "is_labelled(Document:_, String:_)";
     for moment in of(Scene::OtherQuery) {
-        let mut app = App::start(SCHEMA, &[], "").await;
-        app.sql(TWO_FACED).await;
-        // The oracle asks as a snapshot does.
-        app.sql("SET default_transaction_isolation = 'repeatable read'").await;
-        for (role, order, dies) in [("role", "ASC", false), ("face(role || 'x')", "DESC", true)] {
-            let facts = with(role, order);
-            app.configure(&facts.each_ref().map(|(signature, query)| (*signature, &**query)), "");
-            if dies {
-                assert_died(start(&app, &format!("{}:1", moment.name()), &[]), &moment.name());
+        let mut app =
+            App::start("CREATE TABLE member (id int PRIMARY KEY, role text NOT NULL)", &[(signature, &labelled("ASC"))], NO_GUARD).await;
+        app.sql("INSERT INTO member SELECT i, 'n' || i FROM generate_series(1, 20) AS i").await;
+        let process = app.started(&[]).await;
+        assert_eq!(fact_type(&process.status().await, signature)["mode"], "refresh", "the test has lost its subject");
+        assert!(process.terminate().success());
+        app.configure(&[(signature, &labelled("DESC"))], NO_GUARD);
+        assert_died(start(&app, &format!("{}:1", moment.name()), &[]), &moment.name());
+        ends_equal(&app, &moment.name()).await;
+    }
+}
+
+/// What a view keeps is gone from the local store, again and again, until its plan is not trusted any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn atomic_a_death_between_a_distrusted_plan_and_a_result_without_it() {
+    for moment in of(Scene::BrokenState) {
+        let facts = [FACTS[0], ("is_role(String:_)", "SELECT DISTINCT role FROM member")];
+        let app = App::start(SCHEMA, &facts, NO_GUARD).await;
+        app.sql("DELETE FROM member WHERE id > 100").await;
+        assert!(app.started(&[]).await.terminate().success());
+        let mut process = start(&app, &format!("{}:1", moment.name()), &[]);
+        process.wait_ready().await;
+        eventually_async(DEADLINE, "the plan is given up", async || {
+            let file = rusqlite::Connection::open(app.state().join("state.db")).expect("opened");
+            let tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'state\\_%' ESCAPE '\\'";
+            let mut tables = file.prepare(tables).expect("prepared");
+            let tables: Vec<String> = tables.query_map([], |row| row.get(0)).expect("asked").map(|name| name.expect("a name")).collect();
+            for table in tables {
+                // Busy just now: the next time.
+                let _ = file.execute(&format!("DELETE FROM {table}"), []);
             }
-            let process = app.run(&[]);
-            app.settle(&process).await;
-            app.assert_equal(&process, &moment.name()).await;
-            let status = process.status().await;
-            let modes =
-                ["has_role(User:_, String:_)", "is_labelled(Document:_, String:_)"].map(|name| fact_type(&status, name)["mode"].clone());
-            assert_eq!(modes, [if dies { "refresh" } else { "incremental" }, "refresh"], "the test has lost its subject: {status:#}");
-            assert!(process.terminate().success());
-        }
+            app.sql("UPDATE member SET role = role || 'x' WHERE id = 1").await;
+            process.has_ended().then_some(())
+        })
+        .await;
+        assert_died(process, &moment.name());
+        ends_equal(&app, &moment.name()).await;
     }
 }
