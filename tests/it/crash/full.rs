@@ -44,7 +44,7 @@ async fn atomic_a_full_disk_is_named_and_ends_the_process_until_there_is_space()
         assert_named(&mut process);
         // So is whoever starts meanwhile.
         let again = Factsync::run(&into, &env).expect_code(1);
-        assert!(again.stderr.contains("No space left") || again.stderr.contains("disk is full"), "{}", again.stderr);
+        assert!(again.stderr.contains("disk is full") || again.stderr.contains("No space left"), "{}", again.stderr);
         disk.set_full(false);
         let process = Process::spawn(&into, &env);
         process.wait_position(&github.position().await).await;

@@ -171,7 +171,8 @@ async fn atomic_a_death_inside_of_a_large_commit() {
     assert!(app.started(&[]).await.terminate().success());
     let mut first = 0;
     for moment in of(Scene::LargeCommit) {
-        for times in 1..=2 {
+        // What the fact store logs of one commit is a slice.
+        for times in if moment == Moment::Settled { 1..=1 } else { 1..=2 } {
             let moment = format!("{}:{times}", moment.name());
             let process = start(&app, &moment, &[]);
             first += 100;
