@@ -46,7 +46,7 @@
 //! | when is a file believed that somebody still writes? | [`source::csv`], `tail.rs` |
 //! | what happens to a fact that the fact store refuses? | `engine/deliver.rs` parks it, `engine/parked.rs` shows it |
 //! | what happens to a view that fails? | `engine/apply.rs`, `flow_failed` |
-//! | at which steps does a test let the process die? | `engine/crash.rs` |
+//! | at which steps does a test let the process die? | [`crash`] |
 //! | what is on the disk? | [`store`] (local state), [`target::embedded`] (the embedded fact store) |
 //!
 //! # Invariants
@@ -100,6 +100,7 @@ pub mod reconcile;
 pub mod store;
 pub mod target;
 
+pub mod crash;
 pub mod engine;
 pub mod error;
 pub mod server;

@@ -202,6 +202,11 @@ impl Process {
         status
     }
 
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.daemon.exit_status().is_some()
+    }
+
     /// Ends it as a crash would (SIGKILL).
     pub(crate) fn kill(mut self) {
         self.daemon.signal("KILL");
