@@ -79,7 +79,7 @@ pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit>
     let config = load_sources(global, &args.configs)?;
     let choice = target::choose(global)?;
     let mut state = target::lock(&global.state)?;
-    let followers = config.sources.iter().map(|source| follower(source, &state.spool())).collect();
+    let followers = config.sources.iter().map(|source| follower(source, &state.spool(), config.sync.max_wal)).collect();
     let target = choice.open(global, Some(&state))?;
     let api = match &target.embedded {
         Some(store) => Some(embedded::router(store.clone(), target::access(global)?, global.limits)),
@@ -163,9 +163,9 @@ pub(super) async fn until_signalled(mut signals: Signals, stop: watch::Sender<bo
     std::process::exit(0)
 }
 
-fn follower(source: &SourceConfig, spool: &std::path::Path) -> Box<dyn Follow> {
+fn follower(source: &SourceConfig, spool: &std::path::Path, max_wal: Option<u64>) -> Box<dyn Follow> {
     match &source.kind {
-        SourceKind::Postgres(config) => Box::new(postgres::Follower::new(&source.name, config, spool.to_owned())),
+        SourceKind::Postgres(config) => Box::new(postgres::Follower::new(&source.name, config, spool.to_owned()).with_max_wal(max_wal)),
         SourceKind::Csv(config) => Box::new(csv::Follower::new(&source.name, config, spool)),
         SourceKind::Mongo(config) => Box::new(mongo::Follower::new(&source.name, config.clone(), spool)),
     }

@@ -38,6 +38,7 @@ use crate::{
         inbox::Inbox,
         shadow::{Asked, Observed},
         start::Start,
+        stranger::Stranger,
         writer::Writer,
     },
     error::{Disposition, causes},
@@ -80,6 +81,10 @@ pub(super) struct Ingest {
     pub(super) stop: watch::Receiver<bool>,
     /// Turns when the fact store is to be compared anew.
     pub(super) again: watch::Receiver<()>,
+    /// How the last attempt found that the position is of no use.
+    pub(super) lost: Option<String>,
+    /// Set while the source's data are not those the facts came from.
+    pub(super) stranger: Option<Stranger>,
     /// How often each view's state turned out to be wrong.
     pub(super) reloads: Vec<u32>,
     /// What time it is at the source, whether it is there or not.
@@ -219,7 +224,9 @@ impl Ingest {
             warn!(source = self.name, reason, "position lost, starting over with a snapshot");
             self.writer.forget_position(&self.name).await?;
             self.checkpoint.forget(&self.name)?;
-            self.board.state(self.index, SourceState::Retrying(reason));
+            self.board.position_lost(self.index);
+            self.board.state(self.index, SourceState::Retrying(reason.clone()));
+            self.lost = Some(reason);
             return Ok(backoff.first());
         }
         if let SourceError::ViewsChanged { views, .. } = error {
@@ -292,6 +299,7 @@ impl Ingest {
                     self.persist(&mut session).await?;
                     self.acknowledge(&mut session).await?;
                     self.compare_if_due(&mut session).await?;
+                    self.recognise(&mut session).await?;
                     Next::GoOn
                 }
             };
@@ -373,6 +381,7 @@ impl Ingest {
                 self.board.state(self.index, state);
             }
             Event::Head(head) => self.board.head(self.index, head),
+            Event::WalKept { bytes, risk } => self.board.wal_kept(self.index, bytes, risk),
             Event::Clock { at, seen } => self.clock.set(at, seen),
             Event::ViewFailed { view, problem } => {
                 let problem = causes(&problem);
