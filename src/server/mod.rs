@@ -71,6 +71,12 @@ pub fn bare_router(api: Router) -> Router {
     with_api(Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(async || "ready\n")), Some(api))
 }
 
+/// The routes of a standby: it is alive, and nothing else until it takes over; `why` says what it is.
+pub fn standby_router(why: &str) -> Router {
+    let why = format!("this is {why}");
+    Router::new().route("/healthz", get(async || "ok\n")).fallback(async move || problem(StatusCode::SERVICE_UNAVAILABLE, &why))
+}
+
 /// Serves `router` until `stop`, then gives open connections up to `grace`.
 pub async fn serve(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>, grace: Duration) -> std::io::Result<()> {
     // A thousand who wait are a thousand connections, and the usual soft limit of 1,024 open files is there for `select`, which nothing

@@ -40,14 +40,14 @@ use crate::{
             evaluate::Evaluator,
             fault,
             images::Images,
-            mark::{Log, Mark, switch_point},
+            mark::{Log, Mark, Resume, lsn, switch_point},
             prepare::{self, Prepared, Survey},
             pulse::Pulse,
             read::{Load, Reader},
             refresh::Refresh,
             session::{Purpose, Server},
             slot::{self, Anchor, Lifetime, SlotState, Streaming},
-            tail::{Plan, Reanalyze, Tail, lsn, stopped},
+            tail::{Plan, Reanalyze, Tail, stopped},
         },
     },
 };
@@ -262,7 +262,7 @@ impl Follower {
         link: &Link,
     ) -> Result<Option<Streaming>, SourceError> {
         let version = survey.analysis.server_version;
-        let (from, mark) = self.usable(server, version, log, state, from).await?;
+        let (from, resume) = self.usable(server, version, log, state, from).await?;
         if !parts.loaded.is_empty() {
             if !send(link, Event::State(SourceState::Snapshotting)).await {
                 return Ok(None);
@@ -276,11 +276,11 @@ impl Follower {
                 return Ok(None);
             }
         }
-        let client = server.replicate(&self.slot, version, mark.map_or(from, |mark| mark.start).0).await?;
-        Ok(Some(Streaming { client: slot::start(server, client).await?, from, mark, log }))
+        let client = server.replicate(&self.slot, version, resume.start(from).0).await?;
+        Ok(Some(Streaming { client: slot::start(server, client).await?, from, resume, log }))
     }
 
-    /// The position and its mark, if the log is the one they are of and the slot still has everything from there on.
+    /// The position and how to go on from it, if the log is the one they are of and the slot still has everything from there on.
     async fn usable(
         &self,
         server: &Server,
@@ -288,7 +288,7 @@ impl Follower {
         log: Log,
         state: SlotState,
         from: Position,
-    ) -> Result<(Lsn, Option<Mark>), SourceError> {
+    ) -> Result<(Lsn, Resume), SourceError> {
         let lost = |problem| Err(SourceError::PositionLost { name: self.name.clone(), problem });
         let Position::Lsn(from, token) = from else { return lost(format!("\"{from}\" is no position of PostgreSQL")) };
         let mark = Mark::of(&token);
@@ -299,8 +299,10 @@ impl Follower {
             return lost(format!("its log ends at {}, before {from}: it was put back to an older state", log.end));
         }
         match state {
-            SlotState::Free(confirmed) if confirmed <= mark.map_or(from, |mark| mark.start) => Ok((from, mark)),
-            SlotState::Free(confirmed) => lost(format!("slot \"{}\" was advanced to {confirmed}, beyond {from}", self.slot)),
+            SlotState::Free(confirmed) => match Resume::of(confirmed, from, mark) {
+                Some(resume) => Ok((from, resume)),
+                None => lost(format!("slot \"{}\" was advanced to {confirmed}, beyond {from}", self.slot)),
+            },
             SlotState::Lost(problem) => lost(problem),
             SlotState::Missing => lost(format!("slot \"{}\" does not exist", self.slot)),
             SlotState::Active | SlotState::Foreign(_) => lost(format!("slot \"{}\" is in use", self.slot)),
@@ -354,7 +356,7 @@ impl Follower {
         if !report(link, point, snapshot, plan, true).await {
             return Ok(None);
         }
-        Ok(Some(Streaming { client: anchor.stream(server).await?, from: point, mark: None, log }))
+        Ok(Some(Streaming { client: anchor.stream(server).await?, from: point, resume: Resume::Confirmed(None), log }))
     }
 
     /// Reads `views` in the anchor's snapshot, `loaded` with their tables.

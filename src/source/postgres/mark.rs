@@ -11,6 +11,10 @@
 //! received when the position was stored, namely none, so one that turns up there is proof of another history as well. It costs one
 //! commit that is sent twice after each connect.
 //!
+//! A server that shuts down waits until everything is acknowledged, and asks for it. Then it is told the whole position. At the next start
+//! its slot stands behind the mark and not beyond the position ([`Resume::Confirmed`]), which is proof, too: nobody but us
+//! tells a slot so, and one that was made anew on the same log stands beyond.
+//!
 //! Without a mark, which is so from a snapshot until the first heartbeat comes back a moment later, there remains what LSNs tell: the
 //! slot is not beyond the position, the log is not before it, and no timeline ended before it.
 
@@ -71,11 +75,55 @@ pub(crate) struct Log {
     pub(crate) end: Lsn,
 }
 
-/// What the server may be told of a durable position: it keeps the mark.
-pub(crate) fn acknowledged(position: &Option<Position>) -> Option<Lsn> {
+/// What the server is told of a durable position: it keeps the mark, unless it `asks` because it shuts down.
+pub(crate) fn acknowledged(position: &Option<Position>, asks: bool) -> Option<Lsn> {
     match position {
-        Some(Position::Lsn(lsn, token)) => Some(Mark::of(token).map_or(*lsn, |mark| mark.start)),
+        Some(Position::Lsn(lsn, token)) => Some(Mark::of(token).filter(|_| !asks).map_or(*lsn, |mark| mark.start)),
         Some(Position::Time(..) | Position::Digest(_)) | None => None,
+    }
+}
+
+/// A position of this source.
+pub(crate) fn lsn(position: &Option<Position>) -> Option<Lsn> {
+    match position {
+        Some(Position::Lsn(lsn, _)) => Some(*lsn),
+        Some(Position::Time(..) | Position::Digest(_)) | None => None,
+    }
+}
+
+/// How a stream goes on from a position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resume {
+    /// It has to begin with the mark.
+    Mark(Mark),
+    /// The server has confirmed what is behind the mark, or there is none.
+    Confirmed(Option<Mark>),
+}
+
+impl Resume {
+    /// From the position `from` with its mark, where the slot has `confirmed` what is before; `None` if it has let go of something.
+    pub(crate) fn of(confirmed: Lsn, from: Lsn, mark: Option<Mark>) -> Option<Self> {
+        match mark {
+            Some(mark) if confirmed <= mark.start => Some(Self::Mark(mark)),
+            Some(mark) => (mark.end <= confirmed && confirmed <= from).then_some(Self::Confirmed(Some(mark))),
+            None => (confirmed <= from).then_some(Self::Confirmed(None)),
+        }
+    }
+
+    /// Where a stream starts that goes on from `from`.
+    pub(crate) fn start(self, from: Lsn) -> Lsn {
+        match self {
+            Self::Mark(mark) => mark.start,
+            Self::Confirmed(_) => from,
+        }
+    }
+
+    /// The last commit before the position.
+    pub(crate) fn last(self) -> Option<Mark> {
+        match self {
+            Self::Mark(mark) => Some(mark),
+            Self::Confirmed(mark) => mark,
+        }
     }
 }
 
@@ -95,9 +143,13 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// Goes on from the position `from`, whose mark is `mark`.
-    pub(crate) fn new(timeline: u32, from: Lsn, mark: Option<Mark>) -> Self {
-        Self { timeline, from, last: mark, awaited: mark }
+    /// Goes on from the position `from`.
+    pub(crate) fn new(timeline: u32, from: Lsn, resume: Resume) -> Self {
+        let awaited = match resume {
+            Resume::Mark(mark) => Some(mark),
+            Resume::Confirmed(_) => None,
+        };
+        Self { timeline, from, last: resume.last(), awaited }
     }
 
     /// A transaction comes whose commit record starts at `start`. Whether it is the mark, which was applied before.
@@ -132,6 +184,11 @@ impl History {
         let mark = Mark { timeline: self.timeline, start, end, xid, time };
         self.last = Some(mark);
         mark
+    }
+
+    /// Whether the stream has begun with the mark, if it had to.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.awaited.is_none()
     }
 
     /// The last commit of all that were received, or applied before.
@@ -173,8 +230,31 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_that_let_go_of_something_is_no_way_to_go_on() {
+        let of = |confirmed, mark| Resume::of(Lsn(confirmed), Lsn(30), mark);
+        for confirmed in [1, 10] {
+            assert_eq!(of(confirmed, Some(mark(10, 20))), Some(Resume::Mark(mark(10, 20))));
+        }
+        for confirmed in [20, 30] {
+            assert_eq!(of(confirmed, Some(mark(10, 20))), Some(Resume::Confirmed(Some(mark(10, 20)))));
+            assert_eq!(of(confirmed, None), Some(Resume::Confirmed(None)));
+        }
+        for confirmed in [11, 31] {
+            assert_eq!(of(confirmed, Some(mark(10, 20))), None, "{confirmed}");
+        }
+        assert_eq!(of(31, None), None);
+    }
+
+    #[test]
+    fn what_is_acknowledged_keeps_the_mark() {
+        let position = Some(Position::Lsn(Lsn(30), mark(10, 20).token()));
+        assert_eq!((acknowledged(&position, false), acknowledged(&position, true)), (Some(Lsn(10)), Some(Lsn(30))));
+        assert_eq!(acknowledged(&Some(Lsn(30).into()), false), Some(Lsn(30)));
+    }
+
+    #[test]
     fn a_stream_that_begins_with_the_mark_goes_on() {
-        let mut history = History::new(1, Lsn(30), Some(mark(10, 20)));
+        let mut history = History::new(1, Lsn(30), Resume::Mark(mark(10, 20)));
         assert_eq!(history.passes(Lsn(19)), Ok(()));
         assert_eq!(history.begins(Lsn(10), 7, 9), Ok(true));
         assert_eq!(history.continues(Lsn(20)), Ok(()));
@@ -186,7 +266,7 @@ mod tests {
 
     #[test]
     fn any_other_beginning_is_another_history() {
-        let history = || History::new(1, Lsn(30), Some(mark(10, 20)));
+        let history = || History::new(1, Lsn(30), Resume::Mark(mark(10, 20)));
         for (start, xid, time) in [(10, 8, 9), (10, 7, 8), (12, 7, 9), (40, 8, 9)] {
             assert_eq!(history().begins(Lsn(start), xid, time), Err(OtherHistory), "{start} {xid} {time}");
         }
@@ -195,7 +275,7 @@ mod tests {
         let mut after = history();
         assert_eq!(after.continues(Lsn(20)), Ok(()));
         assert_eq!(after.begins(Lsn(25), 8, 9), Err(OtherHistory), "nothing was there when the position was stored");
-        assert_eq!(History::new(1, Lsn(30), None).begins(Lsn(30), 8, 9), Ok(false));
+        assert_eq!(History::new(1, Lsn(30), Resume::Confirmed(None)).begins(Lsn(30), 8, 9), Ok(false));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::{
         SourceError,
         postgres::{
             fault,
-            mark::{Log, Mark},
+            mark::{Log, Resume},
             session::Server,
         },
     },
@@ -33,6 +33,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the server may take to accept START_REPLICATION; it reads the slot from disk and answers.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// The first version whose standbys can have the slots of their primary.
+const HAS_FAILOVER: u32 = 170_000;
 /// Bytes kept of the slot's name in the name of a temporary one: 63 are allowed, 17 are taken by a separator and randomness.
 const TEMPORARY_PREFIX: usize = 46;
 
@@ -78,7 +80,12 @@ impl Anchor {
             Lifetime::Temporary => (temporary_name(&slot), " TEMPORARY"),
         };
         let mut client = server.replicate(&name, version, 0).await?;
-        let command = format!("CREATE_REPLICATION_SLOT {name}{temporary} LOGICAL pgoutput EXPORT_SNAPSHOT");
+        let options = match lifetime {
+            // A standby that synchronizes slots has it, too, so that a failover costs no snapshot.
+            Lifetime::Permanent if version >= HAS_FAILOVER => "(SNAPSHOT 'export', FAILOVER true)",
+            Lifetime::Permanent | Lifetime::Temporary => "EXPORT_SNAPSHOT",
+        };
+        let command = format!("CREATE_REPLICATION_SLOT {name}{temporary} LOGICAL pgoutput {options}");
         let rows = {
             let creating = client.simple_query(&command);
             tokio::pin!(creating);
@@ -113,8 +120,8 @@ pub(crate) struct Streaming {
     pub(crate) client: ReplicationClient,
     /// The position that it goes on from.
     pub(crate) from: Lsn,
-    /// The last commit before that, with which the stream begins if it is known.
-    pub(crate) mark: Option<Mark>,
+    /// How it proves that it goes on from there.
+    pub(crate) resume: Resume,
     /// The server's log.
     pub(crate) log: Log,
 }

@@ -44,7 +44,7 @@ use crate::{
         postgres::{
             fault,
             images::Images,
-            mark::{self, History, Mark},
+            mark::{self, History, Mark, lsn},
             outgoing::{Outgoing, Reach},
             pulse::{self, Beat, ClockTime, Pulse, Rhythm, Shapes},
             refresh::{Cut, Refresh, Turn},
@@ -127,6 +127,8 @@ pub(crate) struct Tail {
     known: BTreeSet<u32>,
     transaction: Option<Transaction>,
     history: History,
+    /// Whether the server asks for the whole position, since nothing came after it.
+    asks: bool,
     /// The last commit before the point of the refresh under way.
     cut_mark: Option<Mark>,
     dirty: Dirty,
@@ -158,7 +160,7 @@ impl Tail {
         server: Server,
         slot: &str,
         plan: Plan,
-        Streaming { client, from: position, mark, log }: Streaming,
+        Streaming { client, from: position, resume, log }: Streaming,
         refresh: Refresh,
         pulse: Pulse,
         reanalyze: Reanalyze,
@@ -166,7 +168,7 @@ impl Tail {
         let now = Instant::now();
         let reruns = plan.clock.iter().chain(&plan.failed).map(|view| (*view, now + CLOCK_RERUN)).collect();
         let mut dirty = Dirty::default();
-        let mut outgoing = Outgoing::new(position, mark);
+        let mut outgoing = Outgoing::new(position, resume.last());
         // Another start before they are read must still know that they are stale.
         let settled = plan.settled.unwrap_or_default().min(position);
         for view in &plan.stale {
@@ -190,7 +192,8 @@ impl Tail {
             unanalyzed: None,
             known: BTreeSet::new(),
             transaction: None,
-            history: History::new(log.timeline, position, mark),
+            history: History::new(log.timeline, position, resume),
+            asks: false,
             cut_mark: None,
             dirty,
             reruns,
@@ -225,6 +228,9 @@ impl Tail {
                     self.rhythm.hear(Instant::now());
                     self.event(event.map_err(|error| self.lost(error))?)?;
                     self.drain()?;
+                    if self.asks && self.history.is_proven() {
+                        self.acknowledge(link);
+                    }
                     self.beg(link);
                 }
             }
@@ -345,7 +351,7 @@ impl Tail {
     }
 
     fn acknowledge(&mut self, link: &mut Link) {
-        if let Some(durable) = mark::acknowledged(&link.durable.borrow_and_update()) {
+        if let Some(durable) = mark::acknowledged(&link.durable.borrow_and_update(), self.asks) {
             self.client.update_applied_lsn(pgwire_replication::Lsn::from_u64(durable.0));
         }
     }
@@ -458,7 +464,7 @@ impl Tail {
 
     async fn stop(&mut self, link: &mut Link) {
         self.acknowledge(link);
-        let Some(durable) = mark::acknowledged(&link.durable.borrow()) else { return };
+        let Some(durable) = mark::acknowledged(&link.durable.borrow(), self.asks) else { return };
         let metrics = self.client.metrics();
         let acknowledged = async {
             while metrics.last_applied_lsn().as_u64() < durable.0 && self.client.is_running() {
@@ -487,13 +493,5 @@ async fn finish<T>(running: &mut Option<BoxFuture<'static, T>>) -> T {
             *running = None;
             output
         }
-    }
-}
-
-/// A position of this source.
-pub(crate) fn lsn(position: &Option<Position>) -> Option<Lsn> {
-    match position {
-        Some(Position::Lsn(lsn, _)) => Some(*lsn),
-        Some(Position::Time(..) | Position::Digest(_)) | None => None,
     }
 }

@@ -43,7 +43,9 @@ impl Tail {
             }
             Some(ReplicationEvent::XLogData { data, .. }) => self.change(&data)?,
             Some(ReplicationEvent::Commit { lsn, end_lsn, .. }) => self.commit(Lsn(lsn.as_u64()), Lsn(end_lsn.as_u64()))?,
-            Some(ReplicationEvent::KeepAlive { wal_end, .. }) => {
+            Some(ReplicationEvent::KeepAlive { wal_end, reply_requested, .. }) => {
+                // It hears of us every few seconds, so it asks because it shuts down, and waits.
+                self.asks |= reply_requested;
                 if self.transaction.is_none() {
                     let end = Lsn(wal_end.as_u64());
                     self.history.passes(end).map_err(|other| self.forked(other))?;
@@ -65,6 +67,7 @@ impl Tail {
 
     fn begin(&mut self, commit: Lsn, xid: u32, time: i64) -> Result<(), SourceError> {
         let known = self.history.begins(commit, xid, time).map_err(|other| self.forked(other))?;
+        self.asks = false;
         self.transaction = Some(Transaction { commit, xid, time, known, touched: BTreeSet::new() });
         Ok(())
     }
