@@ -108,6 +108,8 @@ pub(super) struct Session {
     pub(super) untried: BTreeSet<usize>,
     /// Whether a view could not be loaded in this attempt, which the next one has to know.
     pub(super) unloaded: bool,
+    /// Whether the source has the position, as far as is known: one that was put back to an older state writes anew what is before it.
+    pub(super) proven: bool,
     /// Whether the source has been told to stop.
     halting: bool,
     /// When the last store transaction with changes ended.
@@ -140,7 +142,7 @@ impl Session {
 
     /// Whether those who wait may be told what is in. A view that failed is tried first, so that who asks next is told of it.
     pub(super) fn answers(&self) -> bool {
-        matches!(self.compared, Compared::Done(_)) && !self.loading && self.untried.is_empty()
+        matches!(self.compared, Compared::Done(_)) && self.proven && !self.loading && self.untried.is_empty()
     }
 }
 
@@ -332,7 +334,7 @@ impl Ingest {
         let durable = watch::Sender::new(from.clone());
         let (halt, halted) = watch::channel(false);
         let mut link = Link { events: events_in, durable: durable.subscribe(), wanted: self.board.wanted(self.index), stop: halted };
-        let position = from.clone();
+        let (position, proven) = (from.clone(), from.is_none());
         let loading = from.is_some() && roles.contains(&Role::Load);
         let tried = |view: &usize| !matches!(roles[*view], Role::Off);
         let untried: BTreeSet<usize> = (0..self.views.len()).filter(|view| self.views[*view].failing).filter(tried).collect();
@@ -346,7 +348,7 @@ impl Ingest {
         let commit_no = self.writer.commit_no();
         self.board.founded(self.index, matches!(compared, Compared::Done(_)).then_some(commit_no));
         let inbox = Inbox::new(events);
-        let session = Session {
+        Session {
             inbox,
             durable,
             halt,
@@ -356,6 +358,7 @@ impl Ingest {
             loading,
             untried,
             unloaded: false,
+            proven,
             halting: false,
             followed: Instant::now(),
             rest: PACE,
@@ -364,11 +367,7 @@ impl Ingest {
             position,
             settled,
             unacknowledged: None,
-        };
-        if let (Some(settled), true) = (&session.settled, session.answers()) {
-            self.board.applied(self.index, settled.clone(), commit_no);
         }
-        session
     }
 
     async fn on_event(&mut self, session: &mut Session, event: Event, backoff: &mut Backoff) -> Result<Next, EngineError> {
@@ -376,6 +375,10 @@ impl Ingest {
             Event::State(state) => {
                 if state == SourceState::Streaming {
                     backoff.reset();
+                    session.proven = true;
+                    if let (Some(settled), true) = (&session.settled, session.answers()) {
+                        self.board.applied(self.index, settled.clone(), self.writer.commit_no());
+                    }
                 }
                 info!(source = self.name, state = ?state, "source state");
                 self.board.state(self.index, state);

@@ -5,8 +5,8 @@
 //! how much goes. So until the source is *recognised* the guard holds what exceeds the percentage alone, however few facts that
 //! are: a restored database differs by a little, a foreign one in nearly everything.
 //!
-//! A source is recognised when the fact store was compared and nothing is held: the rows are back, or a person let the removals go. Only then
-//! its identity is written down. Until then the stored one is nobody's, so that a start in between, at whichever of the two clusters,
+//! A source is recognised when the fact store was compared and nothing is held: the rows are back, or a person let the removals go. Only
+//! then its identity is written down. Until then the stored one is nobody's, so that a start in between, at whichever of the two clusters,
 //! begins again, as strictly.
 
 use tracing::{info, warn};

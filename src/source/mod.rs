@@ -167,7 +167,7 @@ pub enum SourceState {
     Connecting,
     /// Reading every view; entered when there is no usable position.
     Snapshotting,
-    /// Following changes.
+    /// Following changes, from the position on that it was given: the source is known to have it.
     Streaming,
     /// Another factsync holds the slot; this one is the standby.
     Standby,

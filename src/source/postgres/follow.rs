@@ -199,7 +199,8 @@ impl Follower {
         let version = survey.analysis.server_version;
         let pulse = Pulse::new(server.clone(), survey.watched(), &self.slot, version).await?;
         let refresh = Refresh::new(server.clone(), self.slot.clone(), version, self.reader(server));
-        if !send(link, Event::State(SourceState::Streaming)).await {
+        // What has to begin with the mark streams when it has.
+        if streaming.resume.is_proof() && !send(link, Event::State(SourceState::Streaming)).await {
             return Ok(None);
         }
         let reanalyze = self.reanalyze(server, parts.incremental());

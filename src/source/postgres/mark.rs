@@ -110,6 +110,14 @@ impl Resume {
         }
     }
 
+    /// Whether nothing of the stream is needed to believe it.
+    pub(crate) fn is_proof(self) -> bool {
+        match self {
+            Self::Mark(_) => false,
+            Self::Confirmed(_) => true,
+        }
+    }
+
     /// Where a stream starts that goes on from `from`.
     pub(crate) fn start(self, from: Lsn) -> Lsn {
         match self {

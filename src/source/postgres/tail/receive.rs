@@ -7,7 +7,7 @@ use pgwire_replication::{PgWireError, ReplicationEvent};
 use crate::{
     data::Lsn,
     source::{
-        SourceError,
+        Event, SourceError, SourceState,
         postgres::{
             decode::{Message, RowChange, decode},
             fault,
@@ -123,7 +123,9 @@ impl Tail {
     fn commit(&mut self, start: Lsn, end: Lsn) -> Result<(), SourceError> {
         let Some(Transaction { xid, time, known, touched, .. }) = self.transaction.take() else { return Err(self.broken(UNREADABLE)) };
         if known {
-            return self.history.continues(end).map_err(|other| self.forked(other));
+            self.history.continues(end).map_err(|other| self.forked(other))?;
+            self.outgoing.push(Event::State(SourceState::Streaming));
+            return Ok(());
         }
         // Commits come in the order of their records: everything before this one has been received.
         self.pass(start);
