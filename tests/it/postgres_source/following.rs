@@ -96,6 +96,7 @@ async fn a_wanted_position_past_the_last_commit_is_reached_at_once() {
 async fn the_slot_hears_what_is_durable_and_nothing_else() {
     let (cluster, database) = cluster(Major::V15);
     let mut followed = Followed::start(&config(&cluster.url(&database), &VIEWS), None);
+    followed.until("streaming", |followed| followed.states.contains(&SourceState::Streaming)).await;
     cluster.psql(&database, "INSERT INTO member VALUES (500, 1, 'x')");
     followed.catch_up(&cluster, &database).await;
     let position = followed.stop().await.expect("a position");
@@ -159,6 +160,10 @@ async fn a_second_process_is_the_standby_until_the_slot_is_free() {
     let mut second = Followed::start(&config, None);
     second.until("standby", |second| second.states.contains(&SourceState::Standby)).await;
     first.stop().await;
+    // What it knows of the views is as old as the wait, so it has to look again.
+    let (error, _) = second.error().await;
+    assert!(matches!(&error, SourceError::ViewsChanged { views, .. } if views.is_empty()), "{error}");
+    let mut second = Followed::start(&config, None);
     second.until("streaming", |second| second.states.contains(&SourceState::Streaming)).await;
     cluster.psql(&database, "DELETE FROM member");
     second.catch_up(&cluster, &database).await;
