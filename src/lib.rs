@@ -41,6 +41,9 @@
 //! | who keeps the fact store's quota? | [`target::quota`] |
 //! | what does `--shadow` do in place of delivery, and `--adopt` with what is there? | `engine/shadow.rs`; `store/adopt.rs` |
 //! | who decides between resuming and a new snapshot, for each view? | `engine/start.rs` |
+//! | who notices a server that was put back, promoted, replaced? | [`source::postgres`], `mark.rs`, `follow.rs`; `engine/stranger.rs` |
+//! | who lets a slot go before the server's disk is full? | [`source::postgres`], `budget.rs` |
+//! | how does a second process take over? | `cli/standby.rs` on the same state directory; `follow.rs` waits for the slot |
 //! | what becomes of sources and fact types that come, go and move between two runs? | `store/views.rs`, `reassign` |
 //! | which replication slot has a source, whatever comes and goes beside it? | `config/merge.rs` decides, `store/slots.rs` remembers |
 //! | when is a file believed that somebody still writes? | [`source::csv`], `tail.rs` |

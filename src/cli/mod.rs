@@ -11,6 +11,7 @@ mod reset;
 mod run;
 mod serve;
 mod setup;
+mod standby;
 mod target;
 
 use std::{

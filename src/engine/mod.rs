@@ -30,6 +30,7 @@ mod parked;
 mod shadow;
 mod start;
 mod status;
+mod stranger;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -56,7 +57,8 @@ pub use board::{Applied, Board, Delivered, Mode, TargetState};
 pub use error::EngineError;
 pub use shadow::ShadowOptions;
 pub use status::{
-    FactTypeStatus, HeldStatus, OutboxStatus, ParkedStatus, QuotaStatus, ReconcileStatus, SourceStatus, Status, TargetStatus,
+    FactTypeStatus, HeldStatus, OutboxStatus, ParkedStatus, QuotaStatus, ReconcileStatus, RetainedStatus, SnapshotStatus, SourceStatus,
+    Status, TargetStatus,
 };
 
 use clock::SourceClock;
@@ -125,6 +127,8 @@ pub async fn run(config: &Config, parts: Parts, stop: watch::Receiver<bool>) -> 
         let watch = |view: &ViewRecord| (view.id, Watched { source: index, name: source.name.clone(), record: view.clone() });
         watched.extend(views.iter().map(watch));
         let ingest = Ingest {
+            lost: None,
+            stranger: None,
             reloads: vec![0; views.len()],
             clock: SourceClock::default(),
             resting: Flows::default(),

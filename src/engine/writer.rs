@@ -152,6 +152,11 @@ impl Writer {
         self.run(move |store| store.begin(&name, &fingerprint, &identity)).await
     }
 
+    pub(super) async fn set_identity(&self, name: &str, identity: &str) -> Result<(), EngineError> {
+        let (name, identity) = (name.to_owned(), identity.to_owned());
+        self.run(move |store| store.set_identity(&name, &identity)).await
+    }
+
     pub(super) async fn forget_position(&self, name: &str) -> Result<(), EngineError> {
         let name = name.to_owned();
         self.run(move |store| store.forget_position(&name)).await

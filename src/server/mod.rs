@@ -74,6 +74,12 @@ pub fn bare_router(api: Router) -> Router {
     with_api(Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(async || "ready\n")), Some(api))
 }
 
+/// The routes of a standby: it is alive, and nothing else until it takes over; `why` says what it is.
+pub fn standby_router(why: &str) -> Router {
+    let why = format!("this is {why}");
+    Router::new().route("/healthz", get(async || "ok\n")).fallback(async move || problem(StatusCode::SERVICE_UNAVAILABLE, &why))
+}
+
 fn with_api(router: Router, api: Option<Router>) -> Router {
     match api {
         // The API answers for every path nobody else has: it knows `//api/facts` and says 404 in JSON.

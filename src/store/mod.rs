@@ -275,6 +275,14 @@ impl Store {
         })
     }
 
+    /// Remembers which database `name` is.
+    pub fn set_identity(&mut self, name: &str, identity: &str) -> Result<(), StoreError> {
+        self.write(|tx| {
+            tx.execute("UPDATE source SET identity = ?2 WHERE name = ?1", [name, identity])?;
+            Ok(())
+        })
+    }
+
     /// Forgets the position of `name`: its next follow starts with a snapshot.
     pub fn forget_position(&mut self, name: &str) -> Result<(), StoreError> {
         self.write(|tx| {

@@ -19,6 +19,7 @@ mod faults;
 mod history;
 mod invariants;
 mod live_views;
+mod lost;
 mod middleware;
 mod migration;
 mod mongo_access;

@@ -45,7 +45,11 @@ impl App {
 
     /// The same on another server.
     pub(crate) async fn start_on(major: Major, schema: &str, facts: &[(&str, &str)], sync: &str) -> Self {
-        let cluster = Cluster::start(major);
+        Self::on(Cluster::start(major), schema, facts, sync).await
+    }
+
+    /// The same on a server of the test's own.
+    pub(crate) async fn on(cluster: Cluster, schema: &str, facts: &[(&str, &str)], sync: &str) -> Self {
         let database = cluster.database();
         let client = cluster.client(&database).await;
         client.batch_execute(schema).await.expect("the schema runs");
@@ -71,6 +75,12 @@ impl App {
         }
         yaml.push_str(&format!("dbs:\n  app:\n    connection_string: $DATABASE_URL\nsync:\n  slot: app\n  {sync}\n"));
         std::fs::write(self.config(), yaml).expect("the configuration can be written");
+    }
+
+    /// Goes on with another server in the place of the first, which is gone.
+    pub(crate) async fn move_to(&mut self, cluster: Cluster) {
+        self.client = cluster.client(&self.database).await;
+        self.cluster = cluster;
     }
 
     pub(crate) fn config(&self) -> PathBuf {
