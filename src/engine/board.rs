@@ -17,17 +17,20 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use tokio::sync::mpsc;
+
 use crate::{
     config::Config,
     data::Position,
     engine::{
         board::waits::Waits,
+        holds::Ask,
         parked::ParkedChanges,
-        status::{FactTypeStatus, HeldStatus, OutboxStatus, QuotaStatus, ReconcileStatus, SourceStatus, Status, TargetStatus},
+        status::{FactTypeStatus, HeldStatus, OutboxStatus, QuotaStatus, ReconcileStatus, SourceStatus, Status, TargetStatus, timestamp},
         writer::Queues,
     },
     source::SourceState,
-    store::{Change, ViewRecord},
+    store::{Change, Hold, ViewRecord},
     target::{
         FactStore,
         quota::{Budget, Plan},
@@ -114,7 +117,15 @@ struct Lines {
     /// Changes that the fact store takes in a second, as far as it was measured.
     rate: Option<f64>,
     parked: ParkedChanges,
+    holds: Vec<Hold>,
     target: TargetState,
+}
+
+impl Lines {
+    /// Nothing is written of a fact type that the configuration no longer has, so what is held of it is nobody's business until it is back.
+    fn configured_holds(&self) -> impl Iterator<Item = &Hold> {
+        self.holds.iter().filter(|hold| self.views.iter().flatten().any(|view| view.signature == hold.signature))
+    }
 }
 
 /// The board.
@@ -126,6 +137,7 @@ pub struct Board {
     max_parked: Option<u64>,
     lines: Mutex<Lines>,
     store: OnceLock<Arc<dyn FactStore>>,
+    asks: OnceLock<mpsc::Sender<Ask>>,
     applied: Vec<Waits<Applied>>,
     delivered: Waits<Delivered>,
 }
@@ -155,6 +167,7 @@ impl Board {
             plan,
             max_parked: None,
             store: OnceLock::new(),
+            asks: OnceLock::new(),
             lines: Mutex::new(Lines {
                 sources: sources.collect(),
                 views: views.collect(),
@@ -162,6 +175,7 @@ impl Board {
                 mode: Mode::Live,
                 rate: None,
                 parked: ParkedChanges::default(),
+                holds: Vec::new(),
                 target: TargetState::Unknown,
             }),
             applied: config.sources.iter().map(|_| Waits::default()).collect(),
@@ -269,6 +283,25 @@ impl Board {
         self.lines().parked = parked;
     }
 
+    pub(super) fn hold(&self, holds: Vec<Hold>) {
+        self.lines().holds = holds;
+    }
+
+    /// What is held of the fact types of this configuration.
+    pub(super) fn held(&self) -> Vec<Hold> {
+        self.lines().configured_holds().cloned().collect()
+    }
+
+    /// Who answers what is asked about holds.
+    pub(super) fn answers_holds(&self, asks: mpsc::Sender<Ask>) {
+        // There is one engine to a run.
+        let _ = self.asks.set(asks);
+    }
+
+    pub(super) fn asks(&self) -> Option<&mpsc::Sender<Ask>> {
+        self.asks.get()
+    }
+
     pub(super) fn target(&self, state: TargetState) {
         self.lines().target = state;
     }
@@ -337,7 +370,7 @@ impl Board {
             },
             parked: lines.parked.listed.clone(),
             last_reconcile: last_reconcile(&lines.sources),
-            held: lines.views.iter().flatten().filter(|view| view.held > 0).map(ViewLine::held).collect(),
+            held: lines.configured_holds().map(HeldStatus::from).collect(),
         }
     }
 
@@ -392,14 +425,6 @@ impl ViewLine {
         }
     }
 
-    fn held(&self) -> HeldStatus {
-        HeldStatus {
-            fact_type: self.signature.clone(),
-            removals: self.held,
-            facts: self.facts,
-            hint: "Check the source. To let the removals go, restart with --allow-removals",
-        }
-    }
 }
 
 impl SourceLine {
@@ -474,8 +499,4 @@ fn last_reconcile(sources: &[SourceLine]) -> Option<ReconcileStatus> {
         missing: reconciled.iter().map(|reconciled| reconciled.missing).sum(),
         stale: reconciled.iter().map(|reconciled| reconciled.stale).sum(),
     })
-}
-
-fn timestamp(at: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(at).to_string()
 }

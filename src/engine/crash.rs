@@ -17,6 +17,8 @@ pub(super) enum Moment {
     Sent,
     /// The outbox has let go of a batch, and nobody who waits has heard of it.
     Acknowledged,
+    /// A hold has ended on the disk here, and who asked for it has not been told.
+    Released,
 }
 
 /// Dies if this is the moment.

@@ -25,6 +25,7 @@ mod crash;
 mod deliver;
 mod error;
 mod flows;
+mod holds;
 mod inbox;
 mod ingest;
 mod parked;
@@ -53,6 +54,7 @@ use crate::{
 
 pub use board::{Applied, Board, Delivered, Mode, TargetState};
 pub use error::EngineError;
+pub use holds::{EndedHold, HeldFacts, HoldEnd, HoldError};
 pub use shadow::ShadowOptions;
 pub use status::{
     FactTypeStatus, HeldStatus, OutboxStatus, ParkedStatus, QuotaStatus, ReconcileStatus, SourceStatus, Status, TargetStatus,
@@ -61,6 +63,7 @@ pub use status::{
 use clock::SourceClock;
 use deliver::Deliver;
 use flows::Flows;
+use holds::Holds;
 use ingest::Ingest;
 use shadow::{Asked, Observed, Shadow, Watched};
 use writer::Writer;
@@ -116,9 +119,11 @@ pub async fn run(config: &Config, parts: Parts, stop: watch::Receiver<bool>) -> 
         }
     };
     settle_claims(config, &writer).await?;
+    let mut numbered = BTreeMap::new();
     for (index, (source, follower)) in config.sources.iter().zip(followers).enumerate() {
         let views = writer.register(source).await?;
         board.registered(index, &views);
+        numbered.extend(views.iter().enumerate().map(|(view, record)| (record.id, (index, view, record.fact_type.clone()))));
         let watch = |view: &ViewRecord| (view.id, Watched { source: index, name: source.name.clone(), record: view.clone() });
         watched.extend(views.iter().map(watch));
         let ingest = Ingest {
@@ -141,6 +146,7 @@ pub async fn run(config: &Config, parts: Parts, stop: watch::Receiver<bool>) -> 
         };
         tasks.spawn(ingest.run(follower));
     }
+    tasks.spawn(Holds::new(writer.clone(), board.clone(), numbered, stopped.clone()).run());
     match delivery {
         Delivery::Send => {
             board.spends(target.clone());
