@@ -108,7 +108,9 @@ pub(super) fn key_for(url: &str) -> Result<SecretString, Misuse> {
     match key()? {
         Some(key) => read(&key),
         None if is_loopback(url) => Ok(embedded::DEVELOPMENT_KEY.into()),
-        None => Err(Misuse("that factsync is not on this machine and needs a key. Set OSO_AUTH or OSO_AUTH_FILE as it was started with".to_owned())),
+        None => Err(Misuse(
+            "that factsync is not on this machine and needs a key. Set OSO_AUTH or OSO_AUTH_FILE as it was started with".to_owned(),
+        )),
     }
 }
 

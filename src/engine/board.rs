@@ -424,7 +424,6 @@ impl ViewLine {
             skipped: self.skipped.clone(),
         }
     }
-
 }
 
 impl SourceLine {

@@ -48,7 +48,9 @@ pub enum HoldEnd {
 #[derive(Debug, thiserror::Error)]
 pub enum HoldError {
     /// Nothing is held under that number.
-    #[error("there is no hold {0}: it was released or dropped, its facts came back, or it never was. `factsync hold list` shows what there is")]
+    #[error(
+        "there is no hold {0}: it was released or dropped, its facts came back, or it never was. `factsync hold list` shows what there is"
+    )]
     Unknown(String),
     /// Nothing is written in this run.
     #[error("this factsync runs with --shadow and writes nothing")]

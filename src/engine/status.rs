@@ -183,7 +183,10 @@ impl From<&Hold> for HeldStatus {
             since: hold.since.map(|since| timestamp(UNIX_EPOCH + Duration::from_secs(since))),
             position: hold.position.clone(),
             why: format!("{}{limits}", hold.cause),
-            hint: format!("Check the source. `factsync hold release {0}` lets the removals go, `factsync hold drop {0}` forgets them", hold.id),
+            hint: format!(
+                "Check the source. `factsync hold release {0}` lets the removals go, `factsync hold drop {0}` forgets them",
+                hold.id
+            ),
         }
     }
 }

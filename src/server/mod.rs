@@ -76,7 +76,10 @@ pub fn router(
     let shared = Shared { board, metrics, waiters: Arc::new(Semaphore::new(MOST_WAITERS)), access, stop };
     let keyed = Router::new()
         .route("/v1/holds/{id}", get(held_facts))
-        .route("/v1/holds/{id}/release", post(async |hold: Path<String>, shared: State<Shared>| end_hold(&hold, &shared, HoldEnd::Release).await))
+        .route(
+            "/v1/holds/{id}/release",
+            post(async |hold: Path<String>, shared: State<Shared>| end_hold(&hold, &shared, HoldEnd::Release).await),
+        )
         .route("/v1/holds/{id}/drop", post(async |hold: Path<String>, shared: State<Shared>| end_hold(&hold, &shared, HoldEnd::Drop).await))
         .route_layer(middleware::from_fn_with_state(shared.clone(), with_key));
     let router = Router::new()

@@ -16,8 +16,8 @@ use crate::{
         Change, Failure, Store, StoreError, ViewId, ViewRecord,
         cut::{move_to, stored_position},
         facts::{Rows, reader, rows},
-        holds::{Numbers, Terms, recent_from},
         flips::{Flips, against},
+        holds::{Numbers, Terms, recent_from},
         maintain::Maintain,
         outbox,
         settle::{Counts, settle},
@@ -396,7 +396,13 @@ impl<'l, 'a> Running<'l, 'a> {
         Ok(due)
     }
 
-    fn finish(self, tx: &Transaction<'_>, outbox: &mut outbox::Writer, terms: &Terms, place: Place<'_>) -> Result<Option<Applied>, Failure> {
+    fn finish(
+        self,
+        tx: &Transaction<'_>,
+        outbox: &mut outbox::Writer,
+        terms: &Terms,
+        place: Place<'_>,
+    ) -> Result<Option<Applied>, Failure> {
         let Self { live, counts, position: _, clock, flips, failed } = self;
         let view = live.record;
         tx.prepare_cached("UPDATE view SET clock = ?2 WHERE id = ?1 AND clock <> ?2")?.execute(params![view.id.0, clock])?;
@@ -414,7 +420,10 @@ impl<'l, 'a> Running<'l, 'a> {
             Err(why) => {
                 tx.execute("UPDATE view SET fingerprint = NULL, position = NULL, failing = 1 WHERE id = ?1", [view.id.0])?;
                 let Counts { numbers: Numbers { facts, held, .. }, skipped } = counts;
-                Applied::Failed { change: Change { view: view.id, inserted: 0, removed: 0, held, newly_held: 0, let_go: 0, facts, skipped }, why }
+                Applied::Failed {
+                    change: Change { view: view.id, inserted: 0, removed: 0, held, newly_held: 0, let_go: 0, facts, skipped },
+                    why,
+                }
             }
         }))
     }

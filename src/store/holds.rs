@@ -173,15 +173,7 @@ impl<'t> Holds<'t> {
                 let sql = "INSERT INTO hold (view, cause, removals, facts, since, last, position, most, percent)
                            VALUES (?1, ?2, 0, ?3, ?4, ?4, ?5, ?6, ?7)";
                 let (most, percent) = (limits.map(|limits| limits.count.cast_signed()), limits.map(|limits| limits.percent));
-                self.tx.prepare_cached(sql)?.insert(params![
-                    self.view.0,
-                    cause.name(),
-                    facts,
-                    terms.now,
-                    terms.position,
-                    most,
-                    percent
-                ])?
+                self.tx.prepare_cached(sql)?.insert(params![self.view.0, cause.name(), facts, terms.now, terms.position, most, percent])?
             }
         };
         self.tx.prepare_cached("UPDATE hold SET last = ?2 WHERE id = ?1")?.execute(params![id, terms.now])?;
