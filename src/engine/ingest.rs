@@ -404,9 +404,9 @@ impl Ingest {
     pub(super) fn note(&mut self, numbers: &[usize], changes: &Changes) {
         for (&view, change) in numbers.iter().zip(&changes.views) {
             let record = &mut self.views[view];
-            if change.newly_held > 0 {
+            if let Some(hold) = change.began {
                 let (fact_type, removals) = (&record.fact_type, change.newly_held);
-                warn!(source = self.name, %fact_type, removals, held = change.held, "removals held, see `factsync hold list`");
+                warn!(source = self.name, %fact_type, %hold, removals, "removals held, see `factsync hold list`");
             }
             for (reason, rows) in &change.skipped {
                 if !record.skipped.contains_key(reason) {

@@ -15,7 +15,7 @@ use crate::{
         outbox, set_meta,
     },
     target::Op,
-    view::{Cause, Guard, Recent, Skipped, Step, Verdict, diff, refresh},
+    view::{Cause, Guard, Occasion, Recent, Skipped, Step, Verdict, diff, refresh},
 };
 
 /// Where a source stands.
@@ -120,7 +120,7 @@ impl Store {
         self.commit(|tx, outbox| {
             let mut changes = Vec::with_capacity(views.len());
             let position = follow_cut(tx, source, reached)?;
-            let terms = Terms { guard, now, position: Some(reached.cut.to_string()) };
+            let terms = Terms { guard, now, position: Some(reached.cut.to_string()), occasion: Occasion::Change };
             for Fresh { view, answer, loaded } in views {
                 changes.push(apply_one(tx, outbox, &view, answer, &terms, (&path, &spool))?);
                 found(tx, &view, loaded, &reached.cut, &position)?;
@@ -140,7 +140,7 @@ impl Store {
         let (views, dropped, changed) = self.write(|tx| {
             let (mut changes, mut dropped, mut changed) = (Vec::with_capacity(views.len()), 0, Changed::default());
             let position = stored_position(tx, source)?.map(|position| position.to_string());
-            let terms = Terms { guard, now, position };
+            let terms = Terms { guard, now, position, occasion: Occasion::Change };
             for (view, listed) in views {
                 let seen = Seen::new(adopt::revoked(tx, view.id, &spool)?)?;
                 dropped += outbox::forget(tx, view.id)?;
@@ -209,10 +209,11 @@ fn apply_one(
     let mut holds = staying.finish(path)?;
     // What is held the query did not have; what of it is held no longer it has again.
     let had = facts - inserted - held;
-    let step = Step { before: had, inserted: inserted + held - holds.len(), removed };
+    let step = Step { occasion: terms.occasion, before: had, inserted: inserted + held - holds.len(), removed };
     let verdict = terms.guard.judge(step, &mut recent, terms.now);
+    let mut began = None;
     if let Verdict::Hold(cause) = verdict {
-        holds.open(cause, had, terms)?;
+        began = holds.open(cause, had, terms)?;
     }
     for row in removals.finish()? {
         let row = row?;
@@ -227,7 +228,7 @@ fn apply_one(
     }
     let (removed, newly_held) = if verdict == Verdict::Apply { (removed, 0) } else { (0, removed) };
     let change = finish(tx, view, (facts, holds.finish()?), &recent, &skipped)?;
-    Ok(Change { inserted, removed, newly_held, ..change })
+    Ok(Change { inserted, removed, began, newly_held, ..change })
 }
 
 /// The differences of one view, of which the guard may hold the removals; all of them if this is the first contact and what is there is
@@ -270,8 +271,9 @@ fn correct_one(
     let there = facts - holds.len() - inserted + stale;
     let adopted = stale > 0 && adopt::first_contact(tx, id, terms.guard)?;
     let verdict = if adopted { Verdict::Hold(Cause::Adopted) } else { terms.guard.judge_comparison(stale, there) };
+    let mut began = None;
     if let Verdict::Hold(cause) = verdict {
-        holds.open(cause, there, terms)?;
+        began = holds.open(cause, there, terms)?;
     }
     for row in removals.finish()? {
         let row = row?;
@@ -288,7 +290,7 @@ fn correct_one(
     (facts, removed) = (facts + newly_held, removed + stale - newly_held);
     let held = holds.finish()?;
     tx.execute("UPDATE view SET facts = ?2, held = ?3, met = 1 WHERE id = ?1", params![id.0, facts, held])?;
-    Ok(Change { view: id, inserted, removed, held, newly_held, let_go: 0, facts, skipped })
+    Ok(Change { view: id, inserted, removed, held, began, newly_held, let_go: 0, facts, skipped })
 }
 
 /// Writes down what a whole result makes of a view.
@@ -305,7 +307,7 @@ fn finish(
         "UPDATE view SET known = 1, failing = 0, facts = ?2, skipped = ?3, held = ?4, recent = ?5 WHERE id = ?1",
         params![view.id.0, facts, json, held, recent_to(recent)],
     )?;
-    Ok(Change { view: view.id, inserted: 0, removed: 0, held, newly_held: 0, let_go: 0, facts, skipped })
+    Ok(Change { view: view.id, inserted: 0, removed: 0, held, began: None, newly_held: 0, let_go: 0, facts, skipped })
 }
 
 /// Moves the source to where it stands with a cut, and tells where that is.

@@ -23,7 +23,7 @@ use crate::{
         settle::{Counts, settle},
         state::ViewState,
     },
-    view::{Guard, Remote, ViewError},
+    view::{Guard, Occasion, Remote, ViewError},
 };
 
 /// Batches are collected up to this size before their changes are computed: one-row commits come in small ones, and what is computed
@@ -94,7 +94,7 @@ impl Store {
     ) -> Result<Option<Followed>, StoreError> {
         let (store, spool) = (self.path.clone(), self.spool());
         let place = Place { store: &store, spool: &spool, kept_bytes: self.kept_flips };
-        let terms = Terms { guard, now: (self.time)(), position: None };
+        let terms = Terms { guard, now: (self.time)(), position: None, occasion: Occasion::Change };
         let followed = self.attempt_commit(|tx, outbox| {
             let mut run = Run::new(tx, source, live, place)?;
             run.advance(now, remote)?;
@@ -125,7 +125,7 @@ impl Store {
     ) -> Result<Followed, StoreError> {
         let (store, spool) = (self.path.clone(), self.spool());
         let place = Place { store: &store, spool: &spool, kept_bytes: self.kept_flips };
-        let terms = Terms { guard, now: (self.time)(), position: None };
+        let terms = Terms { guard, now: (self.time)(), position: None, occasion: Occasion::Time };
         let followed = self.attempt_commit(|tx, outbox| {
             let mut run = Run::new(tx, source, live, place)?;
             run.advance(to, remote)?;
@@ -147,7 +147,7 @@ impl Store {
     ) -> Result<Result<Followed, Vec<ViewId>>, StoreError> {
         let (store, spool) = (self.path.clone(), self.spool());
         let place = Place { store: &store, spool: &spool, kept_bytes: self.kept_flips };
-        let terms = Terms { guard, now: (self.time)(), position: None };
+        let terms = Terms { guard, now: (self.time)(), position: None, occasion: Occasion::Time };
         let mut stuck = Vec::new();
         let followed = self.attempt_commit(|tx, outbox| {
             let mut run = Run::new(tx, source, live, place)?;
@@ -421,7 +421,7 @@ impl<'l, 'a> Running<'l, 'a> {
                 tx.execute("UPDATE view SET fingerprint = NULL, position = NULL, failing = 1 WHERE id = ?1", [view.id.0])?;
                 let Counts { numbers: Numbers { facts, held, .. }, skipped } = counts;
                 Applied::Failed {
-                    change: Change { view: view.id, inserted: 0, removed: 0, held, newly_held: 0, let_go: 0, facts, skipped },
+                    change: Change { view: view.id, inserted: 0, removed: 0, held, began: None, newly_held: 0, let_go: 0, facts, skipped },
                     why,
                 }
             }

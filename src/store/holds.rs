@@ -32,7 +32,7 @@ use crate::{
         state::prepared,
     },
     target::Op,
-    view::{Cause, Guard, Recent, TOGETHER_SECONDS, diff},
+    view::{Cause, Guard, Occasion, Recent, TOGETHER_SECONDS, diff},
 };
 
 /// Holds of a view: more than a person looks through, and little enough for a status that is polled.
@@ -93,6 +93,7 @@ pub(super) struct Terms {
     pub(super) now: u64,
     /// Where the source stands.
     pub(super) position: Option<String>,
+    pub(super) occasion: Occasion,
 }
 
 /// What is counted of a view for the guard.
@@ -164,9 +165,10 @@ impl<'t> Holds<'t> {
         Ok(true)
     }
 
-    /// What [`Holds::add`] adds from here on waits for `cause`, judged out of `facts`.
-    pub(super) fn open(&mut self, cause: Cause, facts: u64, terms: &Terms) -> rusqlite::Result<()> {
-        let id = match self.joined(cause, terms.now)? {
+    /// What [`Holds::add`] adds from here on waits for `cause`, judged out of `facts`; the hold, if it is a new one.
+    pub(super) fn open(&mut self, cause: Cause, facts: u64, terms: &Terms) -> rusqlite::Result<Option<HoldId>> {
+        let joined = self.joined(cause, terms.now)?;
+        let id = match joined {
             Some(id) => id,
             None => {
                 let limits = terms.guard.limits();
@@ -178,7 +180,7 @@ impl<'t> Holds<'t> {
         };
         self.tx.prepare_cached("UPDATE hold SET last = ?2 WHERE id = ?1")?.execute(params![id, terms.now])?;
         self.open = Some((id, 0));
-        Ok(())
+        Ok(joined.is_none().then_some(HoldId(id)))
     }
 
     /// The hold that goes on: a flood is one, however many commits it takes.
@@ -298,7 +300,7 @@ impl Store {
             let (facts, held, skipped) = numbers?;
             let skipped = serde_json::from_str(&skipped).map_err(|_| Failure::Malformed("count of skipped rows"))?;
             let removed = if end == End::Sent { removals } else { 0 };
-            Ok(Some(Change { view, inserted: 0, removed, held, newly_held: 0, let_go: removals, facts, skipped }))
+            Ok(Some(Change { view, inserted: 0, removed, held, began: None, newly_held: 0, let_go: removals, facts, skipped }))
         })?;
         Ok(change.map(|change| Changes { views: vec![change], commit_no: self.commit_no }))
     }

@@ -117,10 +117,11 @@ impl Settling<'_, '_> {
         // What is held the query does not have.
         let had = self.counts.numbers.facts - self.counts.numbers.held;
         self.write(net)?;
-        let step = Step { before: had, inserted: self.appeared, removed: self.removed };
+        let step = Step { occasion: terms.occasion, before: had, inserted: self.appeared, removed: self.removed };
         let verdict = terms.guard.judge(step, &mut self.counts.numbers.recent, terms.now);
+        let mut began = None;
         if let Verdict::Hold(cause) = verdict {
-            self.holds.open(cause, had, terms).map_err(failed)?;
+            began = self.holds.open(cause, had, terms).map_err(failed)?;
         }
         let removals = std::mem::replace(&mut self.removals, Removals::Few(Vec::new()));
         for row in removals.finish()? {
@@ -134,7 +135,7 @@ impl Settling<'_, '_> {
         tx.prepare_cached("UPDATE view SET facts = ?2, skipped = ?3, held = ?4, recent = ?5 WHERE id = ?1")
             .and_then(|mut update| update.execute(params![view.id.0, facts, json, held, recent_to(&recent)]))
             .map_err(failed)?;
-        Ok(Change { view: view.id, inserted, removed, held, newly_held, let_go: 0, facts, skipped })
+        Ok(Change { view: view.id, inserted, removed, held, began, newly_held, let_go: 0, facts, skipped })
     }
 
     fn write(&mut self, net: impl Iterator<Item = io::Result<(Row, i64)>>) -> Result<(), ViewError> {

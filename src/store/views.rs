@@ -10,7 +10,9 @@ use crate::{
     store::{
         Failure, Store, StoreError,
         backlog::{self, Changed},
-        facts, outbox, state,
+        facts,
+        holds::HoldId,
+        outbox, state,
     },
 };
 
@@ -72,7 +74,9 @@ pub struct Change {
     pub removed: u64,
     /// Removals that wait for a person now.
     pub held: u64,
-    /// Of them those that this event has held.
+    /// The hold that this event has begun.
+    pub began: Option<HoldId>,
+    /// Of them those that this event has held, in that hold or in one that goes on.
     pub newly_held: u64,
     /// Removals that a person let go or forgot.
     pub let_go: u64,

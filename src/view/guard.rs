@@ -22,6 +22,9 @@
 //! the flood a single one goes at once. A change that is held by itself does not count as a loss ([`Recent::excuse`]): it is known to be an
 //! accident, and the next small revocation goes at once.
 //!
+//! **What expires is no loss.** Grants that end by time end as somebody wished when they were given, many of them around the same hour. So when
+//! nothing but time has passed, a step is judged by itself alone, which is what finds a clock that jumps.
+//!
 //! **Which clock.** That of this machine, when the transaction is computed: what arrives together is judged together, also when it is an
 //! hour's work after an outage. What was last seen is stored with the view, so a restart forgets nothing. A clock that is set back makes
 //! the minute longer, one that is set forward may end it, which lets another limit's worth go.
@@ -107,9 +110,20 @@ impl fmt::Display for Cause {
     }
 }
 
+/// Why facts come and go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Occasion {
+    /// Somebody changed something.
+    Change,
+    /// Time has passed, and nothing else.
+    Time,
+}
+
 /// What a change does to the number of facts that a query has.
 #[derive(Debug, Clone, Copy)]
 pub struct Step {
+    /// Why.
+    pub occasion: Occasion,
     /// Facts that it had.
     pub before: u64,
     /// Facts that it did not have and has now.
@@ -137,7 +151,7 @@ impl Guard {
 
     /// Judges a change of a query's result at the second `now`, and remembers it in `recent`.
     pub fn judge(self, step: Step, recent: &mut Recent, now: u64) -> Verdict {
-        let Step { before, inserted, removed } = step;
+        let Step { occasion, before, inserted, removed } = step;
         let after = (before + inserted).saturating_sub(removed);
         recent.note(now, before);
         let most = recent.most();
@@ -151,6 +165,9 @@ impl Guard {
         } else if self.exceeded(removed, before) {
             recent.excuse(removed);
             Verdict::Hold(Cause::Change)
+        } else if occasion == Occasion::Time {
+            recent.excuse(removed);
+            Verdict::Apply
         } else if self.exceeded(most.saturating_sub(after), most) {
             Verdict::Hold(Cause::Series)
         } else {
@@ -220,7 +237,7 @@ mod tests {
     #[test]
     fn guarded_a_change_is_held_only_beyond_both_limits() {
         for (removed, before, held) in [(0, 0, false), (10, 10, false), (11, 55, false), (11, 54, true), (u64::MAX, u64::MAX, true)] {
-            let step = Step { before, inserted: 0, removed };
+            let step = Step { occasion: Occasion::Change, before, inserted: 0, removed };
             let want = if held { Verdict::Hold(Cause::Change) } else { Verdict::Apply };
             assert_eq!(Guard::Limit(LIMITS).judge(step, &mut Recent::default(), 0), want, "{removed} of {before}");
             assert_eq!(Guard::Off.judge(step, &mut Recent::default(), 0), Verdict::Apply);
@@ -243,7 +260,12 @@ mod tests {
         }
 
         fn step(&mut self, inserted: u64, removed: u64) -> Verdict {
-            let verdict = Guard::Limit(LIMITS).judge(Step { before: self.facts, inserted, removed }, &mut self.recent, self.now);
+            self.on(Occasion::Change, inserted, removed)
+        }
+
+        fn on(&mut self, occasion: Occasion, inserted: u64, removed: u64) -> Verdict {
+            let step = Step { occasion, before: self.facts, inserted, removed };
+            let verdict = Guard::Limit(LIMITS).judge(step, &mut self.recent, self.now);
             self.facts = self.facts + inserted - removed;
             verdict
         }
@@ -286,9 +308,18 @@ mod tests {
     }
 
     #[test]
+    fn guarded_what_expires_one_by_one_goes_and_all_at_once_waits() {
+        let mut play = Play::new(100);
+        assert!((0..60).all(|_| play.on(Occasion::Time, 0, 1) == Verdict::Apply));
+        assert_eq!(play.step(0, 1), Verdict::Apply, "and nothing waits for it");
+        assert_eq!(play.on(Occasion::Time, 0, 39), Verdict::Hold(Cause::Change));
+    }
+
+    #[test]
     fn guarded_what_was_let_go_by_a_person_is_no_loss_later() {
         let mut play = Play::new(100);
-        assert_eq!(Guard::Off.judge(Step { before: 100, inserted: 0, removed: 60 }, &mut play.recent, play.now), Verdict::Apply);
+        let step = Step { occasion: Occasion::Change, before: 100, inserted: 0, removed: 60 };
+        assert_eq!(Guard::Off.judge(step, &mut play.recent, play.now), Verdict::Apply);
         play.facts = 40;
         assert_eq!(play.step(0, 1), Verdict::Apply);
     }
