@@ -6,6 +6,7 @@
 //! 1. `applied`: the source's position is in the desired facts, and whatever it changed has a commit number;
 //! 2. `delivered`: the fact store has acknowledged every entry up to that number.
 
+mod holds;
 mod metrics;
 mod waits;
 
@@ -119,13 +120,6 @@ struct Lines {
     parked: ParkedChanges,
     holds: Vec<Hold>,
     target: TargetState,
-}
-
-impl Lines {
-    /// Nothing is written of a fact type that the configuration no longer has, so what is held of it is nobody's business until it is back.
-    fn configured_holds(&self) -> impl Iterator<Item = &Hold> {
-        self.holds.iter().filter(|hold| self.views.iter().flatten().any(|view| view.signature == hold.signature))
-    }
 }
 
 /// The board.
@@ -281,25 +275,6 @@ impl Board {
 
     pub(super) fn parked(&self, parked: ParkedChanges) {
         self.lines().parked = parked;
-    }
-
-    pub(super) fn hold(&self, holds: Vec<Hold>) {
-        self.lines().holds = holds;
-    }
-
-    /// What is held of the fact types of this configuration.
-    pub(super) fn held(&self) -> Vec<Hold> {
-        self.lines().configured_holds().cloned().collect()
-    }
-
-    /// Who answers what is asked about holds.
-    pub(super) fn answers_holds(&self, asks: mpsc::Sender<Ask>) {
-        // There is one engine to a run.
-        let _ = self.asks.set(asks);
-    }
-
-    pub(super) fn asks(&self) -> Option<&mpsc::Sender<Ask>> {
-        self.asks.get()
     }
 
     pub(super) fn target(&self, state: TargetState) {

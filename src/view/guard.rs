@@ -22,8 +22,8 @@
 //! the flood a single one goes at once. A change that is held by itself does not count as a loss ([`Recent::excuse`]): it is known to be an
 //! accident, and the next small revocation goes at once.
 //!
-//! **What expires is no loss.** Grants that end by time end as somebody wished when they were given, many of them around the same hour. So when
-//! nothing but time has passed, a step is judged by itself alone, which is what finds a clock that jumps.
+//! **What expires is no loss.** Grants that end by time end as somebody wished when they were given, many of them around the same hour. So
+//! when nothing but time has passed, a step is judged by itself alone, which is what finds a clock that jumps.
 //!
 //! **Which clock.** That of this machine, when the transaction is computed: what arrives together is judged together, also when it is an
 //! hour's work after an outage. What was last seen is stored with the view, so a restart forgets nothing. A clock that is set back makes

@@ -64,13 +64,13 @@ async fn guarded_another_database_behind_the_url_changes_nothing() {
 async fn guarded_a_dropped_or_emptied_collection_waits_and_is_released() {
     let mongod = Mongod::shared().await;
     let client = mongod.client().await;
-    for (database, accident) in
-        [("hold_emptied", doc! { "delete": "users", "deletes": [{ "q": {}, "limit": 0 }] }), ("hold_dropped", doc! { "drop": "users" })]
-    {
+    let emptied = doc! { "delete": "users", "deletes": [{ "q": {}, "limit": 0 }] };
+    for (database, accident) in [("hold_emptied", emptied), ("hold_dropped", doc! { "drop": "users" })] {
         let users = client.database(database).collection::<Document>("users");
         users.insert_many((0..40).map(|id| doc! { "_id": id, "role": "reader" })).await.expect("inserted");
         let folder = tempfile::tempdir().expect("a folder");
-        let yaml = "{version: 1, source: mongodb, dbs: {app: {connection_string: $MONGODB_URL}}, sync: {max_removals: {count: 4, percent: 20}},\n\
+        let yaml = "{version: 1, source: mongodb, dbs: {app: {connection_string: $MONGODB_URL}}, \n\
+                    sync: {max_removals: {count: 4, percent: 20}},\n\
                     facts: {\"has_role(User:_, String:_)\": {db: app, collection: users, fields: [_id, role], query: {find: {}}}}}";
         let config = folder.path().join("app.yaml");
         std::fs::write(&config, yaml).expect("written");
