@@ -419,9 +419,9 @@ impl Ingest {
     pub(super) fn note(&mut self, numbers: &[usize], changes: &Changes) {
         for (&view, change) in numbers.iter().zip(&changes.views) {
             let record = &mut self.views[view];
-            if change.held > record.held {
-                let (fact_type, removals) = (&record.fact_type, change.held);
-                warn!(source = self.name, %fact_type, removals, facts = change.facts, "removals held, see /v1/status");
+            if let Some(hold) = change.began {
+                let (fact_type, removals) = (&record.fact_type, change.newly_held);
+                warn!(source = self.name, %fact_type, %hold, removals, "removals held, see `factsync hold list`");
             }
             for (reason, rows) in &change.skipped {
                 if !record.skipped.contains_key(reason) {

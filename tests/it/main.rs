@@ -17,6 +17,7 @@ mod delta_rules;
 mod embedded;
 mod faults;
 mod history;
+mod hold;
 mod invariants;
 mod live_views;
 mod lost;

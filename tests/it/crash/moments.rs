@@ -32,6 +32,8 @@ pub(crate) enum Scene {
     Outage,
     /// A fact store that does not answer, or refuses: `faults/deaths.rs`.
     Fault,
+    /// A hold that a person ends: `hold/deaths.rs`.
+    Hold,
     /// Commits of what no view reads.
     Quiet,
     /// Rows that cease to count.
@@ -73,6 +75,7 @@ fn scene(moment: Moment) -> Scene {
         Moment::Split | Moment::Settled => Scene::LargeCommit,
         Moment::Folded => Scene::Outage,
         Moment::Doubted | Moment::Parked => Scene::Fault,
+        Moment::Released => Scene::Hold,
         Moment::Passed => Scene::Time,
         Moment::Advanced => Scene::Quiet,
         Moment::Forgotten => Scene::LostSlot,
