@@ -24,6 +24,7 @@ use crate::{
         postgres::{
             catalog::{self, Function, Identity, Kind, Table},
             fault,
+            pulse::Named,
             session::{Server, Session},
             uses::{ColumnsUsed, Uses},
         },
@@ -94,6 +95,10 @@ pub(crate) struct Analysis {
     pub(crate) server_version: u32,
     /// Used tables with their families.
     pub(crate) tables: BTreeMap<u32, Table>,
+    /// The labels of the enums among the types of columns, and of the domains over them.
+    pub(crate) labels: BTreeMap<u32, Arc<BTreeSet<String>>>,
+    /// Everything that the queries name.
+    pub(crate) named: Named,
 }
 
 /// What preparing one query told.
@@ -118,7 +123,24 @@ pub(crate) async fn analyze(server: &Server, session: &mut Session, views: &[Vie
         judge(view, prepared, &catalogue, &search_path)
     };
     let judged: Vec<_> = views.iter().zip(&prepared).map(judge).collect();
-    Ok(Analysis { views: judged, server_version: catalogue.server_version, tables: catalogue.tables })
+    let (labels, named) = (labels(&catalogue), named(&prepared, &catalogue));
+    Ok(Analysis { views: judged, server_version: catalogue.server_version, tables: catalogue.tables, labels, named })
+}
+
+fn labels(catalogue: &Catalogue) -> BTreeMap<u32, Arc<BTreeSet<String>>> {
+    let base = |found: &catalog::Type| catalogue.types.get(&found.base).filter(|base| base.kind == catalog::TypeKind::Enum);
+    let enums = catalogue.types.iter().filter_map(|(oid, found)| Some((*oid, base(found)?)));
+    enums.map(|(oid, base)| (oid, Arc::new(base.labels.iter().map(|(_, label)| label.clone()).collect()))).collect()
+}
+
+/// Everything that the queries name; built-in functions and types do not change.
+fn named(prepared: &[Result<Prepared, String>], catalogue: &Catalogue) -> Named {
+    let of_users = |oid: &u32| *oid >= catalog::FIRST_USER_OID;
+    let uses = || prepared.iter().flatten().map(|prepared| &prepared.uses);
+    let relations: BTreeSet<u32> = catalogue.tables.keys().chain(uses().flat_map(|uses| &uses.views)).copied().collect();
+    let functions: BTreeSet<u32> = uses().flat_map(|uses| called(uses, catalogue)).filter(of_users).collect();
+    let types = catalogue.types.keys().filter(|oid| of_users(oid)).copied().collect();
+    Named { relations: relations.into_iter().collect(), functions: functions.into_iter().collect(), types }
 }
 
 /// Everything that the queries name, and the `search_path` by which they were understood.

@@ -45,7 +45,7 @@ use crate::{
             fault,
             images::Images,
             outgoing::{Outgoing, Reach},
-            pulse::{self, Beat, ClockTime, Pulse, Rhythm, Shapes},
+            pulse::{self, Beat, ClockTime, Look, Pulse, Rhythm},
             refresh::{Cut, Refresh, Turn},
             session::Server,
             tail::receive::Transaction,
@@ -63,8 +63,12 @@ const CLOCK_REST: u32 = 10;
 const FAILED_RERUN: Duration = Duration::from_secs(30);
 /// Between two looks at whether tables, functions or the publication have changed. DDL on the tables themselves shows in the stream.
 const REANALYZE_EVERY: Duration = Duration::from_secs(60);
+/// The same while a view is refused: somebody is about to set right what it lacks, and waits for the effect.
+const REANALYZE_REFUSED: Duration = Duration::from_secs(10);
 /// Between two of them when the stream asks for one: TRUNCATE announces a table anew as DDL does, and may do so in every commit.
 const REANALYZE_PAUSE: Duration = Duration::from_secs(1);
+/// Between two attempts at an analysis for which the stream waits, while somebody has locked a table.
+const CHECK_AGAIN: Duration = Duration::from_millis(100);
 /// How long the analysis may fail, because somebody has locked a table for instance, before the attempt ends.
 const ANALYSIS_PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at the source's clock. In between it is taken to run like ours; a second of drift is far below a microsecond's worth
@@ -103,10 +107,10 @@ pub(crate) struct Plan {
     pub(crate) failed: BTreeSet<usize>,
     /// What each view depends on ([`Survey::essence`](super::prepare::Survey::essence)), under which all of this holds.
     pub(crate) essence: Vec<String>,
-    /// The publication under which it holds.
-    pub(crate) publication: String,
-    /// The partitions with which it holds.
-    pub(crate) shapes: Shapes,
+    /// The catalogues under which it holds.
+    pub(crate) look: Look,
+    /// Whether a view cannot be followed as the catalogues are now.
+    pub(crate) refuses: bool,
 }
 
 /// Everything the loop owns.
@@ -121,6 +125,8 @@ pub(crate) struct Tail {
     beating: Option<BoxFuture<'static, Result<Beat, SourceError>>>,
     asking: Option<BoxFuture<'static, Result<ClockTime, SourceError>>>,
     analyzing: Option<BoxFuture<'static, Result<Vec<String>, SourceError>>>,
+    /// While there is one, the stream is not read.
+    checking: Option<BoxFuture<'static, Result<Checked, SourceError>>>,
     next_clock: Option<Instant>,
     analyzed: Instant,
     next_analysis: Instant,
@@ -136,6 +142,14 @@ pub(crate) struct Tail {
     begged: Option<(Lsn, Instant)>,
 }
 
+/// What a look found that the stream has asked for.
+enum Checked {
+    /// Nothing has changed.
+    Same,
+    /// Something has; what the views depend on now.
+    Other(Look, Vec<String>),
+}
+
 /// What the loop woke up for.
 enum Wake {
     Stop,
@@ -146,6 +160,7 @@ enum Wake {
     Beat(Result<Beat, SourceError>),
     Time(Result<ClockTime, SourceError>),
     Analysis(Result<Vec<String>, SourceError>),
+    Checked(Result<Checked, SourceError>),
     Timer,
     Stream(Result<Option<ReplicationEvent>, PgWireError>),
 }
@@ -183,6 +198,7 @@ impl Tail {
             beating: None,
             asking: None,
             analyzing: None,
+            checking: None,
             analyzed: now,
             next_analysis: now + REANALYZE_EVERY,
             unanalyzed: None,
@@ -216,6 +232,7 @@ impl Tail {
                 Wake::Beat(beat) => self.beaten(beat?)?,
                 Wake::Time(time) => self.tell_time(time?),
                 Wake::Analysis(essence) => self.compare(essence)?,
+                Wake::Checked(checked) => self.checked(checked?)?,
                 Wake::Timer => self.check_link()?,
                 Wake::Stream(event) => {
                     self.rhythm.hear(Instant::now());
@@ -230,7 +247,7 @@ impl Tail {
     async fn wake(&mut self, link: &mut Link) -> Wake {
         let room = self.has_news(link);
         let timer = self.next_wake();
-        let reads = self.outgoing.has_room();
+        let reads = self.outgoing.has_room() && self.checking.is_none();
         let Link { events, durable, wanted, stop } = link;
         tokio::select! {
             biased;
@@ -242,6 +259,7 @@ impl Tail {
             beat = finish(&mut self.beating) => Wake::Beat(beat),
             time = finish(&mut self.asking) => Wake::Time(time),
             essence = finish(&mut self.analyzing) => Wake::Analysis(essence),
+            checked = finish(&mut self.checking) => Wake::Checked(checked),
             () = time::sleep_until(timer) => Wake::Timer,
             event = self.client.recv(), if reads => Wake::Stream(event),
         }
@@ -250,7 +268,10 @@ impl Tail {
     /// Handles what the stream has ready, up to the end of a transaction where that is near: only there changes can be sent.
     fn drain(&mut self) -> Result<(), SourceError> {
         for handled in 1.. {
-            if !self.outgoing.has_room() || (handled >= DRAIN && (self.outgoing.is_between() || handled >= 2 * DRAIN)) {
+            if self.checking.is_some()
+                || !self.outgoing.has_room()
+                || (handled >= DRAIN && (self.outgoing.is_between() || handled >= 2 * DRAIN))
+            {
                 return Ok(());
             }
             // The worker that ends is awaited in the selection, where its error cannot get lost.
@@ -277,7 +298,8 @@ impl Tail {
             self.asking = Some(Box::pin(async move { pulse.clock().await }));
         }
         if self.analyzing.is_none() && self.next_analysis <= now {
-            (self.analyzed, self.next_analysis) = (now, now + REANALYZE_EVERY);
+            let every = if self.plan.refuses { REANALYZE_REFUSED } else { REANALYZE_EVERY };
+            (self.analyzed, self.next_analysis) = (now, now + every);
             self.analyzing = Some((self.reanalyze)());
         }
         for (view, due) in &mut self.reruns {
@@ -300,7 +322,8 @@ impl Tail {
         // What cannot start yet must not wake the loop either: the timer comes before the stream and would starve it.
         let clock = self.next_clock.filter(|_| self.asking.is_none());
         let analysis = Some(self.next_analysis).filter(|_| self.analyzing.is_none());
-        let others = [refresh, beat, report, clock, analysis, self.rhythm.deadline()];
+        let deadline = self.rhythm.deadline().filter(|_| self.checking.is_none());
+        let others = [refresh, beat, report, clock, analysis, deadline];
         let reruns = self.reruns.values().copied();
         others.into_iter().flatten().chain(reruns).fold(Instant::now() + REANALYZE_EVERY, Instant::min)
     }
@@ -398,17 +421,19 @@ impl Tail {
     fn beaten(&mut self, beat: Beat) -> Result<(), SourceError> {
         self.head = self.head.max(beat.head);
         self.outgoing.push(Event::Head(Position::Lsn(self.head)));
-        if beat.publication != self.plan.publication {
-            self.plan.publication = beat.publication;
-            self.analyze_soon();
+        self.looked(beat.look)
+    }
+
+    /// Takes in what the catalogues say. What follows from it takes an analysis to tell, except of partitions, which are not in it.
+    fn looked(&mut self, look: Look) -> Result<(), SourceError> {
+        if look == self.plan.look {
+            return Ok(());
         }
-        let before = std::mem::replace(&mut self.plan.shapes, beat.shapes);
-        let changed: Vec<u32> =
-            before.into_iter().filter(|(table, shape)| self.plan.shapes.get(table) != Some(shape)).map(|(table, _)| table).collect();
-        if !changed.is_empty() {
-            // An inheritance child has to be published before its changes are seen.
-            self.analyze_soon();
-        }
+        // Also for partitions: an inheritance child has to be published before its changes are seen.
+        self.analyze_soon();
+        let before = std::mem::replace(&mut self.plan.look, look).shapes;
+        let now = &self.plan.look.shapes;
+        let changed: Vec<u32> = before.into_iter().filter(|(table, shape)| now.get(table) != Some(shape)).map(|(table, _)| table).collect();
         for view in changed.iter().flat_map(|table| self.plan.views.get(table).into_iter().flatten()) {
             self.dirty.touch(*view, self.received);
         }
@@ -418,6 +443,42 @@ impl Tail {
         }
         let problem = "a partition was attached, detached, truncated or rewritten".to_owned();
         Err(self.changed(views.into_iter().collect(), problem))
+    }
+
+    /// The stream has announced a table: what follows is only read when it is known under which catalogues. An announcement comes before the
+    /// first row after a change of the table or of the publication, and what such a change does to rows need not show in them: a row filter turns
+    /// an UPDATE into a DELETE, a column list leaves columns out, another table may be missing. It also comes after VACUUM and at the start;
+    /// then a look finds nothing new, for the price of a few round trips.
+    fn check(&mut self) {
+        let (pulse, reanalyze) = (self.pulse.clone(), self.reanalyze.clone());
+        let (before, transaction) = (self.plan.look.clone(), self.transaction.as_ref().map(|transaction| transaction.xid));
+        self.checking = Some(Box::pin(async move {
+            let look = pulse.look(transaction).await?;
+            if look == before {
+                return Ok(Checked::Same);
+            }
+            let started = Instant::now();
+            loop {
+                match reanalyze().await {
+                    Err(SourceError::Unreachable { .. }) if started.elapsed() < ANALYSIS_PATIENCE => time::sleep(CHECK_AGAIN).await,
+                    essence => return Ok(Checked::Other(look, essence?)),
+                }
+            }
+        }));
+    }
+
+    fn checked(&mut self, checked: Checked) -> Result<(), SourceError> {
+        self.rhythm.hear(Instant::now());
+        match checked {
+            Checked::Same => Ok(()),
+            Checked::Other(look, essence) => {
+                self.compare(Ok(essence))?;
+                let look_of_partitions = Look { shapes: look.shapes.clone(), ..self.plan.look.clone() };
+                self.looked(look_of_partitions)?;
+                self.plan.look = look;
+                Ok(())
+            }
+        }
     }
 
     fn tell_time(&mut self, time: ClockTime) {
@@ -445,7 +506,7 @@ impl Tail {
     }
 
     fn check_link(&self) -> Result<(), SourceError> {
-        match self.rhythm.deadline() {
+        match self.rhythm.deadline().filter(|_| self.checking.is_none()) {
             Some(deadline) if deadline <= Instant::now() => Err(fault::timeout(&self.server.name, "get a heartbeat back")),
             Some(_) | None => Ok(()),
         }

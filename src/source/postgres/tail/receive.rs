@@ -24,6 +24,8 @@ const UNREADABLE: &str = "a message of the stream cannot be read";
 const UNDEFINED_OBJECT: &str = "42704";
 /// A transaction that is being received.
 pub(super) struct Transaction {
+    /// Its number.
+    pub(super) xid: u32,
     /// Where its commit record starts.
     pub(super) commit: Lsn,
     /// The refresh views it touches.
@@ -33,8 +35,8 @@ pub(super) struct Transaction {
 impl Tail {
     pub(super) fn event(&mut self, event: Option<ReplicationEvent>) -> Result<(), SourceError> {
         match event {
-            Some(ReplicationEvent::Begin { final_lsn, .. }) => {
-                self.transaction = Some(Transaction { commit: Lsn(final_lsn.as_u64()), touched: BTreeSet::new() });
+            Some(ReplicationEvent::Begin { final_lsn, xid, .. }) => {
+                self.transaction = Some(Transaction { xid, commit: Lsn(final_lsn.as_u64()), touched: BTreeSet::new() });
             }
             Some(ReplicationEvent::XLogData { data, .. }) => self.change(&data)?,
             Some(ReplicationEvent::Commit { lsn, end_lsn, .. }) => self.commit(Lsn(lsn.as_u64()), Lsn(end_lsn.as_u64())),
@@ -76,9 +78,11 @@ impl Tail {
             Message::Shape(shape) => {
                 self.plan.images.shape(&shape);
                 // Sent once for each table, and again after DDL on it.
-                let used = self.plan.views.contains_key(&shape.relation) || self.plan.images.keep(shape.relation);
-                if !self.known.insert(shape.relation) && used {
-                    self.analyze_soon();
+                if self.plan.views.contains_key(&shape.relation) || self.plan.images.keep(shape.relation) {
+                    if !self.known.insert(shape.relation) {
+                        self.analyze_soon();
+                    }
+                    self.check();
                 }
             }
             Message::Nothing => {}

@@ -1,0 +1,3 @@
+//! Schema changes: what each of them does to the views, and that nothing wrong is written meanwhile.
+mod campaign;
+mod columns;
