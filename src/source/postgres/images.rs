@@ -187,7 +187,7 @@ impl Images {
         if let Some(column) = write_old.unlabelled.or(write_new.unlabelled) {
             self.label(row.relation, column, commit)?;
         }
-        if write_old.null_key { self.wrong_key(row.relation) } else { Ok(()) }
+        if write_old.null_key { self.wrong_key(row.relation, commit) } else { Ok(()) }
     }
 
     /// A cell of the kept column `column` has a label that its type did not have.
@@ -199,11 +199,11 @@ impl Images {
         concern(users.map(|(view, _)| (*view, problem.clone())), commit, &self.loaded)
     }
 
-    /// Identities are NOT NULL; a NULL is a column outside of the identity that this partition has.
-    fn wrong_key(&self, relation: u32) -> Result<(), Wrong> {
+    /// Identities are NOT NULL; a NULL is a column outside of the identity that this row's table had.
+    fn wrong_key(&self, relation: u32, commit: Lsn) -> Result<(), Wrong> {
         let Some(kept) = self.kept.get(&relation) else { return Err(Wrong::Unreadable) };
-        let problem = format!("a partition of {} has another replica identity", kept.title);
-        Err(Wrong::Changed { views: self.users(relation).collect(), problem })
+        let problem = format!("an old row of {}, or of a partition of it, comes with another replica identity", kept.title);
+        concern(self.users(relation).map(|view| (view, problem.clone())), commit, &self.loaded)
     }
 }
 

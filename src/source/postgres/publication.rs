@@ -22,7 +22,7 @@ use crate::{
     source::{
         SourceError,
         postgres::{
-            analyze::{AnalysedView, Analysis},
+            analyze::{self, AnalysedView, Analysis},
             catalog::{Identity, Kind, Table},
             fault,
             session::{Server, Session},
@@ -290,7 +290,9 @@ fn harmful<'a>(
     needed: &'a BTreeMap<u32, Published>,
     analysis: &'a Analysis,
 ) -> impl Iterator<Item = (&'a u32, &'a Table)> {
-    let bare = |table: &&Table| table.kind == Kind::Table && table.identity == Identity::Missing;
+    let bare = |table: &&Table| {
+        table.kind == Kind::Table && (table.identity == Identity::Missing || analyze::is_stuck(table, analysis.server_version))
+    };
     let published = analysis.tables.iter().filter(|(oid, _)| existing.names(**oid) && !needed.contains_key(oid));
     published.filter(move |(_, table)| {
         let partitions = table.descendants.iter().filter(|_| table.kind == Kind::Partitioned).filter_map(|oid| analysis.tables.get(oid));

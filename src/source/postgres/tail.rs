@@ -18,6 +18,7 @@
 //! refresh view's last reported result either; so it is never beyond the first commit of a dirty view ([`Dirty::bound`]), and a view
 //! stays dirty until its result was sent.
 
+mod check;
 mod receive;
 
 use std::{
@@ -48,7 +49,7 @@ use crate::{
             pulse::{self, Beat, ClockTime, Look, Pulse, Rhythm},
             refresh::{Cut, Refresh, Turn},
             session::Server,
-            tail::receive::Transaction,
+            tail::{check::Checked, receive::Transaction},
         },
     },
 };
@@ -67,10 +68,6 @@ const REANALYZE_EVERY: Duration = Duration::from_secs(60);
 const REANALYZE_REFUSED: Duration = Duration::from_secs(10);
 /// Between two of them when the stream asks for one: TRUNCATE announces a table anew as DDL does, and may do so in every commit.
 const REANALYZE_PAUSE: Duration = Duration::from_secs(1);
-/// Between two attempts at an analysis for which the stream waits, while somebody has locked a table.
-const CHECK_AGAIN: Duration = Duration::from_millis(100);
-/// How long the analysis may fail, because somebody has locked a table for instance, before the attempt ends.
-const ANALYSIS_PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at the source's clock. In between it is taken to run like ours; a second of drift is far below a microsecond's worth
 /// for any clock that is kept right.
 const CLOCK_EVERY: Duration = Duration::from_secs(1);
@@ -113,6 +110,12 @@ pub(crate) struct Plan {
     pub(crate) refuses: bool,
 }
 
+impl Plan {
+    fn analysis_every(&self) -> Duration {
+        if self.refuses { REANALYZE_REFUSED } else { REANALYZE_EVERY }
+    }
+}
+
 /// Everything the loop owns.
 pub(crate) struct Tail {
     server: Server,
@@ -131,7 +134,6 @@ pub(crate) struct Tail {
     analyzed: Instant,
     next_analysis: Instant,
     unanalyzed: Option<Instant>,
-    known: BTreeSet<u32>,
     transaction: Option<Transaction>,
     dirty: Dirty,
     reruns: BTreeMap<usize, Instant>,
@@ -140,14 +142,6 @@ pub(crate) struct Tail {
     next_report: Instant,
     head: Lsn,
     begged: Option<(Lsn, Instant)>,
-}
-
-/// What a look found that the stream has asked for.
-enum Checked {
-    /// Nothing has changed.
-    Same,
-    /// Something has; what the views depend on now.
-    Other(Look, Vec<String>),
 }
 
 /// What the loop woke up for.
@@ -189,6 +183,7 @@ impl Tail {
         Self {
             server,
             next_clock: plan.tells_time.then_some(now),
+            next_analysis: now + plan.analysis_every(),
             plan,
             client,
             refresh,
@@ -200,9 +195,7 @@ impl Tail {
             analyzing: None,
             checking: None,
             analyzed: now,
-            next_analysis: now + REANALYZE_EVERY,
             unanalyzed: None,
-            known: BTreeSet::new(),
             transaction: None,
             dirty,
             reruns,
@@ -298,8 +291,7 @@ impl Tail {
             self.asking = Some(Box::pin(async move { pulse.clock().await }));
         }
         if self.analyzing.is_none() && self.next_analysis <= now {
-            let every = if self.plan.refuses { REANALYZE_REFUSED } else { REANALYZE_EVERY };
-            (self.analyzed, self.next_analysis) = (now, now + every);
+            (self.analyzed, self.next_analysis) = (now, now + self.plan.analysis_every());
             self.analyzing = Some((self.reanalyze)());
         }
         for (view, due) in &mut self.reruns {
@@ -424,85 +416,8 @@ impl Tail {
         self.looked(beat.look)
     }
 
-    /// Takes in what the catalogues say. What follows from it takes an analysis to tell, except of partitions, which are not in it.
-    fn looked(&mut self, look: Look) -> Result<(), SourceError> {
-        if look == self.plan.look {
-            return Ok(());
-        }
-        // Also for partitions: an inheritance child has to be published before its changes are seen.
-        self.analyze_soon();
-        let before = std::mem::replace(&mut self.plan.look, look).shapes;
-        let now = &self.plan.look.shapes;
-        let changed: Vec<u32> = before.into_iter().filter(|(table, shape)| now.get(table) != Some(shape)).map(|(table, _)| table).collect();
-        for view in changed.iter().flat_map(|table| self.plan.views.get(table).into_iter().flatten()) {
-            self.dirty.touch(*view, self.received);
-        }
-        let views: BTreeSet<usize> = changed.iter().flat_map(|table| self.plan.images.users(*table)).collect();
-        if views.is_empty() {
-            return Ok(());
-        }
-        let problem = "a partition was attached, detached, truncated or rewritten".to_owned();
-        Err(self.changed(views.into_iter().collect(), problem))
-    }
-
-    /// The stream has announced a table: what follows is only read when it is known under which catalogues. An announcement comes before the
-    /// first row after a change of the table or of the publication, and what such a change does to rows need not show in them: a row filter turns
-    /// an UPDATE into a DELETE, a column list leaves columns out, another table may be missing. It also comes after VACUUM and at the start;
-    /// then a look finds nothing new, for the price of a few round trips.
-    fn check(&mut self) {
-        let (pulse, reanalyze) = (self.pulse.clone(), self.reanalyze.clone());
-        let (before, transaction) = (self.plan.look.clone(), self.transaction.as_ref().map(|transaction| transaction.xid));
-        self.checking = Some(Box::pin(async move {
-            let look = pulse.look(transaction).await?;
-            if look == before {
-                return Ok(Checked::Same);
-            }
-            let started = Instant::now();
-            loop {
-                match reanalyze().await {
-                    Err(SourceError::Unreachable { .. }) if started.elapsed() < ANALYSIS_PATIENCE => time::sleep(CHECK_AGAIN).await,
-                    essence => return Ok(Checked::Other(look, essence?)),
-                }
-            }
-        }));
-    }
-
-    fn checked(&mut self, checked: Checked) -> Result<(), SourceError> {
-        self.rhythm.hear(Instant::now());
-        match checked {
-            Checked::Same => Ok(()),
-            Checked::Other(look, essence) => {
-                self.compare(Ok(essence))?;
-                let look_of_partitions = Look { shapes: look.shapes.clone(), ..self.plan.look.clone() };
-                self.looked(look_of_partitions)?;
-                self.plan.look = look;
-                Ok(())
-            }
-        }
-    }
-
     fn tell_time(&mut self, time: ClockTime) {
         self.outgoing.push(Event::Clock { at: time.at, seen: time.seen });
-    }
-
-    /// Tables, functions or the publication have changed: what the stream means for these views is no longer known.
-    fn compare(&mut self, essence: Result<Vec<String>, SourceError>) -> Result<(), SourceError> {
-        let essence = match (essence, self.unanalyzed) {
-            (Ok(essence), _) => essence,
-            (Err(SourceError::Unreachable { .. }), since) if since.is_none_or(|since| since.elapsed() < ANALYSIS_PATIENCE) => {
-                self.unanalyzed.get_or_insert(self.analyzed);
-                self.analyze_soon();
-                return Ok(());
-            }
-            (Err(error), _) => return Err(error),
-        };
-        self.unanalyzed = None;
-        let pairs = self.plan.essence.iter().zip(&essence).enumerate();
-        let views: Vec<usize> = pairs.filter(|(_, (before, now))| before != now).map(|(view, _)| view).collect();
-        if views.is_empty() {
-            return Ok(());
-        }
-        Err(self.changed(views, "their tables, functions or publication have changed".to_owned()))
     }
 
     fn check_link(&self) -> Result<(), SourceError> {

@@ -57,6 +57,7 @@ pub(super) struct Campaign {
     pub(super) recorder: Recorder,
     pub(super) process: Option<Process>,
     queries: &'static [&'static str],
+    role: &'static str,
 }
 
 /// Writes to `bystander` without pause until it is told to stop.
@@ -101,36 +102,51 @@ impl Writer {
 const BYSTANDER: &str = "CREATE TABLE bystander (id int PRIMARY KEY, v text NOT NULL);
     INSERT INTO bystander SELECT i, 'v' || i FROM generate_series(1, 20) AS i;";
 
+/// What factsync promises of the texts of values.
+const PINNED: &str = "SET DateStyle = 'ISO,MDY'; SET TimeZone = 'UTC'; SET bytea_output = hex; SET extra_float_digits = 3";
+
 /// Its query.
 const BYSTANDERS: &str = "SELECT id, v FROM bystander WHERE v <> 'x'";
 
 impl Campaign {
     /// Follows `queries`, whose columns are `id` and a text, and that of the bystander before them.
     pub(super) async fn start(major: Major, schema: &str, queries: &'static [&'static str]) -> Self {
+        Self::start_as(major, schema, queries, "postgres").await
+    }
+
+    /// The same as a role that the schema makes; it may read `bystander`.
+    pub(super) async fn start_as(major: Major, schema: &str, queries: &'static [&'static str], role: &'static str) -> Self {
         let signatures: Vec<String> = (0..=queries.len()).map(|number| format!("q{number}(String:_, String:_)")).collect();
-        let facts: Vec<(&str, &str)> =
-            signatures.iter().map(String::as_str).zip([BYSTANDERS].into_iter().chain(queries.iter().copied())).collect();
-        let app = App::start_on(major, &format!("{BYSTANDER} {schema}"), &facts, "").await;
-        app.sql(&format!("ALTER DATABASE {} SET log_statement = 'all'", app.database)).await;
+        let queries_of_all = [BYSTANDERS].into_iter().chain(queries.iter().copied());
+        let facts: Vec<(&str, &str)> = signatures.iter().map(String::as_str).zip(queries_of_all).collect();
+        let app = App::start_on(major, &format!("{PINNED}; {BYSTANDER} {schema}"), &facts, "").await;
+        app.sql(&format!("ALTER DATABASE {} SET log_statement = 'all'; GRANT SELECT ON bystander TO {role}", app.database)).await;
         let recorder = Recorder::start(facts.len()).await;
-        let mut campaign = Self { app, recorder, process: None, queries };
+        let mut campaign = Self { app, recorder, process: None, queries, role };
         campaign.go().await;
         campaign
     }
 
     /// Starts factsync, and waits until it has caught up.
     pub(super) async fn go(&mut self) {
-        let process = self.app.run(&["--target", &self.recorder.url, "--plan", "unlimited"]);
-        process.wait_ready().await;
-        self.process = Some(process);
+        self.launch();
+        self.process().wait_ready().await;
+    }
+
+    /// Starts factsync.
+    pub(super) fn launch(&mut self) {
+        let url = self.app.url().replace("postgres@", &format!("{}@", self.role));
+        let more = ["--target", &self.recorder.url, "--plan", "unlimited"];
+        self.process = Some(self.app.run_with(&more, &[("DATABASE_URL", &url)]));
     }
 
     fn process(&self) -> &Process {
         self.process.as_ref().expect("it runs")
     }
 
-    pub(super) fn kill(&mut self) {
-        self.process.take().expect("it runs").kill();
+    /// Ends it, so that its slot is free.
+    pub(super) fn stop(&mut self) {
+        self.process.take().expect("it runs").terminate();
     }
 
     fn query(&self, view: usize) -> &'static str {
@@ -140,6 +156,11 @@ impl Campaign {
     /// What the query of a view returns in a session of its own; `None` if it fails.
     pub(super) async fn answer(&self, view: usize) -> Option<Answer> {
         let client = self.app.cluster.client(&self.app.database).await;
+        client.batch_execute(PINNED).await.expect("settings can be set");
+        self.answer_in(&client, view).await
+    }
+
+    async fn answer_in(&self, client: &tokio_postgres::Client, view: usize) -> Option<Answer> {
         let messages = client.simple_query(self.query(view)).await.ok()?;
         let rows = messages.iter().filter_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row),
@@ -154,10 +175,11 @@ impl Campaign {
         1..=self.queries.len()
     }
 
-    /// Adds what the queries return now to what they have returned.
+    /// Adds what the queries return now to what they have returned: for a session that begins now, and for one with the settings from before.
     pub(super) async fn note(&self, answers: &mut [Vec<Answer>]) {
         for view in self.touched() {
             answers[view].extend(self.answer(view).await);
+            answers[view].extend(self.answer_in(&self.app.client, view).await);
         }
     }
 
@@ -178,7 +200,7 @@ impl Campaign {
     }
 
     /// Waits until the fact store holds what the queries of `views` return.
-    async fn equal(&self, views: impl Iterator<Item = usize> + Clone, what: &str) {
+    pub(super) async fn equal(&self, views: impl Iterator<Item = usize> + Clone, what: &str) {
         let start = std::time::Instant::now();
         eventually_async(DEADLINE, &format!("{what}: the facts are what the queries return"), async || {
             let holds = self.recorder.holds();
@@ -219,22 +241,66 @@ impl Campaign {
         }
     }
 
-    /// Commits the case and looks at everything that follows.
-    pub(super) async fn run(&self, case: &Case) {
-        let what = case.what;
-        eprintln!("{what}");
+    /// How many states there were, and what the queries return; everything is equal then.
+    pub(super) async fn seen(&self) -> (usize, Vec<Vec<Answer>>) {
         self.app.settle(self.process()).await;
-        self.equal(0..=self.queries.len(), what).await;
-        let (seen, reloads, copies) = (self.recorder.batches(), self.reloads(), self.copies("bystander"));
+        self.equal(0..=self.queries.len(), "before").await;
         let mut answers = vec![Vec::new(); 1 + self.queries.len()];
         self.note(&mut answers).await;
+        (self.recorder.batches(), answers)
+    }
+
+    /// Commits the case and looks at everything that follows.
+    pub(super) async fn run(&self, case: &Case) {
+        let copies = self.copies("bystander");
+        self.run_all(case).await;
+        assert_eq!(self.copies("bystander"), copies, "{}: the other view is not read again\n{}", case.what, self.process().log());
+    }
+
+    /// The same where every view may be concerned.
+    pub(super) async fn run_all(&self, case: &Case) {
+        eprintln!("{}", case.what);
+        let (what, reloads) = (case.what, self.reloads());
+        let (seen, mut answers) = self.seen().await;
         let writer = Writer::start(&self.app).await;
+        self.change(case, &mut answers).await;
+        self.wait_for(case, reloads).await;
+        writer.finish().await;
+        self.look_back(case, seen, &answers).await;
+        self.undo(case).await;
+        if let Must::BeFree = case.must {
+            assert_eq!(self.reloads(), reloads, "{what}: nothing is read again\n{}", self.process().log());
+        }
+    }
+
+    /// The same while factsync is down.
+    pub(super) async fn run_down(&mut self, case: &Case) {
+        eprintln!("{}", case.what);
+        let (seen, mut answers) = self.seen().await;
+        self.stop();
+        self.change(case, &mut answers).await;
+        self.app.sql("UPDATE bystander SET v = v || 'd' WHERE id = 1").await;
+        self.launch();
+        let down = Case { must: if let Must::Stop(..) = case.must { case.must } else { Must::BeRight }, ..*case };
+        self.wait_for(&down, 0).await;
+        self.look_back(&down, seen, &answers).await;
+        if let Must::BeFree = case.must {
+            let log = self.process().log();
+            assert!(!log.contains("Snapshotting") && self.reloads() == 0, "{}: nothing is read again\n{log}", case.what);
+        }
+        self.undo(case).await;
+    }
+
+    async fn change(&self, case: &Case, answers: &mut [Vec<Answer>]) {
         self.run_each(case.ddl).await;
-        self.note(&mut answers).await;
+        self.note(answers).await;
         self.app.sql(case.writes).await;
-        self.note(&mut answers).await;
-        let stops: &[usize] = if let Must::Stop(views, _) = case.must { views } else { &[] };
-        let going: Vec<usize> = self.touched().filter(|view| !stops.contains(view)).collect();
+        self.note(answers).await;
+    }
+
+    /// Waits until what must happen has happened.
+    async fn wait_for(&self, case: &Case, reloads: usize) {
+        let what = case.what;
         match case.must {
             Must::BeFree | Must::BeRight => {}
             Must::ReadAgain => {
@@ -248,22 +314,26 @@ impl Campaign {
                 }
             }
         }
-        self.equal(going.iter().copied(), what).await;
-        writer.finish().await;
-        self.equal(0..1, what).await;
+    }
+
+    /// Waits until the views that go on are right, and checks the states on the way there.
+    async fn look_back(&self, case: &Case, seen: usize, answers: &[Vec<Answer>]) {
+        let what = case.what;
+        let stops: &[usize] = if let Must::Stop(views, _) = case.must { views } else { &[] };
+        let going: Vec<usize> = (0..=self.queries.len()).filter(|view| !stops.contains(view)).collect();
+        self.equal(going.into_iter(), what).await;
         if stops.is_empty() {
             self.sound(what).await;
             self.app.settle(self.process()).await;
         }
-        self.between(seen, &answers, stops, what);
-        assert_eq!(self.copies("bystander"), copies, "{what}: the other view is not read again\n{}", self.process().log());
+        self.between(seen, answers, stops, what);
+    }
+
+    async fn undo(&self, case: &Case) {
         self.run_each(case.undo).await;
         self.wanted().await;
-        self.sound(what).await;
-        self.equal(0..=self.queries.len(), &format!("after {what}")).await;
-        if let Must::BeFree = case.must {
-            assert_eq!(self.reloads(), reloads, "{what}: nothing is read again\n{}", self.process().log());
-        }
+        self.sound(case.what).await;
+        self.equal(0..=self.queries.len(), &format!("after {}", case.what)).await;
     }
 
     /// Somebody waits for the position, so that a heartbeat does not take its ten seconds.

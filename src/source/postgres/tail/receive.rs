@@ -77,11 +77,9 @@ impl Tail {
             }
             Message::Shape(shape) => {
                 self.plan.images.shape(&shape);
-                // Sent once for each table, and again after DDL on it.
+                // Sent before the first row of each table, and again after DDL on it.
                 if self.plan.views.contains_key(&shape.relation) || self.plan.images.keep(shape.relation) {
-                    if !self.known.insert(shape.relation) {
-                        self.analyze_soon();
-                    }
+                    self.analyze_soon();
                     self.check();
                 }
             }
