@@ -330,8 +330,8 @@ fn table_use(table: &Table, used: &ColumnsUsed) -> TableUse {
     TableUse { schema: table.schema.clone(), name: table.name.clone(), columns: columns.map(|(_, column)| column.name.clone()).collect() }
 }
 
-/// Whether a result can depend on `search_path` although every name in the query is resolved: the text of a function of the user's may have names
-/// in it, and so may what a stable one is given or gives back, such as the text of a `regclass`.
+/// Whether a result can depend on `search_path` although every name in the query is resolved: the text of a function of the user's may have
+/// names in it, and so may what a stable one is given or gives back, such as the text of a `regclass`.
 fn feels_search_path(uses: &Uses, tables: &BTreeMap<u32, TableUse>, catalogue: &Catalogue) -> bool {
     let of_tables = tables.keys().filter_map(|oid| catalogue.tables.get(oid)).flat_map(|table| table.columns.values());
     let types: BTreeSet<u32> = uses.types.iter().copied().chain(of_tables.map(|column| column.type_oid)).collect();

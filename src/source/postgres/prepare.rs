@@ -227,7 +227,8 @@ fn unpublished(
 }
 
 /// What tells that the rows of a view's tables were written anew without a row in the change log: a column gets another type, and
-/// perhaps other values, where no column list stands in the way; a table is unlogged for a while; a generated column gets another expression.
+/// perhaps other values, where no column list stands in the way; a table is unlogged for a while; a generated column gets another
+/// expression.
 fn rewritten(view: &AnalysedView, published: Option<&Publication>, traces: &BTreeMap<u32, Trace>) -> String {
     let mut parts = Vec::new();
     for (oid, used) in &view.tables {

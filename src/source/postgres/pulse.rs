@@ -5,9 +5,9 @@
 //! come back through the stream. The message is a commit of its own, so it also carries the stream past any position that
 //! was in the log before it, which is how somebody who waits for a position between two commits gets an answer at once.
 //!
-//! Some DDL changes what a query returns without a row in our change log. So each heartbeat takes a [`Look`] at the catalogues and compares it
-//! with the last one: at the partitions and their files, because attaching, detaching and dropping one, and TRUNCATE of a single one, are
-//! not in the stream; at the publication, because what is taken out of it is missing from the stream without a word; and at the rows of
+//! Some DDL changes what a query returns without a row in our change log. So each heartbeat takes a [`Look`] at the catalogues and compares
+//! it with the last one: at the partitions and their files, because attaching, detaching and dropping one, and TRUNCATE of a single one,
+//! are not in the stream; at the publication, because what is taken out of it is missing from the stream without a word; and at the rows of
 //! everything that the queries name ([`Named`]), because a view, a function, a label, a policy or a `search_path` can be another one
 //! from one moment to the next. A look that differs does not say what follows from it: that takes an analysis.
 //!
@@ -53,7 +53,8 @@ pub(crate) const MARKS: &str = "WITH named AS (SELECT c.oid, c.relname FROM pg_c
       SELECT 'c', concat_ws('/', c.oid, c.relname, c.relnamespace, c.relkind, c.relpersistence, c.relreplident, c.relrowsecurity,
         c.relforcerowsecurity, c.relispartition, c.relhassubclass, c.relnatts, c.relowner)
       FROM pg_catalog.pg_class c WHERE c.oid IN (SELECT oid FROM named) OR c.relname IN (SELECT relname FROM named)
-      UNION ALL SELECT 'a', concat_ws('/', a.attrelid, a.attnum, a.xmin) FROM pg_catalog.pg_attribute a WHERE a.attrelid = ANY ($1) AND a.attnum > 0
+      UNION ALL SELECT 'a', concat_ws('/', a.attrelid, a.attnum, a.xmin) FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = ANY ($1) AND a.attnum > 0
       UNION ALL SELECT 'd', concat_ws('/', d.oid, d.xmin) FROM pg_catalog.pg_attrdef d WHERE d.adrelid = ANY ($1)
       UNION ALL SELECT 'k', concat_ws('/', i.indexrelid, i.xmin) FROM pg_catalog.pg_index i WHERE i.indrelid = ANY ($1)
       UNION ALL SELECT 'i', concat_ws('/', i.inhparent, i.inhrelid, i.xmin) FROM pg_catalog.pg_inherits i WHERE i.inhparent = ANY ($1)

@@ -9,7 +9,8 @@
 //! Commands that give a table another file (a rewrite by ALTER TABLE, TRUNCATE) take effect for older snapshots, too: there the table is
 //! empty from then on, and so is one that was made anew under the same name. What is missing would be revoked. A lock keeps such commands
 //! away from a table, but only from the moment on at which its query has it. So after each query, while the locks are held, the file that
-//! each locked relation has is compared with the one that it had in the snapshot ([`REPLACED`]); where they differ, nothing that was read is used.
+//! each locked relation has is compared with the one that it had in the snapshot ([`REPLACED`]); where they differ, nothing that was read
+//! is used.
 //! `CLUSTER` and `VACUUM FULL` keep the rows' visibility, but cannot be told apart, so reading is tried again.
 //!
 //! Loaded views that depend on the time are read by one worker in one transaction, with a savepoint for each: `now()` is the
@@ -52,7 +53,8 @@ const REPLACED: &str = "SELECT pg_catalog.string_agg(coalesce(n.nspname || '.' |
     LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'relation' AND l.granted
       AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
-      AND (c.oid IS NULL AND pg_catalog.pg_get_indexdef(l.relation) IS NULL OR c.relkind IN ('r', 'm') AND c.relfilenode <> 0 AND c.relpersistence <> 't'
+      AND (c.oid IS NULL AND pg_catalog.pg_get_indexdef(l.relation) IS NULL
+        OR c.relkind IN ('r', 'm') AND c.relfilenode <> 0 AND c.relpersistence <> 't'
         AND c.relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(c.oid))";
 
 /// A query as it is run.

@@ -1,8 +1,8 @@
 //! One application, one change of its schema after the other, and what the fact store went through.
 //!
 //! Every case commits its statements, then writes to the table that they changed, and after each step asks `psql` what the queries
-//! return. A fact that all of these answers have must never be missing in the fact store from then on, and one that none of them has must never be
-//! in it: each recorded state lies between the intersection and the union of the answers since the case began. The first
+//! return. A fact that all of these answers have must never be missing in the fact store from then on, and one that none of them has must
+//! never be in it: each recorded state lies between the intersection and the union of the answers since the case began. The first
 //! view is of a table that no case touches; somebody writes to that all the while, and it must never be read again nor stop.
 
 use std::{
@@ -175,7 +175,8 @@ impl Campaign {
         1..=self.queries.len()
     }
 
-    /// Adds what the queries return now to what they have returned: for a session that begins now, and for one with the settings from before.
+    /// Adds what the queries return now to what they have returned: for a session that begins now, and for one with the settings from
+    /// before.
     pub(super) async fn note(&self, answers: &mut [Vec<Answer>]) {
         for view in self.touched() {
             answers[view].extend(self.answer(view).await);

@@ -34,28 +34,78 @@ pub(super) const WRITES: &str = "UPDATE public.thing SET name = name || '+' WHER
     UPDATE told SET name = name || '+' WHERE id = 2";
 
 pub(super) const CASES: [Case; 9] = [
-    Case { what: "a function replaced",
+    Case {
+        what: "a function replaced",
         ddl: &["CREATE OR REPLACE FUNCTION label(text) RETURNS text LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT 'm' || $1 $$"],
-        writes: WRITES, must: ReadAgain, undo: &[] },
-    Case { what: "search_path of the database", ddl: &["DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = front, public', current_database()); END $$"],
-        writes: WRITES, must: ReadAgain, undo: &["DO $$ BEGIN EXECUTE format('ALTER DATABASE %I RESET search_path', current_database()); END $$"] },
-    Case { what: "a schema before the others without such a table", ddl: &["DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = empty, public', current_database()); END $$"],
-        writes: WRITES, must: ReadAgain, undo: &[] },
-    Case { what: "and then such a table in it", ddl: &["CREATE TABLE empty.thing (LIKE public.thing INCLUDING ALL); INSERT INTO empty.thing SELECT id, 'e' FROM public.thing WHERE id < 9"],
-        writes: WRITES, must: Stop(&[1, 2], "ALTER PUBLICATION"), undo: &["DROP TABLE empty.thing"] },
-    Case { what: "row-level security", ddl: &["ALTER TABLE public.thing ENABLE ROW LEVEL SECURITY"], writes: WRITES,
-        must: Stop(&[1, 2, 4], "BYPASSRLS"), undo: &["ALTER TABLE public.thing DISABLE ROW LEVEL SECURITY"] },
-    Case { what: "a policy that hides half of the rows",
-        ddl: &["CREATE POLICY half ON public.thing TO reader USING (id % 2 = 0)", "ALTER TABLE public.thing ENABLE ROW LEVEL SECURITY"], writes: WRITES,
-        must: Stop(&[1, 2, 4], "BYPASSRLS"), undo: &["ALTER TABLE public.thing DISABLE ROW LEVEL SECURITY"] },
-    Case { what: "no privilege any more", ddl: &["REVOKE SELECT ON public.thing FROM reader"], writes: WRITES,
-        must: Stop(&[2], "permission denied"), undo: &["GRANT SELECT ON public.thing TO reader", "UPDATE public.thing SET name = 'granted' WHERE id = 5"] },
-    Case { what: "settings that shape texts",
-        ddl: &["DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET DateStyle = German', current_database()); EXECUTE format('ALTER DATABASE %I SET TimeZone = ''Asia/Tokyo''', current_database());
-                EXECUTE format('ALTER DATABASE %I SET bytea_output = escape', current_database()); EXECUTE format('ALTER DATABASE %I SET extra_float_digits = 0', current_database()); END $$",
-            "ALTER ROLE reader SET TimeZone = 'America/New_York'"],
-        writes: WRITES, must: BeFree, undo: &[] },
-    Case { what: "privileges of others", ddl: &["GRANT SELECT ON public.thing TO PUBLIC", "COMMENT ON COLUMN public.thing.name IS 'x'"], writes: WRITES, must: BeFree, undo: &[] },
+        writes: WRITES,
+        must: ReadAgain,
+        undo: &[],
+    },
+    Case {
+        what: "search_path of the database",
+        ddl: &["DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = front, public',
+        current_database()); END $$"],
+        writes: WRITES,
+        must: ReadAgain,
+        undo: &["DO $$ BEGIN EXECUTE format('ALTER DATABASE %I RESET search_path',
+            current_database()); END $$"],
+    },
+    Case {
+        what: "a schema before the others without such a table",
+        ddl: &["DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = empty, public', current_database()); END $$"],
+        writes: WRITES,
+        must: ReadAgain,
+        undo: &[],
+    },
+    Case {
+        what: "and then such a table in it",
+        ddl: &["CREATE TABLE empty.thing (LIKE public.thing INCLUDING ALL);
+        INSERT INTO empty.thing SELECT id, 'e' FROM public.thing WHERE id < 9"],
+        writes: WRITES,
+        must: Stop(&[1, 2], "ALTER PUBLICATION"),
+        undo: &["DROP TABLE empty.thing"],
+    },
+    Case {
+        what: "row-level security",
+        ddl: &["ALTER TABLE public.thing ENABLE ROW LEVEL SECURITY"],
+        writes: WRITES,
+        must: Stop(&[1, 2, 4], "BYPASSRLS"),
+        undo: &["ALTER TABLE public.thing DISABLE ROW LEVEL SECURITY"],
+    },
+    Case {
+        what: "a policy that hides half of the rows",
+        ddl: &["CREATE POLICY half ON public.thing TO reader USING (id % 2 = 0)", "ALTER TABLE public.thing ENABLE ROW LEVEL SECURITY"],
+        writes: WRITES,
+        must: Stop(&[1, 2, 4], "BYPASSRLS"),
+        undo: &["ALTER TABLE public.thing DISABLE ROW LEVEL SECURITY"],
+    },
+    Case {
+        what: "no privilege any more",
+        ddl: &["REVOKE SELECT ON public.thing FROM reader"],
+        writes: WRITES,
+        must: Stop(&[2], "permission denied"),
+        undo: &["GRANT SELECT ON public.thing TO reader", "UPDATE public.thing SET name = 'granted' WHERE id = 5"],
+    },
+    Case {
+        what: "settings that shape texts",
+        ddl: &[
+            "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET DateStyle = German', current_database());
+            EXECUTE format('ALTER DATABASE %I SET TimeZone = ''Asia/Tokyo''', current_database());
+                EXECUTE format('ALTER DATABASE %I SET bytea_output = escape', current_database());
+                    EXECUTE format('ALTER DATABASE %I SET extra_float_digits = 0', current_database()); END $$",
+            "ALTER ROLE reader SET TimeZone = 'America/New_York'",
+        ],
+        writes: WRITES,
+        must: BeFree,
+        undo: &[],
+    },
+    Case {
+        what: "privileges of others",
+        ddl: &["GRANT SELECT ON public.thing TO PUBLIC", "COMMENT ON COLUMN public.thing.name IS 'x'"],
+        writes: WRITES,
+        must: BeFree,
+        undo: &[],
+    },
 ];
 
 async fn meaning(major: Major) {

@@ -8,8 +8,8 @@ use super::columns;
 use crate::support::postgres::Major;
 
 /// Rows that a filter would turn into others, or hide.
-const WRITES: &str =
-    "UPDATE thing SET id = id + 1000 WHERE id IN (1, 2); UPDATE thing SET name = 'u' WHERE id IN (3, 4); DELETE FROM thing WHERE id = 5 OR id > 1000;
+const WRITES: &str = "UPDATE thing SET id = id + 1000 WHERE id IN (1, 2); UPDATE thing SET name = 'u' WHERE id IN (3, 4);
+        DELETE FROM thing WHERE id = 5 OR id > 1000;
     INSERT INTO thing (id, name, other) VALUES (5, 'again', 5), (1, 'once', 2001), (2, 'more', 2002)";
 
 const CASES: [Case; 6] = [
@@ -103,9 +103,8 @@ const POWERLESS: [Case; 3] = [
     },
     Case {
         what: "made anew",
-        ddl: &[
-            "BEGIN; CREATE TABLE copy AS TABLE thing; DROP TABLE thing; ALTER TABLE copy RENAME TO thing; ALTER TABLE thing ADD PRIMARY KEY (id); GRANT SELECT ON thing TO reader; COMMIT",
-        ],
+        ddl: &["BEGIN; CREATE TABLE copy AS TABLE thing; DROP TABLE thing; ALTER TABLE copy RENAME TO thing;
+                ALTER TABLE thing ADD PRIMARY KEY (id); GRANT SELECT ON thing TO reader; COMMIT"],
         writes: "DELETE FROM thing WHERE id = 5",
         must: Stop(&[1, 2, 3, 4], "ALTER PUBLICATION \"app\" SET TABLE"),
         undo: &["ALTER PUBLICATION app ADD TABLE thing (id, name, kind, flag)"],

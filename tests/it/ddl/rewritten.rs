@@ -1,7 +1,7 @@
 //! A table that gets another file while it is read.
 //!
-//! For a snapshot that is older, such a table is empty (`ALTER TABLE` with a rewrite, `TRUNCATE`), and what is read as empty would be revoked.
-//! Four views that stand at a gate keep all readers busy until the change has been committed; only then comes the fifth.
+//! For a snapshot that is older, such a table is empty (`ALTER TABLE` with a rewrite, `TRUNCATE`), and what is read as empty would be
+//! revoked. Four views that stand at a gate keep all readers busy until the change has been committed; only then comes the fifth.
 
 use std::time::Duration;
 
@@ -28,7 +28,8 @@ const REWRITES: [&str; 4] = [
     "VACUUM FULL thing",
     "BEGIN; DROP TABLE thing; CREATE TABLE thing (id int PRIMARY KEY, name text NOT NULL);
      INSERT INTO thing SELECT i, 'n' || i FROM generate_series(1, 20) AS i; COMMIT",
-    "BEGIN; CREATE TEMP TABLE kept AS SELECT id, name FROM thing; TRUNCATE thing; INSERT INTO thing (id, name) SELECT * FROM kept; COMMIT; DROP TABLE kept",
+    "BEGIN; CREATE TEMP TABLE kept AS SELECT id, name FROM thing; TRUNCATE thing; INSERT INTO thing (id, name) SELECT * FROM kept;
+        COMMIT; DROP TABLE kept",
 ];
 
 /// Closes the gate.

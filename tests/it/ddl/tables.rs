@@ -30,18 +30,16 @@ pub(super) const CASES: [Case; 10] = [
                 INSERT INTO thing SELECT 'm' || i, i FROM generate_series(1, 10) AS i; COMMIT"],
         writes: "INSERT INTO thing VALUES ('later', 50)",
         must: ReadAgain,
-        undo: &[
-            "ALTER TABLE thing RENAME TO gone; CREATE TABLE thing (id int PRIMARY KEY, name text NOT NULL); INSERT INTO thing (id, name) SELECT id, name FROM gone; DROP TABLE gone",
-        ],
+        undo: &["ALTER TABLE thing RENAME TO gone; CREATE TABLE thing (id int PRIMARY KEY, name text NOT NULL);
+                INSERT INTO thing (id, name) SELECT id, name FROM gone; DROP TABLE gone"],
     },
     Case {
         what: "dropped, and made again later",
         ddl: &["DROP TABLE thing"],
         writes: "UPDATE owned SET name = name || '+' WHERE id < 3",
         must: Stop(&[1, 2], "relation \"thing\" does not exist"),
-        undo: &[
-            "CREATE TABLE thing (id int PRIMARY KEY, name text NOT NULL); INSERT INTO thing SELECT i, 'n' || i FROM generate_series(1, 20) AS i",
-        ],
+        undo: &["CREATE TABLE thing (id int PRIMARY KEY, name text NOT NULL);
+                INSERT INTO thing SELECT i, 'n' || i FROM generate_series(1, 20) AS i"],
     },
     Case {
         what: "another name",
@@ -53,7 +51,8 @@ pub(super) const CASES: [Case; 10] = [
     Case {
         what: "two tables swap their names",
         ddl: &["BEGIN; ALTER TABLE thing RENAME TO tmp; ALTER TABLE spare RENAME TO thing; ALTER TABLE tmp RENAME TO spare; COMMIT"],
-        writes: "UPDATE thing SET name = name || '+' WHERE id < 9; UPDATE spare SET name = name || '-' WHERE id < 9; DELETE FROM spare WHERE id = 11",
+        writes: "UPDATE thing SET name = name || '+' WHERE id < 9; UPDATE spare SET name = name || '-' WHERE id < 9;
+            DELETE FROM spare WHERE id = 11",
         must: ReadAgain,
         undo: &["BEGIN; ALTER TABLE thing RENAME TO tmp; ALTER TABLE spare RENAME TO thing; ALTER TABLE tmp RENAME TO spare; COMMIT"],
     },

@@ -1,11 +1,12 @@
 //! Whether what the stream tells still means what the plans say.
 //!
 //! Three occasions: a heartbeat's look at the catalogues, an analysis, and an announcement in the stream. Only the last stops the
-//! stream, and it is what keeps wrong facts from being written: the server announces a table before its first row after a change of the table or
-//! of the publication, and what such a change does to rows need not show in them. A row filter turns an UPDATE into a DELETE, an attached partition
-//! brings rows that nobody has inserted, another table of the same view may have left the publication. So nothing behind an announcement is read
-//! before the catalogues were looked at, after it arrived; and if they differ, before an analysis has said whom that concerns. Its
-//! views are then named ([`SourceError::ViewsChanged`]) and begin anew; none of the rows behind the announcement has reached them.
+//! stream, and it is what keeps wrong facts from being written: the server announces a table before its first row after a change of the
+//! table or of the publication, and what such a change does to rows need not show in them. A row filter turns an UPDATE into a DELETE, an
+//! attached partition brings rows that nobody has inserted, another table of the same view may have left the publication. So nothing behind
+//! an announcement is read before the catalogues were looked at, after it arrived; and if they differ, before an analysis has said whom
+//! that concerns. Its views are then named ([`SourceError::ViewsChanged`]) and begin anew; none of the rows behind the announcement has
+//! reached them.
 //!
 //! An announcement also comes after VACUUM and at the start. A look then finds nothing new, for the price of a round trip.
 
