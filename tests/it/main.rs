@@ -12,6 +12,7 @@ mod config;
 mod crash;
 mod csv_live;
 mod csv_source;
+mod ddl;
 mod delivery;
 mod delta_rules;
 mod embedded;

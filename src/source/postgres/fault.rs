@@ -164,7 +164,10 @@ pub(crate) fn of_query(error: &tokio_postgres::Error) -> Option<String> {
     let code = server.code();
     match verdict(code.code()) {
         Verdict::Retry => None,
-        Verdict::Refused(_) => Some(format!("{} (SQLSTATE {})", message(code.code(), server.message()), code.code())),
+        Verdict::Refused(_) => {
+            let remedy = if server.message().contains("row-level security") { HIDDEN } else { "" };
+            Some(format!("{} (SQLSTATE {}){remedy}", message(code.code(), server.message()), code.code()))
+        }
     }
 }
 
@@ -178,6 +181,8 @@ pub(crate) fn sqlstate(text: &str) -> &str {
 const NO_TLS: &str = "server does not support TLS";
 const AUTHENTICATION: &str = "Check the user and password, that pg_hba.conf lets this role in from here and with TLS (or without), and, if \
                               it asks for a client certificate, sslcert and sslkey.";
+/// What to do about a policy that would hide rows.
+const HIDDEN: &str = ". What a policy hides would be revoked: run ALTER ROLE ... BYPASSRLS for the role that factsync connects as";
 const CERTIFICATE: &str = "Check the certificate authority (ca_file, sslrootcert), that the certificate names this host, and the TLS mode.";
 
 fn verdict(code: &str) -> Verdict {

@@ -204,7 +204,9 @@ fn settings(purpose: Purpose) -> String {
     let timeouts = TIMEOUTS.map(|name| format!("'{name}'")).join(", ");
     statements.push_str(&format!("SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name IN ({timeouts}); "));
     statements.push_str(match purpose {
-        Purpose::Read | Purpose::Analyze => "SET default_transaction_read_only = on",
+        // A policy would hide rows, and what is hidden would be revoked: with this setting the query fails instead.
+        Purpose::Read => "SET default_transaction_read_only = on; SET row_security = off",
+        Purpose::Analyze => "SET default_transaction_read_only = on",
         // A heartbeat must be flushed to be seen, and must not wait for standbys.
         Purpose::Write => "SET synchronous_commit = local",
     });
