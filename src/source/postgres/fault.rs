@@ -82,7 +82,8 @@ fn certificate_hint(address: &Address, problem: &CertificateError) -> String {
     match problem {
         Certificate::UnknownIssuer | Certificate::BadSignature => match &address.tls.trust {
             Trust::Authority(roots) | Trust::Name(roots) if roots.ca_file.is_some() => {
-                "The server's certificate is by another authority than those in the file that sslrootcert or ca_file names. Name the right one."
+                "The server's certificate is by another authority than those in the file that sslrootcert or ca_file names. Name the \
+                 right one."
             }
             Trust::Authority(_) | Trust::Name(_) | Trust::Anybody => {
                 "No authority that this system trusts has signed the server's certificate. Name the file of its authority with \

@@ -1,7 +1,8 @@
 //! An application of a test's own: its schema, its fact types and queries, and a factsync that follows it.
 //!
 //! factsync connects as the role that `factsync setup` prints, which reads what the queries need and owns nothing; an administrator runs
-//! `setup` before each run, as the README asks. [`App::as_owner`] is for what only an owner's factsync does: mending the publication itself.
+//! `setup` before each run, as the README asks. [`App::as_owner`] is for what only an owner's factsync does: mending the publication
+//! itself.
 
 use std::path::PathBuf;
 
