@@ -62,8 +62,8 @@ impl From<(ViewRecord, Extent)> for Fresh {
 
 impl Store {
     /// Replaces the desired facts by a snapshot's results. Nothing is sent: the comparison with the fact store that
-    /// follows ([`Store::correct`]) knows what differs, so whatever waited for these views is dropped; but revocations, which that comparison
-    /// must neither adopt nor judge again (`adopt.rs`).
+    /// follows ([`Store::correct`]) knows what differs, so whatever waited for these views is dropped; but revocations, which that
+    /// comparison must neither adopt nor judge again (`adopt.rs`).
     pub fn replace(&mut self, source: &str, reached: &Reached, views: Vec<Fresh>, guard: Guard) -> Result<Changes, StoreError> {
         let (path, spool) = (self.path.clone(), self.spool());
         let (before, fresh) = (self.commit_no, self.backlog.len() == 0);
