@@ -40,8 +40,9 @@ const TIMEOUTS: [&str; 5] =
 const HAS_TRANSACTION_TIMEOUT: u32 = 170_000;
 /// Beyond the TCP connection, how long TLS and authentication may take together; SCRAM and LDAP take tens of milliseconds.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Replication events waiting to be handled; about a megabyte at the usual 100 bytes, and the server waits when they are full.
-const EVENT_BUFFER: usize = 8192;
+/// Replication events waiting to be handled; the server waits when they are full. They are counted and not weighed, and a row may have
+/// megabytes: so no more than make the switch between two tasks cheap for each of them.
+const EVENT_BUFFER: usize = 64;
 /// How often the server hears what is durable, and that we are alive.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// Notices kept until they are read. Preparing one query makes two or three; what does not fit is dropped, and a query without its
@@ -164,7 +165,10 @@ impl Server {
 
     fn options(&self, version: u32) -> String {
         let timeouts = TIMEOUTS.iter().filter(|&&name| name != "transaction_timeout" || version >= HAS_TRANSACTION_TIMEOUT);
-        let ours = TEXT_SETTINGS.into_iter().chain(timeouts.map(|&name| (name, "0")));
+        // The bytes as the server has them. In a database of another encoding a text may have no counterpart in UTF-8, and the server would
+        // end the stream at it, each time again; there no view is incremental, so nobody reads the texts. In one of UTF-8 it is the same.
+        let encoding = [("client_encoding", "SQL_ASCII")];
+        let ours = TEXT_SETTINGS.into_iter().chain(encoding).chain(timeouts.map(|&name| (name, "0")));
         let ours: Vec<String> = ours.map(|(name, value)| format!("-c {name}={value}")).collect();
         // The last one wins, so ours follow the user's.
         format!("{} {}", self.address.sql.get_options().unwrap_or_default(), ours.join(" ")).trim_start().to_owned()
