@@ -165,10 +165,7 @@ impl Server {
 
     fn options(&self, version: u32) -> String {
         let timeouts = TIMEOUTS.iter().filter(|&&name| name != "transaction_timeout" || version >= HAS_TRANSACTION_TIMEOUT);
-        // The bytes as the server has them. In a database of another encoding a text may have no counterpart in UTF-8, and the server would
-        // end the stream at it, each time again; there no view is incremental, so nobody reads the texts. In one of UTF-8 it is the same.
-        let encoding = [("client_encoding", "SQL_ASCII")];
-        let ours = TEXT_SETTINGS.into_iter().chain(encoding).chain(timeouts.map(|&name| (name, "0")));
+        let ours = TEXT_SETTINGS.into_iter().chain(timeouts.map(|&name| (name, "0")));
         let ours: Vec<String> = ours.map(|(name, value)| format!("-c {name}={value}")).collect();
         // The last one wins, so ours follow the user's.
         format!("{} {}", self.address.sql.get_options().unwrap_or_default(), ours.join(" ")).trim_start().to_owned()

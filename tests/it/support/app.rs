@@ -51,6 +51,12 @@ impl App {
         std::fs::write(self.config(), yaml).expect("the configuration can be written");
     }
 
+    /// Lets [`Self::assert_equal`] compare these of the configured fact types only.
+    pub(crate) fn compare_only(&mut self, facts: &[(&str, &str)]) {
+        let listed = |of: &FactType| facts.iter().any(|(signature, _)| of.to_string() == *signature);
+        self.facts.retain(|(of, _)| listed(of));
+    }
+
     pub(crate) fn config(&self) -> PathBuf {
         self.folder.path().join("app.yaml")
     }
