@@ -41,12 +41,15 @@
 //! | who keeps the fact store's quota? | [`target::quota`] |
 //! | what does `--shadow` do in place of delivery, and `--adopt` with what is there? | `engine/shadow.rs`; `store/adopt.rs` |
 //! | who decides between resuming and a new snapshot, for each view? | `engine/start.rs` |
+//! | who notices a server that was put back, promoted, replaced? | [`source::postgres`], `mark.rs`, `follow.rs`; `engine/stranger.rs` |
+//! | who lets a slot go before the server's disk is full? | [`source::postgres`], `budget.rs` |
+//! | how does a second process take over? | `cli/standby.rs` on the same state directory; `follow.rs` waits for the slot |
 //! | what becomes of sources and fact types that come, go and move between two runs? | `store/views.rs`, `reassign` |
 //! | which replication slot has a source, whatever comes and goes beside it? | `config/merge.rs` decides, `store/slots.rs` remembers |
 //! | when is a file believed that somebody still writes? | [`source::csv`], `tail.rs` |
 //! | what happens to a fact that the fact store refuses? | `engine/deliver.rs` parks it, `engine/parked.rs` shows it |
 //! | what happens to a view that fails? | `engine/apply.rs`, `flow_failed` |
-//! | at which steps does a test let the process die? | `engine/crash.rs` |
+//! | at which steps does a test let the process die? | [`crash`] |
 //! | what is on the disk? | [`store`] (local state), [`target::embedded`] (the embedded fact store) |
 //!
 //! # Invariants
@@ -84,6 +87,8 @@
 //! *refresh*, with the reason by name: a commit that touches one of the view's tables runs its query again, in the only kind of snapshot
 //! that PostgreSQL ties to a log position. A MongoDB view is incremental where its pipeline works document by document: what has changed is
 //! looked up at the cluster time of its change ([`source::mongo`]); other pipelines are refreshed. CSV files are refreshed.
+#![doc = ""]
+#![doc = include_str!("complaints.md")]
 
 pub mod cli;
 pub mod config;
@@ -98,6 +103,7 @@ pub mod reconcile;
 pub mod store;
 pub mod target;
 
+pub mod crash;
 pub mod engine;
 pub mod error;
 pub mod server;

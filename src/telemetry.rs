@@ -6,7 +6,7 @@
 use std::io::{self, IsTerminal};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, filter::Directive, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Facts that should be in the fact store, by `fact_type`.
 pub const DESIRED_FACTS: &str = "factsync_desired_facts";
@@ -42,6 +42,12 @@ pub const DELIVERY_FAILURES: &str = "factsync_delivery_failures_total";
 pub const LAG_BYTES: &str = "factsync_source_lag_bytes";
 /// Seconds since the source was last caught up with, by `source`.
 pub const LAG_SECONDS: &str = "factsync_source_lag_seconds";
+/// Bytes of the server's log that the slot holds back, by `source`.
+pub const RETAINED_WAL: &str = "factsync_source_retained_wal_bytes";
+/// 0 while the server keeps that much anyhow, 1 while it keeps more than `max_wal_size`, 2 when it is about to remove it, by `source`.
+pub const WAL_RISK: &str = "factsync_source_wal_risk";
+/// Times that the stored position was of no use any more, by `source`.
+pub const POSITIONS_LOST: &str = "factsync_positions_lost_total";
 /// 1 while a source is followed, 0 otherwise, by `source`.
 pub const SOURCE_UP: &str = "factsync_source_up";
 /// 1 while the fact store answers, 0 otherwise.
@@ -62,7 +68,7 @@ pub enum LogFormat {
 
 /// Sends logs to stderr, filtered by `RUST_LOG`, else at `default`.
 pub fn init_logs(format: LogFormat, default: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default)).add_directive(statements_of_driver());
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false).with_ansi(io::stderr().is_terminal());
     // A second call, in tests, keeps the first subscriber.
@@ -70,6 +76,11 @@ pub fn init_logs(format: LogFormat, default: &str) {
         LogFormat::Text => registry.with(layer).try_init(),
         LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
     };
+}
+
+/// What `tokio-postgres` may log, whatever is asked for: below this it logs every statement with its parameters, which are cells.
+fn statements_of_driver() -> Directive {
+    "tokio_postgres=info".parse().expect("it is a target and a level")
 }
 
 /// Starts collecting metrics; the handle renders them as Prometheus text.
@@ -93,6 +104,8 @@ pub fn init_metrics() -> PrometheusHandle {
         (WAITERS, "Requests to /v1/wait that have no answer yet"),
         (LAG_BYTES, "Bytes of log between the source's end and the applied position"),
         (LAG_SECONDS, "Seconds since the source was last caught up with"),
+        (RETAINED_WAL, "Bytes of the server's log that the slot holds back"),
+        (WAL_RISK, "1 while the slot holds back more than max_wal_size, 2 when the server is about to remove it"),
         (SOURCE_UP, "1 while the source is followed"),
         (TARGET_UP, "1 while the fact store answers"),
         (DRIFT_MISSING, "Facts missing from the fact store at the last comparison"),
@@ -102,6 +115,7 @@ pub fn init_metrics() -> PrometheusHandle {
     }
     metrics::describe_counter!(DELIVERED_FACTS, "Fact changes acknowledged by the fact store");
     metrics::describe_counter!(DROPPED_FACTS, "Changes of the backlog that were not sent, because the desired facts disagreed by then");
+    metrics::describe_counter!(POSITIONS_LOST, "Times that the stored position was of no use any more");
     metrics::describe_counter!(DELIVERY_FAILURES, "Attempts to deliver that failed");
     handle
 }

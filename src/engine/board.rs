@@ -6,6 +6,7 @@
 //! 1. `applied`: the source's position is in the desired facts, and whatever it changed has a commit number;
 //! 2. `delivered`: the fact store has acknowledged every entry up to that number.
 
+mod log;
 mod metrics;
 mod waits;
 
@@ -92,6 +93,7 @@ struct SourceLine {
     /// The commit that brings the fact store to the state of the start or of the last snapshot; ready is who has delivered it.
     founded: Option<u64>,
     reconciled: Option<Reconciled>,
+    log: log::Log,
 }
 
 struct ViewLine {
@@ -144,6 +146,7 @@ impl Board {
             caught_up: Instant::now(),
             founded: None,
             reconciled: None,
+            log: log::Log::default(),
         });
         let views =
             config.sources.iter().enumerate().map(|(index, source)| {
@@ -419,7 +422,7 @@ impl SourceLine {
     /// Cluster times count no bytes.
     fn lag_bytes(&self) -> u64 {
         match (&self.position, &self.head) {
-            (Some(Position::Lsn(here)), Some(Position::Lsn(head))) => head.0.saturating_sub(here.0),
+            (Some(Position::Lsn(here, _)), Some(Position::Lsn(head, _))) => head.0.saturating_sub(here.0),
             (Some(_) | None, Some(_) | None) => 0,
         }
     }
@@ -427,7 +430,8 @@ impl SourceLine {
     fn status(&self) -> SourceStatus {
         let reason = match &self.state {
             SourceState::Retrying(reason) | SourceState::Failed(reason) => Some(reason.clone()),
-            SourceState::Connecting | SourceState::Snapshotting | SourceState::Streaming | SourceState::Standby => None,
+            SourceState::Snapshotting => self.log.why(),
+            SourceState::Connecting | SourceState::Streaming | SourceState::Standby => None,
         };
         SourceStatus {
             name: self.name.clone(),
@@ -437,6 +441,8 @@ impl SourceLine {
             position: self.position.as_ref().map(ToString::to_string),
             lag_bytes: self.lag_bytes(),
             lag_seconds: if !self.lags() { 0.0 } else { self.caught_up.elapsed().as_secs_f64() },
+            retained: self.log.retained(),
+            snapshot: self.log.snapshot(),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use crate::{
+    crash::{self, Moment},
     data::ExtentBuilder,
     engine::{
         board::TargetState,
@@ -74,7 +75,7 @@ impl Ingest {
                     self.board.founded(self.index, Some(changes.commit_no));
                 }
                 session.compared = Compared::Done(self.next_audit());
-                if let Some(position) = &session.position {
+                if let Some(position) = session.position.as_ref().filter(|_| session.proven) {
                     self.board.applied(self.index, position.clone(), changes.commit_no);
                 }
             }
@@ -110,6 +111,9 @@ impl Ingest {
             let listed = tokio::task::spawn_blocking(move || listed.finish()).await.map_err(EngineError::panicked)?;
             views.push((record, listed.map_err(crate::store::StoreError::Rows)?));
         }
-        Ok(Ok(self.writer.correct(&self.name, views, self.guard).await?))
+        crash::moment(Moment::Listed);
+        let changes = self.writer.correct(&self.name, views, self.guard).await?;
+        crash::moment(Moment::Compared);
+        Ok(Ok(changes))
     }
 }

@@ -27,17 +27,18 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
+    crash::{self, Moment},
     data::Position,
     engine::{
         backoff::Backoff,
         board::Board,
         clock::SourceClock,
-        crash::{self, Moment},
         error::EngineError,
         flows::Flows,
         inbox::Inbox,
         shadow::{Asked, Observed},
         start::Start,
+        stranger::Stranger,
         writer::Writer,
     },
     error::{Disposition, causes},
@@ -80,6 +81,10 @@ pub(super) struct Ingest {
     pub(super) stop: watch::Receiver<bool>,
     /// Turns when the fact store is to be compared anew.
     pub(super) again: watch::Receiver<()>,
+    /// How the last attempt found that the position is of no use.
+    pub(super) lost: Option<String>,
+    /// Set while the source's data are not those the facts came from.
+    pub(super) stranger: Option<Stranger>,
     /// How often each view's state turned out to be wrong.
     pub(super) reloads: Vec<u32>,
     /// What time it is at the source, whether it is there or not.
@@ -103,6 +108,8 @@ pub(super) struct Session {
     pub(super) untried: BTreeSet<usize>,
     /// Whether a view could not be loaded in this attempt, which the next one has to know.
     pub(super) unloaded: bool,
+    /// Whether the source has the position, as far as is known: one that was put back to an older state writes anew what is before it.
+    pub(super) proven: bool,
     /// Whether the source has been told to stop.
     halting: bool,
     /// When the last store transaction with changes ended.
@@ -135,7 +142,7 @@ impl Session {
 
     /// Whether those who wait may be told what is in. A view that failed is tried first, so that who asks next is told of it.
     pub(super) fn answers(&self) -> bool {
-        matches!(self.compared, Compared::Done(_)) && !self.loading && self.untried.is_empty()
+        matches!(self.compared, Compared::Done(_)) && self.proven && !self.loading && self.untried.is_empty()
     }
 }
 
@@ -218,8 +225,11 @@ impl Ingest {
         if let SourceError::PositionLost { .. } = error {
             warn!(source = self.name, reason, "position lost, starting over with a snapshot");
             self.writer.forget_position(&self.name).await?;
+            crash::moment(Moment::Forgotten);
             self.checkpoint.forget(&self.name)?;
-            self.board.state(self.index, SourceState::Retrying(reason));
+            self.board.position_lost(self.index);
+            self.board.state(self.index, SourceState::Retrying(reason.clone()));
+            self.lost = Some(reason);
             return Ok(backoff.first());
         }
         if let SourceError::ViewsChanged { views, .. } = error {
@@ -227,6 +237,7 @@ impl Ingest {
             for view in views {
                 self.resting.drop_view(*view);
                 self.writer.drop_state(self.views[*view].id).await?;
+                crash::moment(Moment::Dropped);
                 self.views[*view].fingerprint = None;
             }
             return Ok(backoff.first());
@@ -292,6 +303,7 @@ impl Ingest {
                     self.persist(&mut session).await?;
                     self.acknowledge(&mut session).await?;
                     self.compare_if_due(&mut session).await?;
+                    self.recognise(&mut session).await?;
                     Next::GoOn
                 }
             };
@@ -324,7 +336,7 @@ impl Ingest {
         let durable = watch::Sender::new(from.clone());
         let (halt, halted) = watch::channel(false);
         let mut link = Link { events: events_in, durable: durable.subscribe(), wanted: self.board.wanted(self.index), stop: halted };
-        let position = from.clone();
+        let (position, proven) = (from.clone(), from.is_none());
         let loading = from.is_some() && roles.contains(&Role::Load);
         let tried = |view: &usize| !matches!(roles[*view], Role::Off);
         let untried: BTreeSet<usize> = (0..self.views.len()).filter(|view| self.views[*view].failing).filter(tried).collect();
@@ -338,7 +350,7 @@ impl Ingest {
         let commit_no = self.writer.commit_no();
         self.board.founded(self.index, matches!(compared, Compared::Done(_)).then_some(commit_no));
         let inbox = Inbox::new(events);
-        let session = Session {
+        Session {
             inbox,
             durable,
             halt,
@@ -348,6 +360,7 @@ impl Ingest {
             loading,
             untried,
             unloaded: false,
+            proven,
             halting: false,
             followed: Instant::now(),
             rest: PACE,
@@ -356,11 +369,7 @@ impl Ingest {
             position,
             settled,
             unacknowledged: None,
-        };
-        if let (Some(settled), true) = (&session.settled, session.answers()) {
-            self.board.applied(self.index, settled.clone(), commit_no);
         }
-        session
     }
 
     async fn on_event(&mut self, session: &mut Session, event: Event, backoff: &mut Backoff) -> Result<Next, EngineError> {
@@ -368,11 +377,16 @@ impl Ingest {
             Event::State(state) => {
                 if state == SourceState::Streaming {
                     backoff.reset();
+                    session.proven = true;
+                    if let (Some(settled), true) = (&session.settled, session.answers()) {
+                        self.board.applied(self.index, settled.clone(), self.writer.commit_no());
+                    }
                 }
                 info!(source = self.name, state = ?state, "source state");
                 self.board.state(self.index, state);
             }
             Event::Head(head) => self.board.head(self.index, head),
+            Event::WalKept { bytes, risk } => self.board.wal_kept(self.index, bytes, risk),
             Event::Clock { at, seen } => self.clock.set(at, seen),
             Event::ViewFailed { view, problem } => {
                 let problem = causes(&problem);
@@ -392,6 +406,7 @@ impl Ingest {
                 session.pending = Some((received, settled));
             }
             Event::Changes { batch, settled } => {
+                crash::moment(Moment::Received);
                 session.inbox.settle(settled);
                 return self.on_changes(session, batch).await;
             }
@@ -425,6 +440,7 @@ impl Ingest {
             return Ok(());
         }
         self.writer.advance(&self.name, Reached { cut: received.clone(), position: received.clone(), settled: settled.clone() }).await?;
+        crash::moment(Moment::Advanced);
         (session.position, session.settled, session.unacknowledged) = (Some(received.clone()), Some(settled), Some(received));
         Ok(())
     }

@@ -39,7 +39,7 @@ pub struct SourceStatus {
     pub kind: &'static str,
     /// `connecting`, `snapshotting`, `streaming`, `standby`, `retrying` or `failed`.
     pub state: &'static str,
-    /// Why it is retrying or has failed.
+    /// Why it is retrying, has failed or reads everything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// How far it is in the desired facts.
@@ -48,6 +48,31 @@ pub struct SourceStatus {
     pub lag_bytes: u64,
     /// Seconds since it was last caught up with.
     pub lag_seconds: f64,
+    /// What its replication slot holds back of the server's log; only where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retained: Option<RetainedStatus>,
+    /// When everything was last read since the start, if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotStatus>,
+}
+
+/// What a replication slot holds back, in [`SourceStatus`].
+#[derive(Debug, Serialize)]
+pub struct RetainedStatus {
+    /// Bytes of the server's log.
+    pub bytes: u64,
+    /// Why that is too much, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
+}
+
+/// The last time that everything was read, in [`SourceStatus`].
+#[derive(Debug, Serialize)]
+pub struct SnapshotStatus {
+    /// When it began, in RFC 3339.
+    pub at: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// A fact type in [`Status`].

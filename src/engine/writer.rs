@@ -14,10 +14,10 @@ use tokio::sync::watch;
 
 use crate::{
     config::{SourceConfig, SourceKind},
+    crash::{self, Moment},
     data::{ChangeBatch, Extent},
     engine::{
         board::Board,
-        crash::{self, Moment},
         error::EngineError,
         flows::{Absent, Flows, Task},
         parked::ParkedChanges,
@@ -152,6 +152,11 @@ impl Writer {
         self.run(move |store| store.begin(&name, &fingerprint, &identity)).await
     }
 
+    pub(super) async fn set_identity(&self, name: &str, identity: &str) -> Result<(), EngineError> {
+        let (name, identity) = (name.to_owned(), identity.to_owned());
+        self.run(move |store| store.set_identity(&name, &identity)).await
+    }
+
     pub(super) async fn forget_position(&self, name: &str) -> Result<(), EngineError> {
         let name = name.to_owned();
         self.run(move |store| store.forget_position(&name)).await
@@ -201,7 +206,7 @@ impl Writer {
             let Task { source, records, flows, inbox, guard } = &mut task;
             let inbox = RefCell::new(inbox);
             let more = &mut |wait| {
-                crash::moment(Moment::Computing);
+                crash::moment(if wait { Moment::Split } else { Moment::Computing });
                 inbox.borrow_mut().batch(wait)
             };
             let settled = &|| inbox.borrow().peek_settled().cloned();
@@ -218,6 +223,7 @@ impl Writer {
         let body = move |store: &mut Store| {
             let Task { source, records, flows, guard, .. } = &mut task;
             let followed = store.advance_clock(source, now, &mut flows.live(records), &mut remote, *guard)?;
+            crash::moment(Moment::Passed);
             Ok((task, followed))
         };
         self.run(body).await
@@ -264,7 +270,9 @@ impl Writer {
     /// Remembers why a plan is not trusted with a view.
     pub(super) async fn demote(&self, view: ViewId, fingerprint: &str, why: &str) -> Result<(), EngineError> {
         let (fingerprint, why) = (fingerprint.to_owned(), why.to_owned());
-        self.run(move |store| store.demote(view, &fingerprint, &why)).await
+        self.run(move |store| store.demote(view, &fingerprint, &why)).await?;
+        crash::moment(Moment::Demoted);
+        Ok(())
     }
 
     /// Remembers what the results of refresh views depend on.

@@ -38,7 +38,7 @@ fn names(text: &str) -> BTreeSet<String> {
 }
 
 fn at(lsn: u64) -> Position {
-    Position::Lsn(Lsn(lsn))
+    Lsn(lsn).into()
 }
 
 struct Fixture {

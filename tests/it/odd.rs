@@ -12,9 +12,30 @@ mod names;
 mod statements;
 mod types;
 
+use std::time::Duration;
+
 use serde_json::Value;
 
-use crate::support::{app::fact_type, factsync::Process};
+use crate::support::{
+    app::{App, fact_type},
+    eventually_async,
+    factsync::Process,
+};
+
+/// For the largest of them, in a debug build on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(3 * 60 * 60);
+
+/// Runs `sql` and waits until its facts are acknowledged, longer than a single request may wait.
+async fn commit(app: &App, process: &Process, sql: &str) {
+    app.sql(sql).await;
+    let position = app.position().await.replace('/', "%2F");
+    eventually_async(PATIENCE, "its facts are acknowledged", async || {
+        let (status, body) = process.get(&format!("/v1/wait?position={position}&timeout_ms=50000")).await;
+        assert!(status == 200 || status == 504, "{status}: {body}");
+        (status == 200).then_some(())
+    })
+    .await;
+}
 
 /// The most memory the process ever had resident, in MiB.
 fn peak(process: &Process) -> u64 {

@@ -43,7 +43,7 @@ const SIGNATURES: [&str; 2] = ["live(Grant:_)", "begun(Grant:_)"];
 type Moment<'a> = (&'a str, &'a str);
 
 pub(super) fn at(lsn: u64) -> Position {
-    Position::Lsn(Lsn(lsn))
+    Lsn(lsn).into()
 }
 
 fn time(seconds: &str) -> String {

@@ -20,6 +20,7 @@
 
 mod address;
 mod analyze;
+mod budget;
 mod catalog;
 mod copy;
 mod decode;
@@ -28,6 +29,7 @@ mod explain;
 mod fault;
 mod follow;
 mod images;
+mod mark;
 mod outgoing;
 mod preflight;
 mod prepare;
@@ -40,6 +42,7 @@ mod setup;
 mod slot;
 mod tail;
 mod tls;
+mod trust;
 mod uses;
 
 pub use analyze::{AnalysedView, TableUse};

@@ -57,7 +57,8 @@ impl Prepared {
     /// What the engine asks of every source.
     pub(crate) fn describe(self, database: &str) -> source::Prepared {
         // Not the timeline: after a failover it is still the same database.
-        source::Prepared { identity: format!("database \"{database}\" of cluster {}", self.system_identifier), views: self.views }
+        let identity = source::Prepared::identify(&format!("database \"{database}\""), &self.system_identifier);
+        source::Prepared { identity, views: self.views }
     }
 }
 

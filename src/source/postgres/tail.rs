@@ -37,6 +37,7 @@ use tokio::{
 };
 
 use crate::{
+    crash::{self, Moment},
     data::{Lsn, Position},
     source::{
         Event, Link, SourceError,
@@ -44,10 +45,12 @@ use crate::{
         postgres::{
             fault,
             images::Images,
+            mark::{self, History, Mark, lsn},
             outgoing::{Outgoing, Reach},
             pulse::{self, Beat, ClockTime, Pulse, Rhythm, Shapes},
             refresh::{Cut, Refresh, Turn},
             session::Server,
+            slot::Streaming,
             tail::receive::Transaction,
         },
     },
@@ -77,9 +80,6 @@ const DRAIN: usize = 1024;
 const STOP_GRACE: Duration = Duration::from_secs(2);
 /// How often that is looked at.
 const STOP_POLL: Duration = Duration::from_millis(20);
-
-/// A started stream and where it starts.
-pub(crate) type Streaming = (ReplicationClient, Lsn);
 
 /// Repeats the analysis and tells what each view depends on, as [`Plan::essence`].
 pub(crate) type Reanalyze = Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<String>, SourceError>> + Send + Sync>;
@@ -127,6 +127,11 @@ pub(crate) struct Tail {
     unanalyzed: Option<Instant>,
     known: BTreeSet<u32>,
     transaction: Option<Transaction>,
+    history: History,
+    /// Whether the server asks for the whole position, since nothing came after it.
+    asks: bool,
+    /// The last commit before the point of the refresh under way.
+    cut_mark: Option<Mark>,
     dirty: Dirty,
     reruns: BTreeMap<usize, Instant>,
     outgoing: Outgoing,
@@ -156,7 +161,7 @@ impl Tail {
         server: Server,
         slot: &str,
         plan: Plan,
-        (client, position): Streaming,
+        Streaming { client, from: position, resume, log }: Streaming,
         refresh: Refresh,
         pulse: Pulse,
         reanalyze: Reanalyze,
@@ -164,7 +169,7 @@ impl Tail {
         let now = Instant::now();
         let reruns = plan.clock.iter().chain(&plan.failed).map(|view| (*view, now + CLOCK_RERUN)).collect();
         let mut dirty = Dirty::default();
-        let mut outgoing = Outgoing::new(position);
+        let mut outgoing = Outgoing::new(position, resume.last());
         // Another start before they are read must still know that they are stale.
         let settled = plan.settled.unwrap_or_default().min(position);
         for view in &plan.stale {
@@ -188,6 +193,9 @@ impl Tail {
             unanalyzed: None,
             known: BTreeSet::new(),
             transaction: None,
+            history: History::new(log.timeline, position, resume),
+            asks: false,
+            cut_mark: None,
             dirty,
             reruns,
             outgoing,
@@ -221,6 +229,9 @@ impl Tail {
                     self.rhythm.hear(Instant::now());
                     self.event(event.map_err(|error| self.lost(error))?)?;
                     self.drain()?;
+                    if self.asks && self.history.is_proven() {
+                        self.acknowledge(link);
+                    }
                     self.beg(link);
                 }
             }
@@ -334,15 +345,16 @@ impl Tail {
             }
             None => {
                 self.next_report = Instant::now() + PROGRESS_EVERY;
-                permit.send(self.outgoing.progress(reach));
+                permit.send(self.outgoing.progress(reach, self.history.last()));
                 self.beg(link);
             }
         }
     }
 
     fn acknowledge(&mut self, link: &mut Link) {
-        if let Some(durable) = lsn(&link.durable.borrow_and_update()) {
+        if let Some(durable) = mark::acknowledged(&link.durable.borrow_and_update(), self.asks) {
             self.client.update_applied_lsn(pgwire_replication::Lsn::from_u64(durable.0));
+            crash::moment(Moment::Confirmed);
         }
     }
 
@@ -391,13 +403,14 @@ impl Tail {
                 }
             }
         }
+        let token = Mark::token_of(self.cut_mark);
         tracing::debug!(source = &*self.server.name, point = %cut.point, views = views.len(), took = ?cut.took, "views read again");
-        self.outgoing.push_after_changes(Event::Cut { position: Position::Lsn(cut.point), views, snapshot: false });
+        self.outgoing.push_after_changes(Event::Cut { position: Position::Lsn(cut.point, token), views, snapshot: false });
     }
 
     fn beaten(&mut self, beat: Beat) -> Result<(), SourceError> {
         self.head = self.head.max(beat.head);
-        self.outgoing.push(Event::Head(Position::Lsn(self.head)));
+        self.outgoing.push(Event::Head(self.head.into()));
         if beat.publication != self.plan.publication {
             self.plan.publication = beat.publication;
             self.analyze_soon();
@@ -453,7 +466,7 @@ impl Tail {
 
     async fn stop(&mut self, link: &mut Link) {
         self.acknowledge(link);
-        let Some(durable) = lsn(&link.durable.borrow()) else { return };
+        let Some(durable) = mark::acknowledged(&link.durable.borrow(), self.asks) else { return };
         let metrics = self.client.metrics();
         let acknowledged = async {
             while metrics.last_applied_lsn().as_u64() < durable.0 && self.client.is_running() {
@@ -482,13 +495,5 @@ async fn finish<T>(running: &mut Option<BoxFuture<'static, T>>) -> T {
             *running = None;
             output
         }
-    }
-}
-
-/// A position of this source.
-pub(crate) fn lsn(position: &Option<Position>) -> Option<Lsn> {
-    match position {
-        Some(Position::Lsn(lsn)) => Some(*lsn),
-        Some(Position::Time(..) | Position::Digest(_)) | None => None,
     }
 }
