@@ -187,11 +187,13 @@ pub struct Reading {
     pub tables: BTreeMap<u32, Extent>,
     /// What `now()` was while the query ran, in microseconds since 2000-01-01 UTC; only where the view asks for it.
     pub now: Option<i64>,
+    /// Why the rows of its tables are not all there, and never will be.
+    pub unfit: Option<String>,
 }
 
 impl From<Extent> for Reading {
     fn from(answer: Extent) -> Self {
-        Self { answer, tables: BTreeMap::new(), now: None }
+        Self { answer, tables: BTreeMap::new(), now: None, unfit: None }
     }
 }
 

@@ -27,6 +27,7 @@ mod migration;
 mod mongo_access;
 mod mongo_live;
 mod mongo_source;
+mod odd;
 mod oracles;
 mod oso_target;
 mod postgres_source;

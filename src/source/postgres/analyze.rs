@@ -14,7 +14,10 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
-use tokio_postgres::{Client, types::Type};
+use tokio_postgres::{
+    Client,
+    types::{Kind as TypeKind, Type},
+};
 
 use crate::{
     config::View,
@@ -232,6 +235,7 @@ fn judge(view: &View<String>, prepared: &Prepared, catalogue: &Catalogue, search
             None => drop(refusals.insert(format!("it calls function {function}, which does not exist any more. Try again"))),
         }
     }
+    refusals.extend(prepared.columns.iter().filter_map(|(name, of)| refuse_column(name, of)));
     for (oid, used) in &uses.relations {
         match catalogue.tables.get(oid) {
             Some(table) => refusals.extend(refuse_table(table, used, catalogue)),
@@ -276,6 +280,18 @@ fn refuse_function(function: &Function) -> Option<String> {
     }
 }
 
+/// The text of these values is the name that a catalogue has for a number at the moment: `ALTER … RENAME` changes it in no row.
+fn refuse_column(name: &str, of: &Type) -> Option<String> {
+    match of.kind() {
+        TypeKind::Domain(inner) | TypeKind::Array(inner) => refuse_column(name, inner),
+        _ if of.schema() == "pg_catalog" && (of.name().starts_with("reg") || of.name() == "aclitem") => Some(format!(
+            "column \"{name}\" is of type {of}, whose text changes when something is renamed, and no change log says so. \
+             Cast it to oid, or store the name in a text column"
+        )),
+        _ => None,
+    }
+}
+
 /// The first version that refuses to update a published table whose identity has a generated column that is not published.
 const MINDS_GENERATED: u32 = 180_000;
 
@@ -314,8 +330,8 @@ fn refuse_table(table: &Table, used: &ColumnsUsed, catalogue: &Catalogue) -> Vec
                 super::publication::quoted(&member.schema, &member.name),
             )),
             (Kind::Table, Identity::Missing) => refusals.push(format!(
-                "{} has no primary key, and publishing it would break the application's UPDATE and DELETE. \
-                 Add a primary key, or run ALTER TABLE {} REPLICA IDENTITY FULL",
+                "{} has no primary key (a deferrable one does not count), and publishing it would break the application's UPDATE and \
+                 DELETE. Add a primary key, or run ALTER TABLE {} REPLICA IDENTITY FULL",
                 member.title(),
                 super::publication::quoted(&member.schema, &member.name),
             )),

@@ -17,6 +17,8 @@
 //! Whether an old tuple is the key or the whole row is decided by the plan's identity and not by the message's letter: the letter of
 //! a partition's row is that of the root, the content that of the partition. A new cell that is stored out of line and unchanged is
 //! copied from the old tuple where that tells it (`REPLICA IDENTITY FULL`, and long keys); otherwise it is absent.
+//!
+//! A value longer than [`MOST_CELL`] is told to be that and no more, so that only the views that need it cannot follow the change.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +28,10 @@ use std::{
 use crate::{
     data::{ChangeBatch, ImageWriter, Lsn},
     query::Identity,
-    source::postgres::decode::{Cell, Cells, RowChange, Shape, Tuples},
+    source::postgres::{
+        copy::MOST_CELL,
+        decode::{Cell, Cells, RowChange, Shape, Tuples},
+    },
 };
 
 /// A column that images keep, as the catalogue has it.
@@ -47,8 +52,13 @@ pub(crate) struct KeptColumn {
 /// The replica identity as the catalogue has it for the table itself, which is what its Relation message repeats.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Announced {
-    /// The columns with these names are flagged.
-    Columns(Vec<String>),
+    /// Columns are flagged.
+    Columns {
+        /// These.
+        key: Vec<String>,
+        /// And perhaps these, which the identity's index has by INCLUDE: the server flags them and leaves them out of old rows.
+        included: Vec<String>,
+    },
     /// `FULL`.
     Full,
 }
@@ -257,11 +267,11 @@ impl Announced {
     fn is(&self, shape: &Shape) -> bool {
         match self {
             Self::Full => shape.identity == b'f',
-            Self::Columns(names) => {
-                let mut flagged = shape.columns.iter().filter(|column| column.key);
+            Self::Columns { key, included } => {
+                let flagged = || shape.columns.iter().filter(|column| column.key).map(|column| &column.name);
                 shape.identity != b'f'
-                    && shape.columns.iter().filter(|column| column.key).count() == names.len()
-                    && flagged.all(|column| names.contains(&column.name))
+                    && flagged().filter(|name| key.contains(name)).count() == key.len()
+                    && flagged().all(|name| key.contains(name) || included.contains(name))
             }
         }
     }
@@ -309,6 +319,7 @@ impl Writer<'_> {
         match cell {
             Cell::Null => image.null(),
             Cell::Unchanged => image.absent(),
+            Cell::Text { start, end } if end - start > MOST_CELL => image.too_long(),
             Cell::Text { start, end } => match std::str::from_utf8(&self.bytes[start..end]) {
                 Ok(text) => {
                     if place.labels.as_ref().is_some_and(|labels| !labels.contains(text)) {

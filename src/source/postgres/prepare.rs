@@ -19,7 +19,8 @@ use crate::{
         self, PreparedView, SourceError, ViewMode,
         postgres::{
             analyze::{self, AnalysedView, Analysis},
-            catalog::{self, Kind, Trace},
+            catalog::{self, Column, Kind, Trace},
+            copy::bounded,
             fault,
             images::{Announced, Kept, KeptColumn},
             publication::{self, Publication, Standing, quoted},
@@ -162,8 +163,10 @@ impl Survey {
                 identity: users.first()?.1.identity.clone(),
                 announced: match &table.identity {
                     catalog::Identity::Full => Announced::Full,
-                    catalog::Identity::Columns(names) => Announced::Columns(names.iter().cloned().collect()),
-                    catalog::Identity::Missing => Announced::Columns(Vec::new()),
+                    catalog::Identity::Columns(names) => {
+                        Announced::Columns { key: names.iter().cloned().collect(), included: table.included.iter().cloned().collect() }
+                    }
+                    catalog::Identity::Missing => Announced::Columns { key: Vec::new(), included: Vec::new() },
                 },
                 partitioned: table.kind == Kind::Partitioned,
                 users: users.iter().map(|(view, table)| (*view, table.columns.clone())).collect(),
@@ -330,7 +333,8 @@ pub(crate) fn table_queries(analysis: &Analysis, plan: &ViewPlan) -> BTreeMap<u3
     let queries = plan.tables.iter().filter_map(|(oid, used)| {
         let table = analysis.tables.get(oid)?;
         let columns = used.columns.iter().filter_map(|number| table.columns.get(number));
-        let mut cells: Vec<String> = columns.map(|column| format!("t.{}", escape_identifier(&column.name))).collect();
+        let cell = |column: &Column| bounded(&format!("t.{}", escape_identifier(&column.name)), column.type_oid);
+        let mut cells: Vec<String> = columns.map(cell).collect();
         if used.identity == Identity::Full {
             cells.push("t.tableoid::pg_catalog.text || t.ctid::pg_catalog.text".to_owned());
         }

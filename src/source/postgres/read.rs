@@ -32,7 +32,7 @@ use crate::{
     source::{
         Observer, Reading, Snapshot, SourceError,
         postgres::{
-            copy::Decoder,
+            copy::{Decoder, bounded_query},
             fault,
             pulse::micros,
             session::{Purpose, Server, Session},
@@ -98,6 +98,8 @@ enum Job {
 enum Part {
     Answer(Extent, Option<i64>),
     Table(u32, Extent),
+    /// Its tables do not do, for this reason.
+    Unfit(String),
 }
 
 impl Reader {
@@ -152,7 +154,7 @@ impl Reader {
                 session.client.batch_execute("SAVEPOINT one").await.map_err(failed)?;
                 let part = match &job {
                     Job::Answers { .. } => self.answer(&session, view, observer).await.map(|answer| Part::Answer(answer, now)),
-                    Job::Table(_, oid, sql, width) => self.table(&session, view, sql, *width).await.map(|rows| Part::Table(*oid, rows)),
+                    Job::Table(_, oid, sql, width) => self.table(&session, view, (*oid, sql), *width).await,
                 };
                 if part.is_ok() {
                     self.check_files(&session, view).await?;
@@ -192,12 +194,15 @@ impl Reader {
             return Err(self.problem(query, format!("{counts}; the fact type needs {} columns and no parameter", query.variables)));
         }
         let booleans = columns.iter().map(|column| is_boolean(column.type_())).collect();
-        self.copy(session, query, &query.sql, booleans, &|rows| observer(view, rows)).await
+        let types: Vec<u32> = columns.iter().map(|column| column.type_().oid()).collect();
+        let sql = bounded_query(&query.sql, &types);
+        self.copy(session, query, &sql, booleans, &|rows| observer(view, rows)).await.map(|(answer, _)| answer)
     }
 
     /// Rows of a table, every cell as the change log has it: a boolean stays `t` or `f`.
-    async fn table(&self, session: &Session, view: usize, sql: &str, width: usize) -> Result<Extent, SourceError> {
-        self.copy(session, &self.queries[view], sql, vec![false; width], &|_| ()).await
+    async fn table(&self, session: &Session, view: usize, (oid, sql): (u32, &str), width: usize) -> Result<Part, SourceError> {
+        let (rows, cut) = self.copy(session, &self.queries[view], sql, vec![false; width], &|_| ()).await?;
+        Ok(if cut == 0 { Part::Table(oid, rows) } else { Part::Unfit(format!("{cut} values of its tables are too long to be followed")) })
     }
 
     async fn copy(
@@ -207,7 +212,7 @@ impl Reader {
         sql: &str,
         booleans: Vec<bool>,
         observer: &(dyn Fn(u64) + Sync),
-    ) -> Result<Extent, SourceError> {
+    ) -> Result<(Extent, u64), SourceError> {
         let failed = |error| self.failed(query, error);
         let spool = |source| SourceError::Spool { name: self.server.name.to_string(), source };
         let mut decoder = Decoder::new(booleans);
@@ -231,9 +236,10 @@ impl Reader {
             spilled.map_err(spool)?;
             decoded.map_err(|error| self.problem(query, error.to_string()))?;
         }
+        let cut = decoder.cut();
         decoder.finish().map_err(|error| self.problem(query, error.to_string()))?;
         observer(rows);
-        builder.finish().map_err(spool)
+        Ok((builder.finish().map_err(spool)?, cut))
     }
 
     fn failed(&self, query: &Query, error: tokio_postgres::Error) -> SourceError {
@@ -268,16 +274,18 @@ fn assemble(parts: impl Iterator<Item = (usize, Result<Part, SourceError>)>) -> 
     let mut tables: BTreeMap<usize, BTreeMap<u32, Extent>> = BTreeMap::new();
     let mut answers: BTreeMap<usize, (Extent, Option<i64>)> = BTreeMap::new();
     let mut outcomes: BTreeMap<usize, Result<Reading, SourceError>> = BTreeMap::new();
+    let mut unfit = BTreeMap::new();
     for (view, part) in parts {
         match part {
             Ok(Part::Table(oid, rows)) => drop(tables.entry(view).or_default().insert(oid, rows)),
             Ok(Part::Answer(answer, now)) => drop(answers.insert(view, (answer, now))),
+            Ok(Part::Unfit(why)) => drop(unfit.insert(view, why)),
             Err(problem) => drop(outcomes.entry(view).or_insert(Err(problem))),
         }
     }
     for (view, (answer, now)) in answers {
         let tables = tables.remove(&view).unwrap_or_default();
-        outcomes.entry(view).or_insert(Ok(Reading { answer, tables, now }));
+        outcomes.entry(view).or_insert(Ok(Reading { answer, tables, now, unfit: unfit.remove(&view) }));
     }
     outcomes.into_iter().collect()
 }

@@ -37,6 +37,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 const HAS_FAILOVER: u32 = 170_000;
 /// Bytes kept of the slot's name in the name of a temporary one: 63 are allowed, 17 are taken by a separator and randomness.
 const TEMPORARY_PREFIX: usize = 46;
+/// Texts in the stream are the bytes that the server has. In a database of another encoding a text may have no counterpart in UTF-8, and the
+/// server would end the stream at it, each time again. There no view is incremental, so nobody reads them; in one of UTF-8 it is the same.
+const AS_STORED: &str = "SET client_encoding = 'SQL_ASCII'";
 
 /// A slot, seen from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,6 +133,7 @@ pub(crate) struct Streaming {
 pub(crate) async fn start(server: &Server, mut client: ReplicationClient) -> Result<ReplicationClient, SourceError> {
     let action = "start replication";
     let failed = |error| fault::replication(&server.name, action, error);
+    client.simple_query(AS_STORED).await.map_err(failed)?;
     client.start().await.map_err(failed)?;
     time::timeout(START_TIMEOUT, client.wait_started()).await.map_err(|_| fault::timeout(&server.name, action))?.map_err(failed)?;
     Ok(client)
