@@ -4,6 +4,7 @@
 
 mod check;
 mod explain;
+mod hold;
 mod progress;
 mod reconcile;
 mod remote;
@@ -74,7 +75,7 @@ struct Global {
     /// Where positions, desired facts and the embedded fact store are kept
     #[arg(long, global = true, value_name = "DIR", default_value = "./factsync-state")]
     state: PathBuf,
-    /// Where HTTP is served, and where `status` and `wait` ask
+    /// Where HTTP is served, and where `status`, `wait` and `hold` ask
     #[arg(long, global = true, value_name = "ADDR", default_value = "127.0.0.1:7878")]
     listen: SocketAddr,
     /// How logs are written
@@ -84,6 +85,9 @@ struct Global {
     /// if that is set), else `embedded`
     #[arg(long, global = true, value_name = "embedded|URL")]
     target: Option<String>,
+    /// Send the key and the facts to another machine without TLS, where --target says http://
+    #[arg(long, global = true)]
+    plain_http: bool,
     /// The plan whose write quota is kept when facts go to a URL: free, growth or unlimited
     #[arg(long, global = true, default_value = "growth")]
     plan: Plan,
@@ -122,6 +126,8 @@ enum Command {
     Status,
     /// Wait until the facts of a position are acknowledged by the fact store
     Wait(remote::WaitArgs),
+    /// Look at removals that wait for a person, let them go, or forget them
+    Hold(hold::HoldArgs),
     /// Drop the slot, publication and local state that factsync created
     Reset(reset::ResetArgs),
 }
@@ -142,6 +148,7 @@ struct Configs {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    leave_no_core();
     let default = match cli.command {
         Command::Run(_) | Command::Serve => "info,pgwire_replication=off",
         Command::Reconcile(_)
@@ -151,6 +158,7 @@ pub fn main() -> ExitCode {
         | Command::Setup(_)
         | Command::Status
         | Command::Wait(_)
+        | Command::Hold(_)
         | Command::Reset(_) => "warn,pgwire_replication=off",
     };
     telemetry::init_logs(if matches!(cli.global.log, Log::Json) { LogFormat::Json } else { LogFormat::Text }, default);
@@ -170,6 +178,15 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// A core dump would hold every password and key, and rows. 1 rather than 0, because the kernel still hands a core to a program (as
+/// `core_pattern` may say) at 0, and not at 1. Only the soft limit: who hunts a crash can raise it, `prlimit --core=unlimited --pid PID`.
+fn leave_no_core() {
+    if let Ok((_, hard)) = rlimit::Resource::CORE.get() {
+        // A hard limit of 0 is as good.
+        let _ = rlimit::Resource::CORE.set(hard.min(1), hard);
+    }
+}
+
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("could not start the async runtime")
 }
@@ -185,6 +202,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Serve => serve::run(&global).await,
         Command::Status => remote::status(&global).await,
         Command::Wait(args) => remote::wait(&global, &args).await,
+        Command::Hold(args) => hold::run(&global, &args).await,
         Command::Reset(args) => reset::run(&global, &args).await,
     }
 }

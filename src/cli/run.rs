@@ -15,7 +15,7 @@ use crate::{
     cli::{Configs, Exit, Global, duration, load_sources, standby, target},
     config::{MaxRemovals, SourceConfig, SourceKind},
     engine::{self, Board, Delivery, Parts, ShadowOptions},
-    server,
+    server::{self, Patience},
     source::{Follow, csv, mongo, postgres},
     store::{Checkpoint, Store},
     target::{
@@ -30,11 +30,11 @@ use crate::{
 pub(super) struct RunArgs {
     #[command(flatten)]
     configs: Configs,
-    /// Let removals go that `max_removals` or `--adopt` held, and do not hold any
+    /// Let all removals go that `max_removals` or `--adopt` held, and do not hold any
     #[arg(long)]
     allow_removals: bool,
     /// At the first comparison, take over what the fact store holds: insert what is missing, remove nothing. What no query wants is
-    /// held, as `/v1/status` shows, until `--allow-removals` lets go of it
+    /// held, as `/v1/status` shows, until `factsync hold release` or `--allow-removals` lets go of it
     #[arg(long, conflicts_with = "allow_removals")]
     adopt: bool,
     /// Write nothing; report on stdout what would be written, and how what the application writes differs, commit by commit
@@ -115,8 +115,8 @@ pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit>
     state.listens_at(&url)?;
     info!(target = target.kind, "listening on {url}");
     let (stop, stopped) = watch::channel(false);
-    let router = server::router(board, telemetry::init_metrics(), api, stopped.clone());
-    let http = tokio::spawn(server::serve(listener, router, stopped.clone(), engine::GRACE));
+    let router = server::router(board, telemetry::init_metrics(), target::holder(global)?, api, stopped.clone());
+    let http = tokio::spawn(server::serve(listener, router, Patience::default(), stopped.clone(), engine::GRACE));
     let signals = tokio::spawn(until_signalled(signals, stop.clone()));
     let mut outcome = tokio::select! {
         outcome = engine::run(&config, parts, stopped) => outcome,

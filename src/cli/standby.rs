@@ -14,7 +14,8 @@ use crate::{
         Global,
         run::{Signals, listen},
     },
-    engine, server,
+    engine,
+    server::{self, Patience},
     store::{StateDirectory, StateError},
 };
 
@@ -32,7 +33,7 @@ pub(super) async fn wait(global: &Global) -> anyhow::Result<Option<(StateDirecto
     info!(holder, "waiting for the state directory as the standby, listening on {url}");
     let (stop, stopped) = watch::channel(false);
     let waiting = TcpListener::from_std(listener.try_clone()?)?;
-    tokio::spawn(server::serve(waiting, server::standby_router(&why), stopped, engine::GRACE));
+    tokio::spawn(server::serve(waiting, server::standby_router(&why), Patience::default(), stopped, engine::GRACE));
     let locked = lock_when_free(global)?;
     let state = tokio::select! {
         locked = locked => Some(locked.context("the thread that waits for the state directory has ended")??),

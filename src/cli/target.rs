@@ -53,6 +53,12 @@ pub(super) fn choose(global: &Global) -> Result<Choice, Misuse> {
         // Not repeated, because it may hold a password; nor below.
         return Err(Misuse(format!("{setting} is no URL; expected one such as http://127.0.0.1:7878, or --target embedded")));
     }
+    if url.starts_with("http://") && !is_loopback(&url) && !global.plain_http {
+        return Err(Misuse(format!(
+            "{setting} is another machine and has no TLS: the key would go there in clear, and whoever has it decides on access. \
+             Use https://, or --plain-http if everything between is trusted"
+        )));
+    }
     match key {
         Some(key) => Ok(Choice::Remote { url, key }),
         None if is_loopback(&url) => Ok(Choice::Remote { url, key: KeySource::Told(embedded::DEVELOPMENT_KEY.into()) }),
@@ -92,6 +98,25 @@ pub(super) fn access(global: &Global) -> Result<Access, Misuse> {
              Set OSO_AUTH to a key of your own",
             global.listen
         ))),
+    }
+}
+
+/// Who may end a hold: whom [`access`] lets in, and nobody where that is a misuse, for a fact store elsewhere needs no key here.
+pub(super) fn holder(global: &Global) -> Result<Option<Access>, Misuse> {
+    match key()? {
+        Some(_) => access(global).map(Some),
+        None => Ok(global.listen.ip().is_loopback().then(|| Access::new(embedded::DEVELOPMENT_KEY.into()))),
+    }
+}
+
+/// The key to present at `url`: that of the environment, or on this machine the public one.
+pub(super) fn key_for(url: &str) -> Result<SecretString, Misuse> {
+    match key()? {
+        Some(key) => read(&key),
+        None if is_loopback(url) => Ok(embedded::DEVELOPMENT_KEY.into()),
+        None => Err(Misuse(
+            "that factsync is not on this machine and needs a key. Set OSO_AUTH or OSO_AUTH_FILE as it was started with".to_owned(),
+        )),
     }
 }
 

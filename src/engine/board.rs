@@ -6,6 +6,7 @@
 //! 1. `applied`: the source's position is in the desired facts, and whatever it changed has a commit number;
 //! 2. `delivered`: the fact store has acknowledged every entry up to that number.
 
+mod holds;
 mod log;
 mod metrics;
 mod waits;
@@ -18,17 +19,20 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use tokio::sync::mpsc;
+
 use crate::{
     config::Config,
     data::Position,
     engine::{
         board::waits::Waits,
+        holds::Ask,
         parked::ParkedChanges,
-        status::{FactTypeStatus, HeldStatus, OutboxStatus, QuotaStatus, ReconcileStatus, SourceStatus, Status, TargetStatus},
+        status::{FactTypeStatus, HeldStatus, OutboxStatus, QuotaStatus, ReconcileStatus, SourceStatus, Status, TargetStatus, timestamp},
         writer::Queues,
     },
     source::SourceState,
-    store::{Change, ViewRecord},
+    store::{Change, Hold, ViewRecord},
     target::{
         FactStore,
         quota::{Budget, Plan},
@@ -116,6 +120,7 @@ struct Lines {
     /// Changes that the fact store takes in a second, as far as it was measured.
     rate: Option<f64>,
     parked: ParkedChanges,
+    holds: Vec<Hold>,
     target: TargetState,
 }
 
@@ -128,6 +133,7 @@ pub struct Board {
     max_parked: Option<u64>,
     lines: Mutex<Lines>,
     store: OnceLock<Arc<dyn FactStore>>,
+    asks: OnceLock<mpsc::Sender<Ask>>,
     applied: Vec<Waits<Applied>>,
     delivered: Waits<Delivered>,
 }
@@ -158,6 +164,7 @@ impl Board {
             plan,
             max_parked: None,
             store: OnceLock::new(),
+            asks: OnceLock::new(),
             lines: Mutex::new(Lines {
                 sources: sources.collect(),
                 views: views.collect(),
@@ -165,6 +172,7 @@ impl Board {
                 mode: Mode::Live,
                 rate: None,
                 parked: ParkedChanges::default(),
+                holds: Vec::new(),
                 target: TargetState::Unknown,
             }),
             applied: config.sources.iter().map(|_| Waits::default()).collect(),
@@ -340,7 +348,7 @@ impl Board {
             },
             parked: lines.parked.listed.clone(),
             last_reconcile: last_reconcile(&lines.sources),
-            held: lines.views.iter().flatten().filter(|view| view.held > 0).map(ViewLine::held).collect(),
+            held: lines.configured_holds().map(HeldStatus::from).collect(),
         }
     }
 
@@ -392,15 +400,6 @@ impl ViewLine {
             last_change: self.last_change.map(timestamp),
             skipped_rows: self.skipped.values().sum(),
             skipped: self.skipped.clone(),
-        }
-    }
-
-    fn held(&self) -> HeldStatus {
-        HeldStatus {
-            fact_type: self.signature.clone(),
-            removals: self.held,
-            facts: self.facts,
-            hint: "Check the source. To let the removals go, restart with --allow-removals",
         }
     }
 }
@@ -480,8 +479,4 @@ fn last_reconcile(sources: &[SourceLine]) -> Option<ReconcileStatus> {
         missing: reconciled.iter().map(|reconciled| reconciled.missing).sum(),
         stale: reconciled.iter().map(|reconciled| reconciled.stale).sum(),
     })
-}
-
-fn timestamp(at: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(at).to_string()
 }

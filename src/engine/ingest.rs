@@ -27,12 +27,12 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
+    crash::{self, Moment},
     data::Position,
     engine::{
         backoff::Backoff,
         board::Board,
         clock::SourceClock,
-        crash::{self, Moment},
         error::EngineError,
         flows::Flows,
         inbox::Inbox,
@@ -225,6 +225,7 @@ impl Ingest {
         if let SourceError::PositionLost { .. } = error {
             warn!(source = self.name, reason, "position lost, starting over with a snapshot");
             self.writer.forget_position(&self.name).await?;
+            crash::moment(Moment::Forgotten);
             self.checkpoint.forget(&self.name)?;
             self.board.position_lost(self.index);
             self.board.state(self.index, SourceState::Retrying(reason.clone()));
@@ -236,6 +237,7 @@ impl Ingest {
             for view in views {
                 self.resting.drop_view(*view);
                 self.writer.drop_state(self.views[*view].id).await?;
+                crash::moment(Moment::Dropped);
                 self.views[*view].fingerprint = None;
             }
             return Ok(backoff.first());
@@ -404,6 +406,7 @@ impl Ingest {
                 session.pending = Some((received, settled));
             }
             Event::Changes { batch, settled } => {
+                crash::moment(Moment::Received);
                 session.inbox.settle(settled);
                 return self.on_changes(session, batch).await;
             }
@@ -416,9 +419,9 @@ impl Ingest {
     pub(super) fn note(&mut self, numbers: &[usize], changes: &Changes) {
         for (&view, change) in numbers.iter().zip(&changes.views) {
             let record = &mut self.views[view];
-            if change.held > record.held {
-                let (fact_type, removals) = (&record.fact_type, change.held);
-                warn!(source = self.name, %fact_type, removals, facts = change.facts, "removals held, see /v1/status");
+            if let Some(hold) = change.began {
+                let (fact_type, removals) = (&record.fact_type, change.newly_held);
+                warn!(source = self.name, %fact_type, %hold, removals, "removals held, see `factsync hold list`");
             }
             for (reason, rows) in &change.skipped {
                 if !record.skipped.contains_key(reason) {
@@ -437,6 +440,7 @@ impl Ingest {
             return Ok(());
         }
         self.writer.advance(&self.name, Reached { cut: received.clone(), position: received.clone(), settled: settled.clone() }).await?;
+        crash::moment(Moment::Advanced);
         (session.position, session.settled, session.unacknowledged) = (Some(received.clone()), Some(settled), Some(received));
         Ok(())
     }

@@ -21,10 +21,10 @@ mod backoff;
 mod board;
 mod clock;
 mod compare;
-mod crash;
 mod deliver;
 mod error;
 mod flows;
+mod holds;
 mod inbox;
 mod ingest;
 mod parked;
@@ -46,6 +46,8 @@ use tracing::{error, info, warn};
 
 use crate::{
     config::{Config, SyncOptions},
+    crash::{self, Moment},
+    error::causes,
     source::Follow,
     store::{Checkpoint, Store, ViewRecord},
     target::FactStore,
@@ -54,6 +56,7 @@ use crate::{
 
 pub use board::{Applied, Board, Delivered, Mode, TargetState};
 pub use error::EngineError;
+pub use holds::{EndedHold, HeldFacts, HoldEnd, HoldError};
 pub use shadow::ShadowOptions;
 pub use status::{
     FactTypeStatus, HeldStatus, OutboxStatus, ParkedStatus, QuotaStatus, ReconcileStatus, RetainedStatus, SnapshotStatus, SourceStatus,
@@ -63,6 +66,7 @@ pub use status::{
 use clock::SourceClock;
 use deliver::Deliver;
 use flows::Flows;
+use holds::Holds;
 use ingest::Ingest;
 use shadow::{Asked, Observed, Shadow, Watched};
 use writer::Writer;
@@ -118,9 +122,13 @@ pub async fn run(config: &Config, parts: Parts, stop: watch::Receiver<bool>) -> 
         }
     };
     settle_claims(config, &writer).await?;
+    crash::moment(Moment::Reassigned);
+    let mut numbered = BTreeMap::new();
     for (index, (source, follower)) in config.sources.iter().zip(followers).enumerate() {
         let views = writer.register(source).await?;
+        crash::moment(Moment::Registered);
         board.registered(index, &views);
+        numbered.extend(views.iter().enumerate().map(|(view, record)| (record.id, (index, view, record.fact_type.clone()))));
         let watch = |view: &ViewRecord| (view.id, Watched { source: index, name: source.name.clone(), record: view.clone() });
         watched.extend(views.iter().map(watch));
         let ingest = Ingest {
@@ -145,6 +153,7 @@ pub async fn run(config: &Config, parts: Parts, stop: watch::Receiver<bool>) -> 
         };
         tasks.spawn(ingest.run(follower));
     }
+    tasks.spawn(Holds::new(writer.clone(), board.clone(), numbered, stopped.clone()).run());
     match delivery {
         Delivery::Send => {
             board.spends(target.clone());
@@ -166,6 +175,7 @@ async fn settle_claims(config: &Config, writer: &Writer) -> Result<(), EngineErr
     for (source, slot) in writer.keep_slots(&config.sources).await? {
         warn!(source, slot, "source has another slot from now on: drop the one it had, for it holds the server's log");
     }
+    crash::moment(Moment::SlotsKept);
     for (source, slot) in writer.reassign(&config.sources).await? {
         match slot {
             Some(slot) => {
@@ -195,7 +205,7 @@ async fn join(mut tasks: JoinSet<Result<(), EngineError>>, halt: &watch::Sender<
     let mut outcome = Ok(());
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = flatten(ended) {
-            error!(reason = %error, "a task failed, stopping");
+            error!(reason = causes(&error), "a task failed, stopping");
             halt.send_replace(true);
             outcome = outcome.and(Err(error));
         }

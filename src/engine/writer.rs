@@ -14,10 +14,10 @@ use tokio::sync::watch;
 
 use crate::{
     config::{SourceConfig, SourceKind},
+    crash::{self, Moment},
     data::{ChangeBatch, Extent},
     engine::{
         board::Board,
-        crash::{self, Moment},
         error::EngineError,
         flows::{Absent, Flows, Task},
         parked::ParkedChanges,
@@ -83,6 +83,7 @@ impl Writer {
     /// `board` shows how much waits in the outbox.
     pub(super) fn new(store: Store, board: Arc<Board>) -> Result<Self, EngineError> {
         board.queues(Queues::of(&store));
+        board.hold(store.holds()?);
         Ok(Self {
             board,
             id: store.id().into(),
@@ -206,7 +207,7 @@ impl Writer {
             let Task { source, records, flows, inbox, guard } = &mut task;
             let inbox = RefCell::new(inbox);
             let more = &mut |wait| {
-                crash::moment(Moment::Computing);
+                crash::moment(if wait { Moment::Split } else { Moment::Computing });
                 inbox.borrow_mut().batch(wait)
             };
             let settled = &|| inbox.borrow().peek_settled().cloned();
@@ -223,6 +224,7 @@ impl Writer {
         let body = move |store: &mut Store| {
             let Task { source, records, flows, guard, .. } = &mut task;
             let followed = store.advance_clock(source, now, &mut flows.live(records), &mut remote, *guard)?;
+            crash::moment(Moment::Passed);
             Ok((task, followed))
         };
         self.run(body).await
@@ -269,7 +271,9 @@ impl Writer {
     /// Remembers why a plan is not trusted with a view.
     pub(super) async fn demote(&self, view: ViewId, fingerprint: &str, why: &str) -> Result<(), EngineError> {
         let (fingerprint, why) = (fingerprint.to_owned(), why.to_owned());
-        self.run(move |store| store.demote(view, &fingerprint, &why)).await
+        self.run(move |store| store.demote(view, &fingerprint, &why)).await?;
+        crash::moment(Moment::Demoted);
+        Ok(())
     }
 
     /// Remembers what the results of refresh views depend on.
@@ -380,6 +384,7 @@ impl Writer {
             let value = body(&mut store);
             // Under the lock, so that what is shown is of the last transaction, and before anybody hears of it.
             board.queues(Queues::of(&store));
+            board.hold(store.holds()?);
             queues.send_replace(Queues::of(&store));
             commit_no.send_if_modified(|last| std::mem::replace(last, store.commit_no()) != store.commit_no());
             value

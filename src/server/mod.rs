@@ -5,33 +5,46 @@
 //! | `GET /v1/status` | JSON: [`Status`](crate::engine::Status) |
 //! | `GET /v1/wait?position=P&timeout_ms=N&source=NAME` | `{"position", "offset"}` once every fact of the commits up to P is acknowledged; 504 when time runs out, 503 when too many wait |
 //! | | without `source` the one that counts in the position's measure, if only one does; 400 names the sources |
+//! | `GET /v1/holds` | `{"held": […]}`, as in the status |
+//! | `GET /v1/holds/{id}` | the hold and its facts, with the key |
+//! | `POST /v1/holds/{id}/release`, `…/drop` | lets its removals go, or forgets them, with the key; 404 if there is none, also for the second of two |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /healthz`, `/readyz` | alive; caught up, fact store reachable and no revocation refused |
 //! | `GET /` | the status page |
 //! | `/api/*` | Oso Cloud's facts API, when the target is the embedded store |
 //!
-//! Nothing here but `/api` changes anything, and nothing here shows a secret, or a cell value other than the ids of the few facts that
-//! the fact store refused, so only `/api` asks for the key.
+//! On loopback no web page is served but our own (`visitor`), and no connection costs more than it may (`accept`).
+//!
+//! What changes something asks for the key, and so does what shows facts; where no key was set and there is no `/api`, it is the public
+//! one on loopback, and nobody's elsewhere. The rest shows no secret, and no cell value other than the ids of the few facts that the
+//! fact store refused.
+
+mod accept;
+mod visitor;
+
+pub use accept::{Patience, serve};
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{Query, State},
+    extract::{Path, Query, Request, State},
     http::{StatusCode, header},
+    middleware::{self, Next},
     response::{Html, IntoResponse, Response},
-    routing::get,
-    serve::ListenerExt,
+    routing::{get, post},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
-};
+use tokio::sync::{Semaphore, watch};
 
-use crate::{data::Position, engine::Board, target::Offset, telemetry};
+use crate::{
+    data::Position,
+    engine::{Board, HoldEnd, HoldError},
+    target::{Offset, embedded::Access},
+    telemetry,
+};
 
 /// How long `/v1/wait` waits unless told: what an interactive request can afford.
 const DEFAULT_WAIT: Duration = Duration::from_secs(5);
@@ -50,19 +63,38 @@ struct Shared {
     board: Arc<Board>,
     metrics: PrometheusHandle,
     waiters: Arc<Semaphore>,
+    /// Who may change something; nobody if there is no key.
+    access: Option<Access>,
     stop: watch::Receiver<bool>,
 }
 
-/// The routes of a run; `api` is the embedded store's. From `stop` on nobody waits any longer.
-pub fn router(board: Arc<Board>, metrics: PrometheusHandle, api: Option<Router>, stop: watch::Receiver<bool>) -> Router {
+/// The routes of a run; `access` says who may change something, `api` is the embedded store's. From `stop` on nobody waits any longer.
+pub fn router(
+    board: Arc<Board>,
+    metrics: PrometheusHandle,
+    access: Option<Access>,
+    api: Option<Router>,
+    stop: watch::Receiver<bool>,
+) -> Router {
+    let shared = Shared { board, metrics, waiters: Arc::new(Semaphore::new(MOST_WAITERS)), access, stop };
+    let keyed = Router::new()
+        .route("/v1/holds/{id}", get(held_facts))
+        .route(
+            "/v1/holds/{id}/release",
+            post(async |hold: Path<String>, shared: State<Shared>| end_hold(&hold, &shared, HoldEnd::Release).await),
+        )
+        .route("/v1/holds/{id}/drop", post(async |hold: Path<String>, shared: State<Shared>| end_hold(&hold, &shared, HoldEnd::Drop).await))
+        .route_layer(middleware::from_fn_with_state(shared.clone(), with_key));
     let router = Router::new()
-        .route("/", get(async || Html(include_str!("page.html"))))
+        .route("/", get(page))
         .route("/v1/status", get(status))
+        .route("/v1/holds", get(holds))
         .route("/v1/wait", get(wait))
         .route("/metrics", get(render_metrics))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
-        .with_state(Shared { board, metrics, waiters: Arc::new(Semaphore::new(MOST_WAITERS)), stop });
+        .merge(keyed)
+        .with_state(shared);
     with_api(router, api)
 }
 
@@ -77,25 +109,6 @@ pub fn standby_router(why: &str) -> Router {
     Router::new().route("/healthz", get(async || "ok\n")).fallback(async move || problem(StatusCode::SERVICE_UNAVAILABLE, &why))
 }
 
-/// Serves `router` until `stop`, then gives open connections up to `grace`.
-pub async fn serve(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>, grace: Duration) -> std::io::Result<()> {
-    // A thousand who wait are a thousand connections, and the usual soft limit of 1,024 open files is there for `select`, which nothing
-    // here calls. Where it cannot be raised, those who come too late wait in the listener's queue.
-    let _ = rlimit::increase_nofile_limit(u64::MAX);
-    let mut stopped = stop.clone();
-    // An answer in two pieces must not wait for the acknowledgement of the first: that costs 40 ms. Where it cannot be set,
-    // it is only slow.
-    let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
-    let server = axum::serve(listener, router).with_graceful_shutdown(async move {
-        // A dropped sender is the end of the process as well.
-        let _ = stopped.wait_for(|stop| *stop).await;
-    });
-    tokio::select! {
-        served = server.into_future() => served,
-        () = async { let _ = stop.wait_for(|stop| *stop).await; tokio::time::sleep(grace).await } => Ok(()),
-    }
-}
-
 fn with_api(router: Router, api: Option<Router>) -> Router {
     match api {
         // The API answers for every path nobody else has: it knows `//api/facts` and says 404 in JSON.
@@ -104,8 +117,45 @@ fn with_api(router: Router, api: Option<Router>) -> Router {
     }
 }
 
+/// What the page needs and nothing more; nobody may put it into a frame of theirs.
+const PAGE_POLICY: &str = "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+                           base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+async fn page() -> Response {
+    ([(header::CONTENT_SECURITY_POLICY, PAGE_POLICY)], Html(include_str!("page.html"))).into_response()
+}
+
 async fn status(State(shared): State<Shared>) -> Response {
     Json(shared.board.status()).into_response()
+}
+
+async fn with_key(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    match &shared.access {
+        Some(access) if access.admits(request.headers()) => next.run(request).await,
+        Some(_) => problem(StatusCode::UNAUTHORIZED, "the API key is missing or wrong; send it as \"Authorization: Bearer KEY\""),
+        None => problem(StatusCode::UNAUTHORIZED, "this factsync listens to other machines and has no key: start it with OSO_AUTH"),
+    }
+}
+
+async fn holds(State(shared): State<Shared>) -> Response {
+    Json(json!({ "held": shared.board.holds() })).into_response()
+}
+
+async fn held_facts(Path(id): Path<String>, State(shared): State<Shared>) -> Response {
+    answer(shared.board.held_facts(&id).await)
+}
+
+async fn end_hold(id: &str, shared: &Shared, end: HoldEnd) -> Response {
+    answer(shared.board.end_hold(id, end).await)
+}
+
+fn answer(outcome: Result<impl Serialize, HoldError>) -> Response {
+    match outcome {
+        Ok(answer) => Json(answer).into_response(),
+        Err(error @ HoldError::Unknown(_)) => problem(StatusCode::NOT_FOUND, &error.to_string()),
+        Err(error @ HoldError::Shadow) => problem(StatusCode::CONFLICT, &error.to_string()),
+        Err(error @ HoldError::Away) => try_again(&error.to_string()),
+    }
 }
 
 async fn render_metrics(State(shared): State<Shared>) -> Response {

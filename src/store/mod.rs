@@ -12,9 +12,10 @@
 //! |---|---|---|
 //! | `meta` | `key` | `store_id` (a UUID made with the file), `offset` (the fact store's last token), `commit_no` (the last number given out); of the backlog the `floor` and the `epoch`; each source's slot under `slot:` and its name (`slots.rs`) |
 //! | `source` | `name` | position; up to where no view lacks anything (`settled`); fingerprint, identity of the database; whether the last snapshot was compared with the fact store; what its clock showed |
-//! | `view` | `id` | source, signature, whether its desired facts come from a full result, whether its last run failed, their number, rows skipped by reason, removals held back; whether the fact store was ever compared with it (`met`); for its state the plan's fingerprint, its position while that is ahead of the source's, its time, and why the plan is not trusted (`demoted`) |
+//! | `view` | `id` | source, signature, whether its desired facts come from a full result, whether its last run failed, their number, rows skipped by reason, removals held back, and how many facts the query had lately (`recent`, for the guard); whether the fact store was ever compared with it (`met`); for its state the plan's fingerprint, its position while that is ahead of the source's, its time, and why the plan is not trusted (`demoted`) |
 //! | `fact` | `view, row` | desired facts as [`Row`](crate::data::Row) bytes: byte order is row order, so a view is read as an [`Extent`](crate::data::Extent) |
-//! | `held` | `view, row` | facts that the query does not have and whose removal waits for a person, and whether they were there before us (`adopt.rs`); they are in `fact`, too |
+//! | `held` | `view, row` | facts that the query does not have and whose removal waits for a person, and in which hold; they are in `fact`, too |
+//! | `hold` | `id` | what one judgement of the guard holds (`holds.rs`): how many removals, out of how many facts, why, since when and where |
 //! | `skipped` | `view, row` | rows of an incremental view's result that make no fact |
 //! | `state_N` | `key` | what view N's dataflow keeps between two commits (`state.rs`) |
 //! | `outbox` | `commit_no, op, seq` | changes not yet acknowledged, in the order they are sent: by commit, its deletes first; each row a block of a view's changes (`block.rs`), of which the first `sent` are gone |
@@ -41,6 +42,7 @@ mod directory;
 mod facts;
 mod flips;
 mod follow;
+mod holds;
 mod layout;
 mod load;
 mod maintain;
@@ -54,17 +56,26 @@ mod tests;
 mod views;
 mod watch;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
-use crate::{data::Position, error::Disposition, target::Offset};
+use crate::{
+    crash::{self, Moment},
+    data::Position,
+    error::Disposition,
+    target::Offset,
+};
 
 pub use backlog::Turn;
 pub use checkpoint::Checkpoint;
 pub use cut::{Fresh, LoadedState, Reached};
 pub use directory::{StateDirectory, StateError};
 pub use follow::{Applied, Followed, Live};
+pub use holds::{Hold, HoldId};
 pub use layout::LAYOUT;
 pub use load::{Audit, Doubt, Loaded};
 pub use maintain::Maintain;
@@ -85,7 +96,7 @@ const CACHED_STATEMENTS: usize = 512;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// SQLite failed while opening or reading.
-    #[error("could not {action} the local store \"{}\"", path.display())]
+    #[error("could not {action} the local store \"{}\"{}", path.display(), hint(source))]
     Sqlite {
         /// What was tried.
         action: &'static str,
@@ -137,6 +148,16 @@ pub enum StoreError {
     Checkpoint(#[source] sled::Error),
 }
 
+/// What to do, where SQLite's own words do not say it: without space for the index of its log it calls everything an I/O error.
+fn hint(source: &rusqlite::Error) -> &'static str {
+    match source.sqlite_error().map(|error| error.extended_code) {
+        Some(rusqlite::ffi::SQLITE_FULL | rusqlite::ffi::SQLITE_IOERR_SHMSIZE) => {
+            ". Its disk is full: free space, then start factsync again. What was acknowledged is there"
+        }
+        Some(_) | None => "",
+    }
+}
+
 impl StoreError {
     /// Who acts next.
     pub fn disposition(&self) -> Disposition {
@@ -179,6 +200,8 @@ pub struct Store {
     kept_flips: usize,
     /// How large the outbox's blocks become.
     blocks: block::Limits,
+    /// Seconds since 1970, for the guard.
+    time: Box<dyn Fn() -> u64 + Send>,
 }
 
 impl Store {
@@ -213,6 +236,7 @@ impl Store {
             poisoned: false,
             kept_flips: flips::KEPT_BYTES,
             blocks: block::LIMITS,
+            time: Box::new(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())),
         })
     }
 
@@ -298,6 +322,7 @@ impl Store {
         let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate);
         let tx = tx.map_err(|error| failed("write", &path, error.into()))?;
         let Some(value) = body(&tx).map_err(|failure| failed("write", &path, failure))? else { return Ok(None) };
+        crash::moment(Moment::Writing);
         if let Err(error) = tx.commit() {
             // After a failed fsync the cache and the disk may differ; nobody may write on top of that.
             self.poisoned = true;

@@ -24,6 +24,7 @@ use crate::{
         postgres::{
             catalog::{self, Function, Identity, Kind, Table},
             fault,
+            pulse::Named,
             session::{Server, Session},
             uses::{ColumnsUsed, Uses},
         },
@@ -94,6 +95,10 @@ pub(crate) struct Analysis {
     pub(crate) server_version: u32,
     /// Used tables with their families.
     pub(crate) tables: BTreeMap<u32, Table>,
+    /// The labels of the enums among the types of columns, and of the domains over them.
+    pub(crate) labels: BTreeMap<u32, Arc<BTreeSet<String>>>,
+    /// Everything that the queries name.
+    pub(crate) named: Named,
 }
 
 /// What preparing one query told.
@@ -118,7 +123,24 @@ pub(crate) async fn analyze(server: &Server, session: &mut Session, views: &[Vie
         judge(view, prepared, &catalogue, &search_path)
     };
     let judged: Vec<_> = views.iter().zip(&prepared).map(judge).collect();
-    Ok(Analysis { views: judged, server_version: catalogue.server_version, tables: catalogue.tables })
+    let (labels, named) = (labels(&catalogue), named(&prepared, &catalogue));
+    Ok(Analysis { views: judged, server_version: catalogue.server_version, tables: catalogue.tables, labels, named })
+}
+
+fn labels(catalogue: &Catalogue) -> BTreeMap<u32, Arc<BTreeSet<String>>> {
+    let base = |found: &catalog::Type| catalogue.types.get(&found.base).filter(|base| base.kind == catalog::TypeKind::Enum);
+    let enums = catalogue.types.iter().filter_map(|(oid, found)| Some((*oid, base(found)?)));
+    enums.map(|(oid, base)| (oid, Arc::new(base.labels.iter().map(|(_, label)| label.clone()).collect()))).collect()
+}
+
+/// Everything that the queries name; built-in functions and types do not change.
+fn named(prepared: &[Result<Prepared, String>], catalogue: &Catalogue) -> Named {
+    let of_users = |oid: &u32| *oid >= catalog::FIRST_USER_OID;
+    let uses = || prepared.iter().flatten().map(|prepared| &prepared.uses);
+    let relations: BTreeSet<u32> = catalogue.tables.keys().chain(uses().flat_map(|uses| &uses.views)).copied().collect();
+    let functions: BTreeSet<u32> = uses().flat_map(|uses| called(uses, catalogue)).filter(of_users).collect();
+    let types = catalogue.types.keys().filter(|oid| of_users(oid)).copied().collect();
+    Named { relations: relations.into_iter().collect(), functions: functions.into_iter().collect(), types }
 }
 
 /// Everything that the queries name, and the `search_path` by which they were understood.
@@ -212,7 +234,7 @@ fn judge(view: &View<String>, prepared: &Prepared, catalogue: &Catalogue, search
     }
     for (oid, used) in &uses.relations {
         match catalogue.tables.get(oid) {
-            Some(table) => refusals.extend(refuse_table(table, used, &catalogue.tables)),
+            Some(table) => refusals.extend(refuse_table(table, used, catalogue)),
             None => drop(refusals.insert(format!("it reads table {oid}, which does not exist any more. Try again"))),
         }
     }
@@ -254,7 +276,22 @@ fn refuse_function(function: &Function) -> Option<String> {
     }
 }
 
-fn refuse_table(table: &Table, used: &ColumnsUsed, tables: &BTreeMap<u32, Table>) -> Vec<String> {
+/// The first version that refuses to update a published table whose identity has a generated column that is not published.
+const MINDS_GENERATED: u32 = 180_000;
+
+/// Whether a published table can neither be updated nor deleted from because of a generated column in its identity.
+pub(crate) fn is_stuck(table: &Table, version: u32) -> bool {
+    let mut generated = table.columns.values().filter(|column| column.generated);
+    let told = |name: &String| match &table.identity {
+        Identity::Full => true,
+        Identity::Columns(key) => key.contains(name),
+        Identity::Missing => false,
+    };
+    version >= MINDS_GENERATED && table.kind == Kind::Table && generated.any(|column| told(&column.name))
+}
+
+fn refuse_table(table: &Table, used: &ColumnsUsed, catalogue: &Catalogue) -> Vec<String> {
+    let tables = &catalogue.tables;
     let title = table.title();
     if let Kind::Other(what) = table.kind {
         return vec![format!("{title} is {what}, whose changes are not in the change log. Query the tables behind it")];
@@ -269,6 +306,12 @@ fn refuse_table(table: &Table, used: &ColumnsUsed, tables: &BTreeMap<u32, Table>
             (Kind::Other(what), _) => refusals.push(format!(
                 "{} is {what} below {title}, whose changes are not in the change log. Detach it or query its siblings",
                 member.title()
+            )),
+            (Kind::Table, _) if is_stuck(member, catalogue.server_version) => refusals.push(format!(
+                "the replica identity of {} has a generated column, and publishing it would break the application's UPDATE and DELETE. \
+                 Give it a primary key without one, and run ALTER TABLE {} REPLICA IDENTITY DEFAULT",
+                member.title(),
+                super::publication::quoted(&member.schema, &member.name),
             )),
             (Kind::Table, Identity::Missing) => refusals.push(format!(
                 "{} has no primary key, and publishing it would break the application's UPDATE and DELETE. \
@@ -287,6 +330,16 @@ fn table_use(table: &Table, used: &ColumnsUsed) -> TableUse {
     TableUse { schema: table.schema.clone(), name: table.name.clone(), columns: columns.map(|(_, column)| column.name.clone()).collect() }
 }
 
+/// Whether a result can depend on `search_path` although every name in the query is resolved: the text of a function of the user's may have
+/// names in it, and so may what a stable one is given or gives back, such as the text of a `regclass`.
+fn feels_search_path(uses: &Uses, tables: &BTreeMap<u32, TableUse>, catalogue: &Catalogue) -> bool {
+    let of_tables = tables.keys().filter_map(|oid| catalogue.tables.get(oid)).flat_map(|table| table.columns.values());
+    let types: BTreeSet<u32> = uses.types.iter().copied().chain(of_tables.map(|column| column.type_oid)).collect();
+    let of_types = types.iter().filter_map(|oid| catalogue.types.get(oid)).flat_map(|found| [found.input, found.output]);
+    let mut functions = called(uses, catalogue).into_iter().chain(of_types);
+    functions.any(|oid| oid >= catalog::FIRST_USER_OID || catalogue.functions.get(&oid).is_none_or(|found| found.volatility != "i"))
+}
+
 /// SHA-256 over everything that one view's result, its plan and the layout of its state depend on.
 fn fingerprint(
     view: &View<String>,
@@ -301,6 +354,7 @@ fn fingerprint(
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     };
+    let search_path = if feels_search_path(&prepared.uses, tables, catalogue) { search_path } else { "" };
     add(format!("{PLAN_VERSION} {} {search_path}", catalogue.server_version / 10_000).as_bytes());
     add(view.fact_type.to_string().as_bytes());
     add(view.query.as_bytes());

@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tokio_postgres::{Client, Error};
 
-use crate::query::catalogue::{Collation, EqualImage, Operator, Type, TypeKind};
-pub(crate) use crate::query::catalogue::{Column, Function, ReplicaIdentity as Identity, Table, TableKind as Kind};
+use crate::query::catalogue::{Collation, EqualImage, Operator};
+pub(crate) use crate::query::catalogue::{Column, Function, ReplicaIdentity as Identity, Table, TableKind as Kind, Type, TypeKind};
 
 /// The first OID that is not PostgreSQL's own (`FirstNormalObjectId` of `access/transam.h`).
-const FIRST_USER_OID: u32 = 16_384;
+pub(crate) const FIRST_USER_OID: u32 = 16_384;
 /// `BTLessStrategyNumber` of `access/stratnum.h`.
 const BTREE_LESS: i16 = 1;
 /// `BTEqualStrategyNumber`.
@@ -123,6 +123,40 @@ async fn columns(client: &Client, oids: &[u32]) -> Result<BTreeMap<u32, BTreeMap
         columns.entry(row.get(0)).or_default().insert(row.get(1), column);
     }
     Ok(columns)
+}
+
+/// What tells that the rows of a table were written anew.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Trace {
+    /// For each column the transaction that changed its definition last.
+    pub(crate) columns: BTreeMap<String, String>,
+    /// For each generated column its expression's number: another expression is another object.
+    pub(crate) generated: BTreeMap<String, u32>,
+    /// The table's file.
+    pub(crate) file: u32,
+}
+
+/// The traces of tables.
+pub(crate) async fn traces(client: &Client, oids: &[u32]) -> Result<BTreeMap<u32, Trace>, Error> {
+    let rows = client
+        .query(
+            "SELECT c.oid, c.relfilenode, a.attname::text, a.xmin::text, d.oid FROM pg_catalog.pg_class c
+             JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+             LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum AND a.attgenerated <> ''
+             WHERE c.oid = ANY ($1)",
+            &[&oids],
+        )
+        .await?;
+    let mut traces: BTreeMap<u32, Trace> = BTreeMap::new();
+    for row in rows {
+        let trace = traces.entry(row.get(0)).or_default();
+        trace.file = row.get(1);
+        trace.columns.insert(row.get(2), row.get(3));
+        if let Some(expression) = row.get(4) {
+            trace.generated.insert(row.get(2), expression);
+        }
+    }
+    Ok(traces)
 }
 
 /// The keys of each table that hold after every single row change.

@@ -32,6 +32,7 @@ use tracing::info;
 
 use crate::{
     config::{PostgresConfig, View},
+    crash::{self, Moment},
     data::{Lsn, Position},
     source::{
         self, Evaluate, Event, Follow, Link, Reading, Role, SourceError, SourceState, Start,
@@ -197,7 +198,7 @@ impl Follower {
         };
         let Some(streaming) = begun else { return Ok(None) };
         let version = survey.analysis.server_version;
-        let pulse = Pulse::new(server.clone(), survey.watched(), &self.slot, version).await?;
+        let pulse = Pulse::new(server.clone(), survey.watched(), survey.analysis.named.clone(), &self.slot, version).await?;
         let refresh = Refresh::new(server.clone(), self.slot.clone(), version, self.reader(server));
         // What has to begin with the mark streams when it has.
         if streaming.resume.is_proof() && !send(link, Event::State(SourceState::Streaming)).await {
@@ -350,6 +351,7 @@ impl Follower {
         }
         let version = survey.analysis.server_version;
         let anchor = Anchor::create(server.clone(), self.slot.clone(), version, Lifetime::Permanent).await?;
+        crash::moment(Moment::Slotted);
         let mut followed: Vec<usize> = parts.loaded.iter().chain(&parts.refreshed).copied().collect();
         followed.sort_unstable();
         let snapshot = self.read(server, survey, &anchor, &followed, &parts.loaded).await?;
@@ -460,8 +462,8 @@ fn plan(survey: &Survey, parts: &Parts, start: &Start) -> Plan {
         settled: lsn(&start.settled),
         failed: BTreeSet::new(),
         essence: survey.essence(&parts.incremental()),
-        publication: survey.publication.clone(),
-        shapes: survey.shapes.clone(),
+        look: survey.look.clone(),
+        refuses: (0..survey.views.len()).any(|view| survey.refusal(view).is_some()),
     }
 }
 

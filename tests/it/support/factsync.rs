@@ -210,6 +210,11 @@ impl Process {
         status
     }
 
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.daemon.exit_status().is_some()
+    }
+
     /// Stops it in its tracks (SIGSTOP); it answers nobody until [`Self::go_on`].
     pub(crate) fn pause(&self) {
         self.send("STOP");

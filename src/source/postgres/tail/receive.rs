@@ -25,9 +25,10 @@ const UNREADABLE: &str = "a message of the stream cannot be read";
 const UNDEFINED_OBJECT: &str = "42704";
 /// A transaction that is being received.
 pub(super) struct Transaction {
+    /// Its number.
+    pub(super) xid: u32,
     /// Where its commit record starts.
     pub(super) commit: Lsn,
-    xid: u32,
     time: i64,
     /// Whether it is the position's [mark](crate::source::postgres::mark), and was applied before.
     known: bool,
@@ -94,10 +95,10 @@ impl Tail {
             }
             Message::Shape(shape) => {
                 self.plan.images.shape(&shape);
-                // Sent once for each table, and again after DDL on it.
-                let used = self.plan.views.contains_key(&shape.relation) || self.plan.images.keep(shape.relation);
-                if !self.known.insert(shape.relation) && used {
+                // Sent before the first row of each table, and again after DDL on it.
+                if self.plan.views.contains_key(&shape.relation) || self.plan.images.keep(shape.relation) {
                     self.analyze_soon();
+                    self.check();
                 }
             }
             Message::Nothing => {}
