@@ -186,6 +186,7 @@ impl Process {
     }
 
     /// The same; `None` while it does not answer with facts, as a standby.
+    #[expect(clippy::disallowed_methods, reason = "what a test asks for is small")]
     pub(crate) async fn facts_or_none(&self, predicate: &str) -> Option<Vec<Value>> {
         let request = self.client.get(format!("{}/api/facts?predicate={predicate}", self.url)).bearer_auth(DEVELOPMENT_KEY);
         let response = request.send().await.ok().filter(|response| response.status().as_u16() == 200)?;
