@@ -6,8 +6,9 @@
 //! was restored from a backup, deleted, or sits on a disk that lied: upstream has let go of the changes in between, and only
 //! a new snapshot brings them back.
 //!
-//! A power loss may leave the file itself by halves, for sled does not sync all that it writes when it makes it. It is then made anew, with a
-//! mark that the old witness is gone: a source that was not told anything since is read as a whole, because nobody knows what it was told.
+//! A power loss may leave the file itself by halves, for sled does not sync all that it writes when it makes it. It is then made anew,
+//! with a mark that the old witness is gone: a source that was not told anything since is read as a whole, because nobody knows what it
+//! was told.
 
 use std::{
     path::Path,
@@ -141,7 +142,7 @@ mod tests {
         let checkpoint = Checkpoint::open(folder.path()).expect("opened");
         checkpoint.tell("db", "a", &at("0/10")).expect("written");
         drop(checkpoint);
-        std::fs::write(folder.path().join("conf"), "").expect("written");
+        std::fs::write(folder.path().join("conf"), [0; 64]).expect("written");
         let checkpoint = Checkpoint::open(folder.path()).expect("made anew");
         let lost = |checkpoint: &Checkpoint| checkpoint.lost("db", "a", &at("0/10")).expect("read");
         assert!(lost(&checkpoint).is_some());
