@@ -5,6 +5,10 @@
 //! not always a power loss, so it may be behind the store, never the reason to trust it. A store *behind* its checkpoint
 //! was restored from a backup, deleted, or sits on a disk that lied: upstream has let go of the changes in between, and only
 //! a new snapshot brings them back.
+//!
+//! A power loss may leave the file itself by halves, for sled does not sync all that it writes when it makes it. It is then made anew,
+//! with a mark that the old witness is gone: a source that was not told anything since is read as a whole, because nobody knows what it
+//! was told.
 
 use std::{
     path::Path,
@@ -13,6 +17,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use crate::{
     crash::{self, Moment},
@@ -25,6 +30,9 @@ const CACHE_BYTES: u64 = 1 << 20;
 /// How long opening waits for the file's lock. The state directory is locked by then, so whoever has it is on its way out: sled lets go of
 /// it in a thread of its own, a little after the last handle is dropped.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The key of the mark; no source has it, for a name is not empty.
+const UNREADABLE: &str = "";
 
 /// The checkpoint file.
 pub struct Checkpoint {
@@ -48,9 +56,22 @@ impl Checkpoint {
                 Err(sled::Error::Io(error)) if error.to_string().contains("lock") && began.elapsed() < LOCK_PATIENCE => {
                     thread::sleep(LOCK_PATIENCE / 100);
                 }
+                Err(error @ sled::Error::Corruption { .. }) => {
+                    warn!(error = %error, "the checkpoint is unreadable, making it anew");
+                    return Self::anew(path, &config);
+                }
                 Err(error) => return Err(StoreError::Checkpoint(error)),
             }
         }
+    }
+
+    /// In the place of one that cannot be read, with the mark.
+    fn anew(path: &Path, config: &sled::Config) -> Result<Self, StoreError> {
+        std::fs::remove_dir_all(path)?;
+        let db = config.open().map_err(StoreError::Checkpoint)?;
+        db.insert(UNREADABLE, &[]).map_err(StoreError::Checkpoint)?;
+        db.flush().map_err(StoreError::Checkpoint)?;
+        Ok(Self { db })
     }
 
     /// Writes down, durably, that `source` is about to be told `position` by the store `store_id`.
@@ -65,7 +86,10 @@ impl Checkpoint {
 
     /// Why a store that stands at `position` has lost changes `source` will not send again, if it has.
     pub fn lost(&self, source: &str, store_id: &str, position: &Position) -> Result<Option<String>, StoreError> {
-        let Some(bytes) = self.db.get(source).map_err(StoreError::Checkpoint)? else { return Ok(None) };
+        let Some(bytes) = self.db.get(source).map_err(StoreError::Checkpoint)? else {
+            let gone = self.db.contains_key(UNREADABLE).map_err(StoreError::Checkpoint)?;
+            return Ok(gone.then(|| "the checkpoint is unreadable".to_owned()));
+        };
         let Ok(told) = serde_json::from_slice::<Entry>(&bytes) else {
             return Ok(Some("the checkpoint is unreadable".to_owned()));
         };
@@ -109,5 +133,23 @@ mod tests {
         assert_eq!(checkpoint.lost("other", "a", &at("0/1")).expect("read"), None);
         checkpoint.forget("db").expect("forgotten");
         assert_eq!(checkpoint.lost("db", "b", &at("0/1")).expect("read"), None);
+    }
+
+    #[test]
+    fn one_that_is_there_by_halves_is_made_anew_and_witnesses_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |text: &str| text.parse::<Position>().expect("a position");
+        let checkpoint = Checkpoint::open(folder.path()).expect("opened");
+        checkpoint.tell("db", "a", &at("0/10")).expect("written");
+        drop(checkpoint);
+        std::fs::write(folder.path().join("conf"), [0; 64]).expect("written");
+        let checkpoint = Checkpoint::open(folder.path()).expect("made anew");
+        let lost = |checkpoint: &Checkpoint| checkpoint.lost("db", "a", &at("0/10")).expect("read");
+        assert!(lost(&checkpoint).is_some());
+        drop(checkpoint);
+        let checkpoint = Checkpoint::open(folder.path()).expect("opened again");
+        assert!(lost(&checkpoint).is_some(), "the mark stays");
+        checkpoint.tell("db", "a", &at("0/10")).expect("written");
+        assert_eq!(lost(&checkpoint), None);
     }
 }

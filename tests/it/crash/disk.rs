@@ -33,7 +33,7 @@ pub(super) enum Left {
 /// A state directory on such a disk.
 pub(super) struct Disk {
     folder: TempDir,
-    library: PathBuf,
+    shim: PathBuf,
     before: Content,
 }
 
@@ -79,14 +79,14 @@ struct Record<'a> {
 impl Disk {
     pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let library = folder.path().join("disk.so");
+        let shim = folder.path().join("disk.so");
         let source = root().join("tests/tools/disk.c");
         let mut cc = Command::new("cc");
-        let built = cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-lpthread").output();
+        let built = cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&shim).arg(source).arg("-lpthread").output();
         let built = built.expect("there is a C compiler: apt-get install build-essential");
         assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
         fs::create_dir(folder.path().join("disk")).expect("created");
-        Self { folder, library, before: Content::default() }
+        Self { folder, shim, before: Content::default() }
     }
 
     /// Everything on it.
@@ -111,7 +111,7 @@ impl Disk {
     pub(super) fn environment(&self) -> [(&'static str, String); 4] {
         let text = |path: PathBuf| path.to_str().expect("UTF-8").to_owned();
         [
-            ("LD_PRELOAD", text(self.library.clone())),
+            ("LD_PRELOAD", text(self.shim.clone())),
             ("DISK_FOLDER", text(self.all())),
             ("DISK_JOURNAL", text(self.journal())),
             ("DISK_FULL", text(self.full())),
