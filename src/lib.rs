@@ -46,7 +46,7 @@
 //! | when is a file believed that somebody still writes? | [`source::csv`], `tail.rs` |
 //! | what happens to a fact that the fact store refuses? | `engine/deliver.rs` parks it, `engine/parked.rs` shows it |
 //! | what happens to a view that fails? | `engine/apply.rs`, `flow_failed` |
-//! | at which steps does a test let the process die? | `engine/crash.rs` |
+//! | at which steps does a test let the process die? | [`crash`] |
 //! | what is on the disk? | [`store`] (local state), [`target::embedded`] (the embedded fact store) |
 //!
 //! # Invariants
@@ -84,6 +84,8 @@
 //! *refresh*, with the reason by name: a commit that touches one of the view's tables runs its query again, in the only kind of snapshot
 //! that PostgreSQL ties to a log position. A MongoDB view is incremental where its pipeline works document by document: what has changed is
 //! looked up at the cluster time of its change ([`source::mongo`]); other pipelines are refreshed. CSV files are refreshed.
+#![doc = ""]
+#![doc = include_str!("complaints.md")]
 
 pub mod cli;
 pub mod config;
@@ -98,6 +100,7 @@ pub mod reconcile;
 pub mod store;
 pub mod target;
 
+pub mod crash;
 pub mod engine;
 pub mod error;
 pub mod server;

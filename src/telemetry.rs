@@ -6,7 +6,7 @@
 use std::io::{self, IsTerminal};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, filter::Directive, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Facts that should be in the fact store, by `fact_type`.
 pub const DESIRED_FACTS: &str = "factsync_desired_facts";
@@ -62,7 +62,7 @@ pub enum LogFormat {
 
 /// Sends logs to stderr, filtered by `RUST_LOG`, else at `default`.
 pub fn init_logs(format: LogFormat, default: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default)).add_directive(statements_of_driver());
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false).with_ansi(io::stderr().is_terminal());
     // A second call, in tests, keeps the first subscriber.
@@ -70,6 +70,11 @@ pub fn init_logs(format: LogFormat, default: &str) {
         LogFormat::Text => registry.with(layer).try_init(),
         LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
     };
+}
+
+/// What `tokio-postgres` may log, whatever is asked for: below this it logs every statement with its parameters, which are cells.
+fn statements_of_driver() -> Directive {
+    "tokio_postgres=info".parse().expect("it is a target and a level")
 }
 
 /// Starts collecting metrics; the handle renders them as Prometheus text.

@@ -83,6 +83,9 @@ struct Global {
     /// if that is set), else `embedded`
     #[arg(long, global = true, value_name = "embedded|URL")]
     target: Option<String>,
+    /// Send the key and the facts to another machine without TLS, where --target says http://
+    #[arg(long, global = true)]
+    plain_http: bool,
     /// The plan whose write quota is kept when facts go to a URL: free, growth or unlimited
     #[arg(long, global = true, default_value = "growth")]
     plan: Plan,
@@ -141,6 +144,7 @@ struct Configs {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    leave_no_core();
     let default = match cli.command {
         Command::Run(_) | Command::Serve => "info,pgwire_replication=off",
         Command::Reconcile(_)
@@ -166,6 +170,15 @@ pub fn main() -> ExitCode {
             let usage = problems.is_some() || error.is::<Misuse>();
             if usage { Exit::Usage } else { Exit::Failure }.into()
         }
+    }
+}
+
+/// A core dump would hold every password and key, and rows. 1 rather than 0, because the kernel still hands a core to a program (as
+/// `core_pattern` may say) at 0, and not at 1. Only the soft limit: who hunts a crash can raise it, `prlimit --core=unlimited --pid PID`.
+fn leave_no_core() {
+    if let Ok((_, hard)) = rlimit::Resource::CORE.get() {
+        // A hard limit of 0 is as good.
+        let _ = rlimit::Resource::CORE.set(hard.min(1), hard);
     }
 }
 

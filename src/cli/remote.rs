@@ -75,6 +75,15 @@ struct Answer {
     body: Value,
 }
 
+/// `url` as it may be shown: without a user and a password.
+fn without_credentials(url: &str) -> String {
+    let Ok(mut url) = reqwest::Url::parse(url) else { return "the URL of --target, which cannot be read".to_owned() };
+    // Neither can be set on a URL without a host, which has none to hide.
+    let _ = url.set_password(None);
+    let _ = url.set_username("");
+    url.as_str().trim_end_matches('/').to_owned()
+}
+
 async fn ask(global: &Global, path: &str, query: &[(&str, String)], timeout: Duration) -> anyhow::Result<Answer> {
     let pairs = form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
     let base = match global.target.as_deref() {
@@ -84,6 +93,7 @@ async fn ask(global: &Global, path: &str, query: &[(&str, String)], timeout: Dur
         Some(_) => return Err(Misuse("--target is no URL; expected one such as http://127.0.0.1:7878".to_owned()).into()),
     };
     let url = format!("{base}{path}?{pairs}");
+    let base = without_credentials(&base);
     let client = reqwest::Client::builder().timeout(timeout).build()?;
     let unreachable = || format!("could not ask the factsync at {base}. Is `factsync run` running there? --listen says where it is");
     let mut response = client.get(&url).send().await.with_context(unreachable)?;
@@ -99,4 +109,16 @@ async fn ask(global: &Global, path: &str, query: &[(&str, String)], timeout: Dur
     }
     let body = serde_json::from_slice(&bytes).with_context(|| format!("what answers at {base} is not factsync"))?;
     Ok(Answer { status, body })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_shown_without_its_password() {
+        assert_eq!(without_credentials("http://user:hunter2@127.0.0.1:9"), "http://127.0.0.1:9");
+        assert_eq!(without_credentials("http://hunter2@h/path"), "http://h/path");
+        assert!(!without_credentials("https://hunter2@h:x").contains("hunter2"));
+    }
 }

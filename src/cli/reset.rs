@@ -88,7 +88,8 @@ fn left(config: &Config, state: &StateDirectory) -> anyhow::Result<Vec<(String, 
 fn local_state(state: &StateDirectory) -> Vec<PathBuf> {
     let store = state.state();
     let beside = |suffix: &str| PathBuf::from(format!("{}{suffix}", store.display()));
-    let paths = [beside("-wal"), beside("-shm"), store.clone(), state.checkpoint()];
+    // Without its log a store that is left behind half-way could be one that never was; a log without a store is nothing.
+    let paths = [store.clone(), beside("-wal"), beside("-shm"), state.checkpoint()];
     paths.into_iter().filter(|path| path.exists()).collect()
 }
 

@@ -15,7 +15,7 @@ use crate::{
     cli::{Configs, Exit, Global, duration, load_sources, target},
     config::{MaxRemovals, SourceConfig, SourceKind},
     engine::{self, Board, Delivery, Parts, ShadowOptions},
-    server,
+    server::{self, Patience},
     source::{Follow, csv, mongo, postgres},
     store::{Checkpoint, Store},
     target::{
@@ -104,7 +104,7 @@ pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit>
     info!(target = target.kind, "listening on {url}");
     let (stop, stopped) = watch::channel(false);
     let router = server::router(board, telemetry::init_metrics(), api, stopped.clone());
-    let http = tokio::spawn(server::serve(listener, router, stopped.clone(), engine::GRACE));
+    let http = tokio::spawn(server::serve(listener, router, Patience::default(), stopped.clone(), engine::GRACE));
     let signals = tokio::spawn(until_signalled(signals, stop.clone()));
     let mut outcome = tokio::select! {
         outcome = engine::run(&config, parts, stopped) => outcome,

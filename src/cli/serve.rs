@@ -5,7 +5,8 @@ use tracing::info;
 
 use crate::{
     cli::{Exit, Global, run, target},
-    engine, server,
+    engine,
+    server::{self, Patience},
     target::embedded::{self, EmbeddedStore},
 };
 
@@ -22,7 +23,7 @@ pub(super) async fn run(global: &Global) -> anyhow::Result<Exit> {
     let signals = tokio::spawn(run::until_signalled(signals, stop));
     let router = server::bare_router(embedded::router(store.clone(), access, global.limits));
     tokio::select! {
-        served = server::serve(listener, router, stopped, engine::GRACE) => served?,
+        served = server::serve(listener, router, Patience::default(), stopped, engine::GRACE) => served?,
         // A store that failed to commit takes no more writes until it is opened again.
         error = store.failed() => return Err(error.into()),
     }

@@ -53,6 +53,12 @@ pub(super) fn choose(global: &Global) -> Result<Choice, Misuse> {
         // Not repeated, because it may hold a password; nor below.
         return Err(Misuse(format!("{setting} is no URL; expected one such as http://127.0.0.1:7878, or --target embedded")));
     }
+    if url.starts_with("http://") && !is_loopback(&url) && !global.plain_http {
+        return Err(Misuse(format!(
+            "{setting} is another machine and has no TLS: the key would go there in clear, and whoever has it decides on access. \
+             Use https://, or --plain-http if everything between is trusted"
+        )));
+    }
     match key {
         Some(key) => Ok(Choice::Remote { url, key }),
         None if is_loopback(&url) => Ok(Choice::Remote { url, key: KeySource::Told(embedded::DEVELOPMENT_KEY.into()) }),

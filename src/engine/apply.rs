@@ -5,6 +5,7 @@ use std::{error::Error, time::Instant};
 use tracing::{error, warn};
 
 use crate::{
+    crash::{self, Moment},
     data::{ChangeBatch, Position},
     engine::{
         error::EngineError,
@@ -139,6 +140,7 @@ impl Ingest {
         views: Vec<(usize, Reading)>,
         snapshot: bool,
     ) -> Result<Next, EngineError> {
+        crash::moment(Moment::Read);
         let numbers: Vec<usize> = views.iter().map(|(view, _)| *view).collect();
         let healed = numbers.iter().any(|view| session.flows.is_failing(*view));
         let mut next = if healed || std::mem::take(&mut session.unloaded) { Next::StartAgain } else { Next::GoOn };
@@ -163,6 +165,7 @@ impl Ingest {
         } else {
             self.writer.apply(&self.name, reached, fresh, self.guard).await?
         };
+        crash::moment(Moment::Replaced);
         self.note(&numbers, &changes);
         for view in &numbers {
             session.untried.remove(view);
@@ -202,6 +205,7 @@ impl Ingest {
         let now = now.unwrap_or_else(|| self.clock.now());
         let (flows, Loaded { fresh, doubt }) = self.writer.load(flows, view, record, tables, answer, now).await?;
         session.flows = flows;
+        crash::moment(Moment::Loaded);
         let Some(doubt) = doubt else {
             session.flows.get_mut(view).expect("it has just been used").loaded = true;
             self.clock.passed(now);

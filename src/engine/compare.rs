@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use crate::{
+    crash::{self, Moment},
     data::ExtentBuilder,
     engine::{
         board::TargetState,
@@ -110,6 +111,9 @@ impl Ingest {
             let listed = tokio::task::spawn_blocking(move || listed.finish()).await.map_err(EngineError::panicked)?;
             views.push((record, listed.map_err(crate::store::StoreError::Rows)?));
         }
-        Ok(Ok(self.writer.correct(&self.name, views, self.guard).await?))
+        crash::moment(Moment::Listed);
+        let changes = self.writer.correct(&self.name, views, self.guard).await?;
+        crash::moment(Moment::Compared);
+        Ok(Ok(changes))
     }
 }

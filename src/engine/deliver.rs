@@ -54,9 +54,9 @@ use tracing::info;
 use uuid::Uuid;
 
 use crate::{
+    crash::{self, Moment},
     engine::{
         board::{Board, Delivered, Mode, TargetState},
-        crash::{self, Moment},
         error::EngineError,
         ingest::stopped,
         writer::{Queues, Writer},
@@ -214,6 +214,7 @@ impl Deliver {
         let mut left = waiting;
         while left > 0 {
             let folded = self.writer.fold(self.tried, FOLD_ENTRIES).await?;
+            crash::moment(Moment::Folded);
             left = if folded == 0 { 0 } else { left.saturating_sub(folded) };
         }
         Ok(())
@@ -321,6 +322,7 @@ impl Deliver {
         self.rate.begin(round.iter().map(Vec::len).sum(), queues.outbox + queues.backlog);
         let batches: Vec<Batch> = round.iter().map(|entries| self.batch(entries)).collect();
         let target = self.target.clone();
+        crash::moment(Moment::Sending);
         let attempts = join_all(batches.iter().map(async |batch| {
             let began = Instant::now();
             (target.apply(batch).await, began.elapsed())
@@ -362,7 +364,7 @@ impl Deliver {
         self.board.rate(self.rate.per_second());
         self.answered();
         self.tried = self.tried.filter(|tried| last_live(&entries).is_none_or(|last| last < *tried));
-        crash::moment(Moment::Sent);
+        crash::moment(if last_live(&entries).is_some() { Moment::Sent } else { Moment::Backfilled });
         let count = entries.len() as u64;
         let commit_no = self.writer.acknowledge(entries, offset.clone()).await?;
         crash::moment(Moment::Acknowledged);

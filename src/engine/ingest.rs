@@ -27,12 +27,12 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
+    crash::{self, Moment},
     data::Position,
     engine::{
         backoff::Backoff,
         board::Board,
         clock::SourceClock,
-        crash::{self, Moment},
         error::EngineError,
         flows::Flows,
         inbox::Inbox,
@@ -218,6 +218,7 @@ impl Ingest {
         if let SourceError::PositionLost { .. } = error {
             warn!(source = self.name, reason, "position lost, starting over with a snapshot");
             self.writer.forget_position(&self.name).await?;
+            crash::moment(Moment::Forgotten);
             self.checkpoint.forget(&self.name)?;
             self.board.state(self.index, SourceState::Retrying(reason));
             return Ok(backoff.first());
@@ -227,6 +228,7 @@ impl Ingest {
             for view in views {
                 self.resting.drop_view(*view);
                 self.writer.drop_state(self.views[*view].id).await?;
+                crash::moment(Moment::Dropped);
                 self.views[*view].fingerprint = None;
             }
             return Ok(backoff.first());
@@ -392,6 +394,7 @@ impl Ingest {
                 session.pending = Some((received, settled));
             }
             Event::Changes { batch, settled } => {
+                crash::moment(Moment::Received);
                 session.inbox.settle(settled);
                 return self.on_changes(session, batch).await;
             }
@@ -425,6 +428,7 @@ impl Ingest {
             return Ok(());
         }
         self.writer.advance(&self.name, Reached { cut: received.clone(), position: received.clone(), settled: settled.clone() }).await?;
+        crash::moment(Moment::Advanced);
         (session.position, session.settled, session.unacknowledged) = (Some(received.clone()), Some(settled), Some(received));
         Ok(())
     }

@@ -21,7 +21,6 @@ mod backoff;
 mod board;
 mod clock;
 mod compare;
-mod crash;
 mod deliver;
 mod error;
 mod flows;
@@ -45,6 +44,8 @@ use tracing::{error, info, warn};
 
 use crate::{
     config::{Config, SyncOptions},
+    crash::{self, Moment},
+    error::causes,
     source::Follow,
     store::{Checkpoint, Store, ViewRecord},
     target::FactStore,
@@ -116,8 +117,10 @@ pub async fn run(config: &Config, parts: Parts, stop: watch::Receiver<bool>) -> 
         }
     };
     settle_claims(config, &writer).await?;
+    crash::moment(Moment::Reassigned);
     for (index, (source, follower)) in config.sources.iter().zip(followers).enumerate() {
         let views = writer.register(source).await?;
+        crash::moment(Moment::Registered);
         board.registered(index, &views);
         let watch = |view: &ViewRecord| (view.id, Watched { source: index, name: source.name.clone(), record: view.clone() });
         watched.extend(views.iter().map(watch));
@@ -162,6 +165,7 @@ async fn settle_claims(config: &Config, writer: &Writer) -> Result<(), EngineErr
     for (source, slot) in writer.keep_slots(&config.sources).await? {
         warn!(source, slot, "source has another slot from now on: drop the one it had, for it holds the server's log");
     }
+    crash::moment(Moment::SlotsKept);
     for (source, slot) in writer.reassign(&config.sources).await? {
         match slot {
             Some(slot) => {
@@ -191,7 +195,7 @@ async fn join(mut tasks: JoinSet<Result<(), EngineError>>, halt: &watch::Sender<
     let mut outcome = Ok(());
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = flatten(ended) {
-            error!(reason = %error, "a task failed, stopping");
+            error!(reason = causes(&error), "a task failed, stopping");
             halt.send_replace(true);
             outcome = outcome.and(Err(error));
         }

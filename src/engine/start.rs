@@ -5,6 +5,7 @@ use std::time::Instant;
 use tracing::{error, info};
 
 use crate::{
+    crash::{self, Moment},
     data::Position,
     engine::{
         error::EngineError,
@@ -76,6 +77,7 @@ impl Ingest {
         info!(source = self.name, why, "reading every view");
         // In this order: an old position without its witness would be trusted by the next start.
         self.writer.begin(&self.name, &fingerprint(prepared), &prepared.identity).await?;
+        crash::moment(Moment::Begun);
         self.checkpoint.forget(&self.name)?;
         for view in &mut self.views {
             (view.known, view.position, view.clock) = (false, None, None);
@@ -127,6 +129,7 @@ impl Ingest {
                 self.views[view].failing = true;
             }
         }
+        crash::moment(Moment::Marked);
         self.writer.set_fingerprint(&self.name, &now).await
     }
 

@@ -14,10 +14,10 @@ use tokio::sync::watch;
 
 use crate::{
     config::{SourceConfig, SourceKind},
+    crash::{self, Moment},
     data::{ChangeBatch, Extent},
     engine::{
         board::Board,
-        crash::{self, Moment},
         error::EngineError,
         flows::{Absent, Flows, Task},
         parked::ParkedChanges,
@@ -201,7 +201,7 @@ impl Writer {
             let Task { source, records, flows, inbox, guard } = &mut task;
             let inbox = RefCell::new(inbox);
             let more = &mut |wait| {
-                crash::moment(Moment::Computing);
+                crash::moment(if wait { Moment::Split } else { Moment::Computing });
                 inbox.borrow_mut().batch(wait)
             };
             let settled = &|| inbox.borrow().peek_settled().cloned();
@@ -218,6 +218,7 @@ impl Writer {
         let body = move |store: &mut Store| {
             let Task { source, records, flows, guard, .. } = &mut task;
             let followed = store.advance_clock(source, now, &mut flows.live(records), &mut remote, *guard)?;
+            crash::moment(Moment::Passed);
             Ok((task, followed))
         };
         self.run(body).await
@@ -264,7 +265,9 @@ impl Writer {
     /// Remembers why a plan is not trusted with a view.
     pub(super) async fn demote(&self, view: ViewId, fingerprint: &str, why: &str) -> Result<(), EngineError> {
         let (fingerprint, why) = (fingerprint.to_owned(), why.to_owned());
-        self.run(move |store| store.demote(view, &fingerprint, &why)).await
+        self.run(move |store| store.demote(view, &fingerprint, &why)).await?;
+        crash::moment(Moment::Demoted);
+        Ok(())
     }
 
     /// Remembers what the results of refresh views depend on.

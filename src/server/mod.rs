@@ -10,8 +10,15 @@
 //! | `GET /` | the status page |
 //! | `/api/*` | Oso Cloud's facts API, when the target is the embedded store |
 //!
+//! On loopback no web page is served but our own (`visitor`), and no connection costs more than it may (`accept`).
+//!
 //! Nothing here but `/api` changes anything, and nothing here shows a secret, or a cell value other than the ids of the few facts that
 //! the fact store refused, so only `/api` asks for the key.
+
+mod accept;
+mod visitor;
+
+pub use accept::{Patience, serve};
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,15 +28,11 @@ use axum::{
     http::{StatusCode, header},
     response::{Html, IntoResponse, Response},
     routing::get,
-    serve::ListenerExt,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
-};
+use tokio::sync::{Semaphore, watch};
 
 use crate::{data::Position, engine::Board, target::Offset, telemetry};
 
@@ -56,7 +59,7 @@ struct Shared {
 /// The routes of a run; `api` is the embedded store's. From `stop` on nobody waits any longer.
 pub fn router(board: Arc<Board>, metrics: PrometheusHandle, api: Option<Router>, stop: watch::Receiver<bool>) -> Router {
     let router = Router::new()
-        .route("/", get(async || Html(include_str!("page.html"))))
+        .route("/", get(page))
         .route("/v1/status", get(status))
         .route("/v1/wait", get(wait))
         .route("/metrics", get(render_metrics))
@@ -71,31 +74,20 @@ pub fn bare_router(api: Router) -> Router {
     with_api(Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(async || "ready\n")), Some(api))
 }
 
-/// Serves `router` until `stop`, then gives open connections up to `grace`.
-pub async fn serve(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>, grace: Duration) -> std::io::Result<()> {
-    // A thousand who wait are a thousand connections, and the usual soft limit of 1,024 open files is there for `select`, which nothing
-    // here calls. Where it cannot be raised, those who come too late wait in the listener's queue.
-    let _ = rlimit::increase_nofile_limit(u64::MAX);
-    let mut stopped = stop.clone();
-    // An answer in two pieces must not wait for the acknowledgement of the first: that costs 40 ms. Where it cannot be set,
-    // it is only slow.
-    let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
-    let server = axum::serve(listener, router).with_graceful_shutdown(async move {
-        // A dropped sender is the end of the process as well.
-        let _ = stopped.wait_for(|stop| *stop).await;
-    });
-    tokio::select! {
-        served = server.into_future() => served,
-        () = async { let _ = stop.wait_for(|stop| *stop).await; tokio::time::sleep(grace).await } => Ok(()),
-    }
-}
-
 fn with_api(router: Router, api: Option<Router>) -> Router {
     match api {
         // The API answers for every path nobody else has: it knows `//api/facts` and says 404 in JSON.
         Some(api) => router.fallback_service(api),
         None => router.fallback(async || problem(StatusCode::NOT_FOUND, "there is nothing at this path")),
     }
+}
+
+/// What the page needs and nothing more; nobody may put it into a frame of theirs.
+const PAGE_POLICY: &str = "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+                           base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+async fn page() -> Response {
+    ([(header::CONTENT_SECURITY_POLICY, PAGE_POLICY)], Html(include_str!("page.html"))).into_response()
 }
 
 async fn status(State(shared): State<Shared>) -> Response {

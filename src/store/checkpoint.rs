@@ -14,7 +14,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{data::Position, store::StoreError};
+use crate::{
+    crash::{self, Moment},
+    data::Position,
+    store::StoreError,
+};
 
 /// sled's cache; the checkpoint is a handful of keys.
 const CACHE_BYTES: u64 = 1 << 20;
@@ -54,6 +58,7 @@ impl Checkpoint {
         let entry = Entry { store_id: store_id.to_owned(), position: position.stored() };
         let bytes = serde_json::to_vec(&entry).expect("an entry is two strings");
         self.db.insert(source, bytes).map_err(StoreError::Checkpoint)?;
+        crash::moment(Moment::Telling);
         self.db.flush().map_err(StoreError::Checkpoint)?;
         Ok(())
     }

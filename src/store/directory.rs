@@ -116,10 +116,19 @@ impl StateDirectory {
     }
 }
 
-/// Facts say who may do what: the directory is for its owner only.
+/// Facts say who may do what: the directory is for its owner only. Its name is on the disk when this returns, for SQLite sees to that of
+/// the files in it and not of the directory itself: without it a power loss takes everything that was ever answered.
 fn create_private(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    create_private(parent)?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    // There are file systems that cannot do this and need not.
+    let _ = File::open(parent).and_then(|parent| parent.sync_all());
+    Ok(())
 }
 
 fn locked(path: &Path, lock: &mut File) -> StateError {

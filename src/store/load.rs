@@ -9,6 +9,7 @@ use std::{
 use rusqlite::{Connection, Transaction};
 
 use crate::{
+    crash::{self, Moment},
     data::{Cells, Extent, ExtentBuilder, Row},
     store::{
         Failure, Fresh, LoadedState, Store, StoreError, ViewRecord,
@@ -88,6 +89,7 @@ impl Store {
                 }
             };
             doubt = compare(tx, &view, &mut answer, computed, &mut kept)?;
+            crash::moment(Moment::Loading);
             Ok(doubt.is_none().then_some(()))
         })?;
         // What the comparison did not come to.

@@ -58,7 +58,12 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
-use crate::{data::Position, error::Disposition, target::Offset};
+use crate::{
+    crash::{self, Moment},
+    data::Position,
+    error::Disposition,
+    target::Offset,
+};
 
 pub use backlog::Turn;
 pub use checkpoint::Checkpoint;
@@ -85,7 +90,7 @@ const CACHED_STATEMENTS: usize = 512;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// SQLite failed while opening or reading.
-    #[error("could not {action} the local store \"{}\"", path.display())]
+    #[error("could not {action} the local store \"{}\"{}", path.display(), hint(source))]
     Sqlite {
         /// What was tried.
         action: &'static str,
@@ -135,6 +140,16 @@ pub enum StoreError {
     /// The checkpoint could not be written.
     #[error("could not write the checkpoint")]
     Checkpoint(#[source] sled::Error),
+}
+
+/// What to do, where SQLite's own words do not say it: without space for the index of its log it calls everything an I/O error.
+fn hint(source: &rusqlite::Error) -> &'static str {
+    match source.sqlite_error().map(|error| error.extended_code) {
+        Some(rusqlite::ffi::SQLITE_FULL | rusqlite::ffi::SQLITE_IOERR_SHMSIZE) => {
+            ". Its disk is full: free space, then start factsync again. What was acknowledged is there"
+        }
+        Some(_) | None => "",
+    }
 }
 
 impl StoreError {
@@ -290,6 +305,7 @@ impl Store {
         let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate);
         let tx = tx.map_err(|error| failed("write", &path, error.into()))?;
         let Some(value) = body(&tx).map_err(|failure| failed("write", &path, failure))? else { return Ok(None) };
+        crash::moment(Moment::Writing);
         if let Err(error) = tx.commit() {
             // After a failed fsync the cache and the disk may differ; nobody may write on top of that.
             self.poisoned = true;

@@ -184,11 +184,12 @@ impl Store {
         self.write(|tx| Ok(forget_state(tx, view)?))
     }
 
-    /// Remembers why the plan with `fingerprint` is not trusted with `view`, which is refreshed from now on. Its facts stay.
+    /// Remembers why the plan with `fingerprint` is not trusted with `view`, which is refreshed from now on. Its facts stay, and are not
+    /// current: a start that comes before the next result must not take them for it, for it has no other reason to read the view again.
     pub fn demote(&mut self, view: ViewId, fingerprint: &str, why: &str) -> Result<(), StoreError> {
         self.write(|tx| {
             forget_state(tx, view)?;
-            tx.execute("UPDATE view SET fingerprint = ?2, demoted = ?3 WHERE id = ?1", params![view.0, fingerprint, why])?;
+            tx.execute("UPDATE view SET fingerprint = ?2, demoted = ?3, failing = 1 WHERE id = ?1", params![view.0, fingerprint, why])?;
             Ok(())
         })
     }

@@ -8,6 +8,7 @@
 
 mod answers;
 mod connections;
+mod deaths;
 mod fallback;
 mod keys;
 mod refusals;
@@ -85,10 +86,15 @@ impl Scene {
     }
 
     fn over(folder: TempDir, store: Store, args: &[&str], env: &[(&str, &str)]) -> Self {
-        let (config, url) = (config(&folder), store.url());
-        let all = [&["run", &config, "--target", &url, "--plan", "unlimited"], args].concat();
-        let process = Process::spawn(&all, env);
+        let process = Self::follower(&folder, &store, args, env);
         Self { folder, store, process }
+    }
+
+    /// A factsync between the two.
+    fn follower(folder: &TempDir, store: &Store, args: &[&str], env: &[(&str, &str)]) -> Process {
+        let (config, url) = (config(folder), store.url());
+        let all = [&["run", &config, "--target", &url, "--plan", "unlimited"], args].concat();
+        Process::spawn(&all, env)
     }
 
     /// The source becomes `users`.

@@ -32,4 +32,5 @@ mod reconcile;
 mod run_github;
 mod scalars;
 mod sdk;
+mod secure;
 mod several;

@@ -9,6 +9,7 @@ mod evaluation;
 mod following;
 mod incremental;
 mod shadow;
+mod tls;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

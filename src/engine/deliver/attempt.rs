@@ -6,6 +6,7 @@ use tracing::{error, warn};
 use uuid::Uuid;
 
 use crate::{
+    crash::{self, Moment},
     engine::{
         board::TargetState,
         deliver::{Deliver, Waited, last_live},
@@ -55,6 +56,7 @@ impl Deliver {
                     let fact_type = &self.fact_types[&part[0].view];
                     error!(%fact_type, reason, "the fact store refuses a fact, parked");
                     self.writer.park(part[0].clone(), reason).await?;
+                    crash::moment(Moment::Parked);
                     // Parked counts as settled: who waits would wait for ever.
                     self.show().await?;
                     left = &left[1..];
@@ -158,7 +160,9 @@ impl Deliver {
     /// Nobody knows whether `entries` arrived.
     pub(super) async fn doubt(&mut self, entries: &[Waiting]) -> Result<(), EngineError> {
         self.tried = last_live(entries).max(self.tried);
-        self.writer.doubt(entries.to_vec()).await
+        self.writer.doubt(entries.to_vec()).await?;
+        crash::moment(Moment::Doubted);
+        Ok(())
     }
 
     /// Notes a failure and says how long to wait.

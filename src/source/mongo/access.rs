@@ -4,11 +4,11 @@
 //! what goes wrong often is looked for here and named. The files of TLS are looked at before the driver does, because it skips what it
 //! cannot read in the one and calls everything it does not understand in the other "no items found".
 
-use std::{path::Path, time::Duration};
+use std::{net::IpAddr, path::Path, time::Duration};
 
 use mongodb::{
     error::ErrorKind,
-    options::{AuthMechanism, ClientOptions, Tls, TlsOptions},
+    options::{AuthMechanism, ClientOptions, ServerAddress, Tls, TlsOptions},
 };
 use rustls::{
     crypto::ring::sign::any_supported_type,
@@ -120,6 +120,12 @@ fn warnings(options: &ClientOptions, trust: Trust) -> Vec<(&'static str, &'stati
             "Remove it.",
         ));
     }
+    if trust == Trust::NoTls && options.hosts.iter().any(is_remote) {
+        warnings.push((
+            "another machine is spoken to in clear: whoever is between reads every document and can change it",
+            "Add tls=true, with tlsCAFile=FILE for an authority of your own.",
+        ));
+    }
     if trust == Trust::Anybody {
         warnings.push((
             "the connection string takes every certificate, so whoever answers in the server's place decides on access",
@@ -127,6 +133,18 @@ fn warnings(options: &ClientOptions, trust: Trust) -> Vec<(&'static str, &'stati
         ));
     }
     warnings
+}
+
+/// Whether it is another machine's address, as far as the string tells; names other than `localhost` are not looked up.
+fn is_remote(host: &ServerAddress) -> bool {
+    match host {
+        ServerAddress::Tcp { host, .. } => {
+            let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+            !host.eq_ignore_ascii_case("localhost") && !address.is_ok_and(|address| address.is_loopback())
+        }
+        // A socket; the enum is open.
+        _ => false,
+    }
 }
 
 /// Looks at the files; the error is what is wrong and what to do, and holds nothing of what they hold.

@@ -2,18 +2,18 @@
 //!
 //! `tokio-postgres` reads libpq's URIs and `keyword=value` strings, but refuses the values `allow`, `verify-ca` and
 //! `verify-full` of `sslmode` and knows no `sslrootcert`. So the TLS options are taken out first and the rest goes through its
-//! parser. Errors are written here, never chained from a parser, because a parser may quote the password.
-//!
-//! TLS options mean what libpq says (<https://www.postgresql.org/docs/current/libpq-ssl.html>): `require` encrypts without
-//! asking who answers, unless a root certificate is given, which makes it `verify-ca`. The `ssl` block of the configuration
-//! wins over the string; a `ca_file` in it means `verify-full`, unless the string asks for `verify-ca`.
+//! parser; [`trust`](super::trust) says what they mean. Errors are written here, never chained from a parser, because a parser
+//! may quote the password.
 
-use std::{borrow::Cow, path::PathBuf, time::Duration};
+use std::{borrow::Cow, net::IpAddr, time::Duration};
 
 use percent_encoding::percent_decode_str;
-use tokio_postgres::config::{Config, Host, SslMode as Offer};
+use tokio_postgres::config::{ChannelBinding, Config, Host, SslMode as Offer};
 
-use crate::config::{ExposeSecret, SecretString, SslConfig, SslMode};
+use crate::{
+    config::{ExposeSecret, SecretString, SslConfig},
+    source::postgres::trust::{Policy, TlsOptions},
+};
 
 /// How long a server may take to answer a connection attempt, unless `connect_timeout` says otherwise. libpq waits forever;
 /// a host behind a dropping firewall then hangs for minutes, and ten seconds are a hundred times a slow handshake.
@@ -24,52 +24,13 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// What the server's log and `pg_stat_activity` show, unless the string has a name of its own.
 const APPLICATION_NAME: &str = "factsync";
 
-/// Options for TLS, taken out of the string.
-const TLS_OPTIONS: [&str; 3] = ["sslmode", "sslrootcert", "ssl"];
-/// Options that concern libpq's own ways or other clients' pools and mean nothing here.
-const IGNORED_OPTIONS: [&str; 13] = [
-    "gssencmode",
-    "sslcompression",
-    "sslsni",
-    "client_encoding",
-    "fallback_application_name",
-    "ssl_min_protocol_version",
-    "requirepeer",
-    "passfile",
-    "connection_limit",
-    "pool_timeout",
-    "pgbouncer",
-    "statement_cache_size",
-    "target_session_attrs",
-];
-
-/// Which certificates are trusted to vouch for the server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Roots {
-    /// A PEM file.
-    pub(crate) ca_file: Option<PathBuf>,
-    /// Those of the system.
-    pub(crate) system: bool,
-}
-
-/// How much of the server's certificate is checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Trust {
-    /// Nothing: encrypted, but anybody may be at the other end.
-    Anybody,
-    /// That a trusted authority signed it.
-    Authority(Roots),
-    /// That, and that it names the host.
-    Name(Roots),
-}
-
 /// Where the server is, as whom and how to connect.
 #[derive(Clone)]
 pub(crate) struct Address {
     /// For `tokio-postgres`; exactly one host, a user and a database.
     pub(crate) sql: Config,
-    /// What a TLS connection checks.
-    pub(crate) trust: Trust,
+    /// What a TLS connection checks and shows.
+    pub(crate) tls: Policy,
 }
 
 impl Address {
@@ -78,9 +39,24 @@ impl Address {
         let (rest, tls) = split(text.expose_secret())?;
         let mut sql: Config = rest.parse().map_err(|_| unreadable())?;
         complete(&mut sql)?;
-        let (offer, trust) = policy(&tls, ssl)?;
-        sql.ssl_mode(if is_socket(&sql) { Offer::Disable } else { offer });
-        Ok(Self { sql, trust })
+        let tls = tls.policy(ssl, is_remote(&sql))?;
+        sql.ssl_mode(if is_socket(&sql) { Offer::Disable } else { tls.offer });
+        Ok(Self { sql, tls })
+    }
+
+    /// Why changes cannot be followed at this address, if they cannot: `pgwire-replication` knows no channel binding. To go without it
+    /// would give up what was asked for, silently.
+    pub(crate) fn unfollowable(&self) -> Option<String> {
+        (self.sql.get_channel_binding() == ChannelBinding::Require).then(|| {
+            "its connection string has channel_binding=require, which the connection that follows changes cannot keep: its driver has \
+             SCRAM-SHA-256 only. Write channel_binding=prefer and sslmode=verify-full, by which nobody else can answer in the server's place"
+                .to_owned()
+        })
+    }
+
+    /// Whether it is on another machine, as far as the string tells.
+    pub(crate) fn is_remote(&self) -> bool {
+        is_remote(&self.sql)
     }
 
     /// The host as a name, an IP address or a socket directory.
@@ -91,6 +67,11 @@ impl Address {
             (Some(address), None) => address.to_string(),
             (None, None) => String::new(),
         }
+    }
+
+    /// Where to connect: `hostaddr`, which spares looking up the host's name, or the host.
+    pub(crate) fn reached_at(&self) -> String {
+        self.sql.get_hostaddrs().first().map_or_else(|| self.host(), ToString::to_string)
     }
 
     /// The port.
@@ -124,6 +105,20 @@ fn is_socket(sql: &Config) -> bool {
     matches!(sql.get_hosts().first(), Some(Host::Unix(_)))
 }
 
+/// Whether the string names another machine. Names are not looked up: who can lie about a name is whom TLS is there against. So every
+/// name but `localhost` is another machine's, that of a container beside us too.
+fn is_remote(sql: &Config) -> bool {
+    if let Some(address) = sql.get_hostaddrs().first() {
+        return !address.is_loopback();
+    }
+    match sql.get_hosts().first() {
+        Some(Host::Tcp(host)) => {
+            !host.eq_ignore_ascii_case("localhost") && !host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        }
+        Some(Host::Unix(_)) | None => false,
+    }
+}
+
 /// Fills in what libpq would take from its surroundings, and refuses what only one of our two drivers could do.
 fn complete(sql: &mut Config) -> Result<(), String> {
     if sql.get_hosts().len() > 1 || sql.get_hostaddrs().len() > 1 {
@@ -149,37 +144,6 @@ fn complete(sql: &mut Config) -> Result<(), String> {
         sql.keepalives_idle(KEEPALIVE);
     }
     Ok(())
-}
-
-/// The TLS options of a connection string.
-#[derive(Default, Debug, PartialEq, Eq)]
-struct TlsOptions {
-    mode: Option<String>,
-    root: Option<String>,
-}
-
-impl TlsOptions {
-    /// Takes an option if it is one of ours or of no meaning here.
-    fn take(&mut self, name: &str, value: &str) -> Result<bool, String> {
-        match name {
-            "sslmode" => self.mode = Some(value.to_owned()),
-            "ssl" if value == "true" => self.mode = Some("require".to_owned()),
-            "sslrootcert" => self.root = Some(value.to_owned()),
-            "sslcert" | "sslkey" if !value.is_empty() => {
-                return Err(format!("client certificates (\"{name}\") are not supported. Use a password"));
-            }
-            // Prisma's name for the search path.
-            "schema" if value != "public" => {
-                return Err("PostgreSQL knows no \"schema\" in a connection string. Write options=-csearch_path%3Dname instead".into());
-            }
-            _ => {
-                return Ok(matches!(name, "schema" | "sslcert" | "sslkey")
-                    || TLS_OPTIONS.contains(&name)
-                    || IGNORED_OPTIONS.contains(&name));
-            }
-        }
-        Ok(true)
-    }
 }
 
 /// Takes the TLS options out of `text`.
@@ -244,40 +208,13 @@ fn keyword_value(text: &str) -> Result<(String, &str), String> {
     if quoted { Err(unreadable()) } else { Ok((value, "")) }
 }
 
-/// Whether TLS is asked for, and what is checked.
-fn policy(options: &TlsOptions, ssl: Option<&SslConfig>) -> Result<(Offer, Trust), String> {
-    if let Some(ssl) = ssl {
-        let offer = match ssl.mode {
-            SslMode::Require => Offer::Require,
-            SslMode::Prefer => Offer::Prefer,
-        };
-        let roots = Roots { ca_file: ssl.ca_file.clone(), system: ssl.use_system_certs };
-        return Ok((
-            offer,
-            match (&roots, options.mode.as_deref()) {
-                (Roots { ca_file: None, system: false }, _) => Trust::Anybody,
-                (_, Some("verify-ca")) => Trust::Authority(roots),
-                _ => Trust::Name(roots),
-            },
-        ));
-    }
-    let system = options.root.as_deref().is_none_or(|root| root == "system");
-    let roots = Roots { ca_file: options.root.clone().filter(|_| !system).map(PathBuf::from), system };
-    Ok(match options.mode.as_deref() {
-        Some("disable") => (Offer::Disable, Trust::Anybody),
-        None | Some("" | "allow" | "prefer") => (Offer::Prefer, Trust::Anybody),
-        Some("require") if options.root.is_none() => (Offer::Require, Trust::Anybody),
-        Some("require" | "verify-ca") => (Offer::Require, Trust::Authority(roots)),
-        Some("verify-full") => (Offer::Require, Trust::Name(roots)),
-        Some(mode) => {
-            return Err(format!("sslmode \"{mode}\" is unknown. Use disable, allow, prefer, require, verify-ca or verify-full"));
-        }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        config::SslMode,
+        source::postgres::trust::{Chosen, Roots, Trust},
+    };
     use proptest::prelude::*;
 
     fn address(text: &str) -> Result<Address, String> {
@@ -294,7 +231,7 @@ mod tests {
             assert_eq!((address.host().as_str(), address.port()), ("db.example", 6543));
             assert_eq!((address.user(), address.database()), ("app", "users"));
             assert_eq!(address.sql.get_password(), Some("p@ss? w".as_bytes()));
-            assert_eq!(address.trust, Trust::Name(Roots { ca_file: Some("/tmp/my ca.pem".into()), system: false }));
+            assert_eq!(address.tls.trust, Trust::Name(Roots { ca_file: Some("/tmp/my ca.pem".into()), system: false }));
         }
     }
 
@@ -302,13 +239,13 @@ mod tests {
     fn every_sslmode_of_libpq_is_read() {
         let of = |options: &str| {
             let address = address(&format!("postgresql://u@h/d?{options}")).expect(options);
-            (address.sql.get_ssl_mode(), address.trust)
+            (address.sql.get_ssl_mode(), address.tls.trust)
         };
         let system = Roots { ca_file: None, system: true };
         let file = Roots { ca_file: Some("ca".into()), system: false };
         assert_eq!(of("sslmode=disable"), (Offer::Disable, Trust::Anybody));
         assert_eq!(of("sslmode=allow"), (Offer::Prefer, Trust::Anybody));
-        assert_eq!(of("application_name=x"), (Offer::Prefer, Trust::Anybody));
+        assert_eq!(of("sslmode=prefer&application_name=x"), (Offer::Prefer, Trust::Anybody));
         assert_eq!(of("sslmode=require&schema=public&pgbouncer=true"), (Offer::Require, Trust::Anybody));
         assert_eq!(of("sslmode=require&sslrootcert=ca"), (Offer::Require, Trust::Authority(file.clone())));
         assert_eq!(of("sslmode=verify-ca&sslrootcert=ca"), (Offer::Require, Trust::Authority(file)));
@@ -321,7 +258,60 @@ mod tests {
         let ssl = SslConfig { ca_file: Some("ca".into()), use_system_certs: false, mode: SslMode::Require };
         let address = Address::parse(&text, Some(&ssl)).expect("an address");
         assert_eq!(address.sql.get_ssl_mode(), Offer::Require);
-        assert_eq!(address.trust, Trust::Name(Roots { ca_file: Some("ca".into()), system: false }));
+        assert_eq!(address.tls.trust, Trust::Name(Roots { ca_file: Some("ca".into()), system: false }));
+    }
+
+    #[test]
+    fn without_a_word_about_tls_another_machine_is_verified_and_this_one_is_not() {
+        let system = Roots { ca_file: None, system: true };
+        let file = Roots { ca_file: Some("ca".into()), system: false };
+        for (text, want) in [
+            ("postgresql://u@db/d", (Offer::Require, Trust::Name(system.clone()), Chosen::ByHost)),
+            ("postgresql://u@db/d?sslmode=", (Offer::Require, Trust::Name(system.clone()), Chosen::ByHost)),
+            ("postgresql://u@db/d?sslrootcert=ca", (Offer::Require, Trust::Name(file), Chosen::ByHost)),
+            ("host=10.0.0.1 user=u", (Offer::Require, Trust::Name(system.clone()), Chosen::ByHost)),
+            ("host=localhost hostaddr=10.0.0.1 user=u", (Offer::Require, Trust::Name(system.clone()), Chosen::ByHost)),
+            ("postgresql://u@localhost.evil.example/d", (Offer::Require, Trust::Name(system), Chosen::ByHost)),
+            ("host=db hostaddr=127.0.0.1 user=u", (Offer::Prefer, Trust::Anybody, Chosen::Said)),
+            ("postgresql://u@LocalHost/d", (Offer::Prefer, Trust::Anybody, Chosen::Said)),
+            ("postgresql://u@127.1.2.3/d", (Offer::Prefer, Trust::Anybody, Chosen::Said)),
+            ("postgresql://u@[::1]/d", (Offer::Prefer, Trust::Anybody, Chosen::Said)),
+            ("user=u", (Offer::Prefer, Trust::Anybody, Chosen::Said)),
+            ("postgresql://u@db/d?sslmode=prefer", (Offer::Prefer, Trust::Anybody, Chosen::Said)),
+            ("postgresql://u@db/d?sslmode=disable", (Offer::Disable, Trust::Anybody, Chosen::Said)),
+        ] {
+            let address = address(text).expect(text);
+            assert_eq!((address.sql.get_ssl_mode(), address.tls.trust, address.tls.chosen), want, "{text}");
+        }
+        // Oso documents what its block means when it says nothing: `prefer`.
+        let text = SecretString::from("postgresql://u@db/d".to_owned());
+        let ssl = SslConfig { ca_file: None, use_system_certs: false, mode: SslMode::Prefer };
+        let address = Address::parse(&text, Some(&ssl)).expect("an address");
+        assert_eq!((address.sql.get_ssl_mode(), address.tls.chosen), (Offer::Prefer, Chosen::Said));
+    }
+
+    #[test]
+    fn a_client_certificate_is_a_pair_of_files_and_its_key_is_not_encrypted() {
+        let shown = address("postgresql://u@h/d?sslcert=c.pem&sslkey=k.pem").expect("an address").tls.identity.expect("a pair");
+        assert_eq!((shown.certificate, shown.key), ("c.pem".into(), "k.pem".into()));
+        assert!(address("postgresql://u@h/d?sslcert=&sslkey=").expect("an address").tls.identity.is_none());
+        for (options, wanted) in [
+            ("sslcert=c.pem", "sslkey"),
+            ("sslkey=k.pem", "sslcert"),
+            ("sslcert=c.pem&sslkey=k.pem&sslpassword=hunter2", "openssl pkey"),
+            ("sslcrl=list.pem", "sslcrl"),
+        ] {
+            let error = address(&format!("postgresql://u@h/d?{options}")).expect_err(options);
+            assert!(error.contains(wanted) && !error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn channel_binding_is_not_dropped_in_silence() {
+        let of = |value: &str| address(&format!("postgresql://u@h/d?channel_binding={value}")).expect(value);
+        assert_eq!(of("disable").sql.get_channel_binding(), ChannelBinding::Disable);
+        assert!(of("prefer").unfollowable().is_none() && of("disable").unfollowable().is_none());
+        assert!(of("require").unfollowable().is_some_and(|why| why.contains("channel_binding=require")));
     }
 
     #[test]
@@ -342,6 +332,8 @@ mod tests {
             "host=h password='hunter2",
             "user=u password=hunter2 nonsense",
             "hunter2",
+            "postgresql://u:hunter2@h/d?sslcert=c",
+            "postgresql://u:p@h/d?sslcert=c&sslkey=k&sslpassword=hunter2",
         ] {
             let error = address(text).expect_err(text);
             assert!(!error.contains("hunter2"), "{error}");

@@ -8,8 +8,15 @@
 use std::error::Error as _;
 
 use pgwire_replication::PgWireError;
+use rustls::{CertificateError, Error as TlsError};
 
-use crate::source::{Cause, SourceError};
+use crate::source::{
+    Cause, SourceError,
+    postgres::{
+        address::Address,
+        trust::{Chosen, Trust},
+    },
+};
 
 /// Who acts on a server error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +35,87 @@ struct ServerSays {
     message: String,
 }
 
+/// A failure to open an SQL connection. What is wrong with TLS is found here first: every source connects for SQL before it does for
+/// replication.
+pub(crate) fn connecting(name: &str, address: &Address, error: tokio_postgres::Error) -> SourceError {
+    match tls_hint(address, &error).or_else(|| login_hint(&error).map(str::to_owned)) {
+        Some(hint) => SourceError::Refused { name: name.to_owned(), action: "connect", hint, source: error.into() },
+        None => sql(name, "connect", error),
+    }
+}
+
+/// What there is to do about a failed handshake, if TLS is what failed.
+fn tls_hint(address: &Address, error: &tokio_postgres::Error) -> Option<String> {
+    let host = address.host();
+    // It has no kind of its own.
+    if error.source().is_some_and(|cause| cause.to_string() == NO_TLS) {
+        let unasked = match address.tls.chosen {
+            Chosen::Said => "",
+            Chosen::ByHost => ", and nothing turns off TLS for another machine",
+        };
+        return Some(format!(
+            "\"{host}\" speaks no TLS{unasked}. Have it use TLS (ssl = on), or write sslmode=disable if everything between is trusted."
+        ));
+    }
+    let advice = match tls_error(error)? {
+        TlsError::InvalidCertificate(problem) => certificate_hint(address, problem),
+        TlsError::AlertReceived(_) => {
+            "The server refuses this client in the TLS handshake. If it wants a certificate, name one and its key, sslcert=FILE and \
+             sslkey=FILE, that an authority it trusts has signed."
+                .to_owned()
+        }
+        // The enum is open; the rest are versions and ciphers.
+        _ => "The server has to speak TLS 1.2 or 1.3 with an AEAD cipher (AES-GCM or ChaCha20-Poly1305).".to_owned(),
+    };
+    Some(match address.tls.chosen {
+        Chosen::Said => advice,
+        Chosen::ByHost => format!(
+            "{advice} It is verified because \"{host}\" is another machine and no sslmode says otherwise: sslmode=require encrypts \
+             without asking who answers."
+        ),
+    })
+}
+
+fn certificate_hint(address: &Address, problem: &CertificateError) -> String {
+    use CertificateError as Certificate;
+    let host = address.host();
+    match problem {
+        Certificate::UnknownIssuer | Certificate::BadSignature => match &address.tls.trust {
+            Trust::Authority(roots) | Trust::Name(roots) if roots.ca_file.is_some() => {
+                "The server's certificate is by another authority than those in the file that sslrootcert or ca_file names. Name the right one."
+            }
+            Trust::Authority(_) | Trust::Name(_) | Trust::Anybody => {
+                "No authority that this system trusts has signed the server's certificate. Name the file of its authority with \
+                 sslrootcert=FILE or ca_file."
+            }
+        }
+        .to_owned(),
+        Certificate::NotValidForName | Certificate::NotValidForNameContext { .. } => format!(
+            "The server's certificate does not name \"{host}\". Connect by a name that it has as subjectAltName (its common name does \
+             not count), or write sslmode=verify-ca, which checks the authority alone."
+        ),
+        Certificate::Expired | Certificate::ExpiredContext { .. } => {
+            "The server's certificate has expired: renew it, or set this machine's clock.".to_owned()
+        }
+        Certificate::NotValidYet | Certificate::NotValidYetContext { .. } => {
+            "The server's certificate is not valid yet: set this machine's clock.".to_owned()
+        }
+        // The enum is open.
+        _ => "The server needs an X.509 certificate of version 3 with a subjectAltName and CA:FALSE, signed with SHA-256 or better by an \
+              authority in sslrootcert or ca_file; a self-signed one cannot be verified."
+            .to_owned(),
+    }
+}
+
+/// What there is to do when the two sides cannot agree on who logs in how; to try again would not help.
+fn login_hint(error: &tokio_postgres::Error) -> Option<&'static str> {
+    match error.to_string().as_str() {
+        "invalid configuration" => Some("If the server asks for a password, put one into the connection string."),
+        "authentication error" => Some("The server has to log this role in with SCRAM-SHA-256, and channel_binding=require needs TLS."),
+        _ => None,
+    }
+}
+
 /// A failure on an SQL connection.
 pub(crate) fn sql(name: &str, action: &'static str, error: tokio_postgres::Error) -> SourceError {
     let name = name.to_owned();
@@ -40,7 +128,7 @@ pub(crate) fn sql(name: &str, action: &'static str, error: tokio_postgres::Error
             Verdict::Refused(hint) => SourceError::Refused { name, action, hint: hint.to_owned(), source },
         };
     }
-    if is_certificate(&error) {
+    if tls_error(&error).is_some() {
         return SourceError::Refused { name, action, hint: CERTIFICATE.to_owned(), source: error.into() };
     }
     SourceError::Unreachable { name, action, source: error.into() }
@@ -86,7 +174,10 @@ pub(crate) fn sqlstate(text: &str) -> &str {
     code.get(..5).unwrap_or_default()
 }
 
-const AUTHENTICATION: &str = "Check the user and password, and that pg_hba.conf lets this role in from here.";
+/// What `tokio-postgres` says of a server that refuses TLS when it must be used.
+const NO_TLS: &str = "server does not support TLS";
+const AUTHENTICATION: &str = "Check the user and password, that pg_hba.conf lets this role in from here and with TLS (or without), and, if \
+                              it asks for a client certificate, sslcert and sslkey.";
 const CERTIFICATE: &str = "Check the certificate authority (ca_file, sslrootcert), that the certificate names this host, and the TLS mode.";
 
 fn verdict(code: &str) -> Verdict {
@@ -119,16 +210,18 @@ fn message(code: &str, message: &str) -> String {
     parts.collect::<Vec<_>>().join("\"")
 }
 
-fn is_certificate(error: &tokio_postgres::Error) -> bool {
+/// What TLS has against the connection, if that is the cause.
+fn tls_error(error: &tokio_postgres::Error) -> Option<&TlsError> {
     let mut cause = error.source();
     while let Some(inner) = cause {
         let io = inner.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if inner.is::<rustls::Error>() || io.is_some_and(|io| io.is::<rustls::Error>()) {
-            return true;
+        let found = inner.downcast_ref().or_else(|| io.and_then(|io| io.downcast_ref()));
+        if found.is_some() {
+            return found;
         }
         cause = inner.source();
     }
-    false
+    None
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ use tokio::time;
 
 use crate::{
     config::{PostgresConfig, View},
+    crash::{self, Moment},
     data::{Lsn, Position},
     source::{
         self, Evaluate, Event, Follow, Link, Reading, Role, SourceError, SourceState, Start,
@@ -266,6 +267,7 @@ impl Follower {
         }
         let version = survey.analysis.server_version;
         let anchor = Anchor::create(server.clone(), self.slot.clone(), version, Lifetime::Permanent).await?;
+        crash::moment(Moment::Slotted);
         let mut followed: Vec<usize> = parts.loaded.iter().chain(&parts.refreshed).copied().collect();
         followed.sort_unstable();
         let snapshot = self.read(server, survey, &anchor, &followed, &parts.loaded).await?;

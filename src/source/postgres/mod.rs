@@ -43,6 +43,7 @@ mod setup;
 mod slot;
 mod tail;
 mod tls;
+mod trust;
 mod uses;
 
 pub use analyze::{AnalysedView, TableUse};

@@ -1,6 +1,6 @@
 //! What `check` asks of a database: everything that would stop `run`, all at once, each with its remedy.
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, config::SslMode};
 
 use crate::{
     config::{Place, PostgresConfig, SecretString, View},
@@ -13,6 +13,7 @@ use crate::{
             publication::{self, Publication},
             session::{Purpose, Server},
             slot::{self, SlotState},
+            trust::Trust,
         },
     },
 };
@@ -111,6 +112,7 @@ async fn examine(name: &str, config: &PostgresConfig, findings: &mut Vec<Finding
     let failed = |error| fault::sql(name, "read the catalogue", error);
     let mut session = server.connect(Purpose::Analyze).await?;
     findings.push(Finding::fine(format!("connected to database \"{}\" as \"{}\"", server.database(), server.user())));
+    findings.extend(link(server.address()));
     findings.extend(settings(&session.client).await.map_err(failed)?);
     let analysis = analyze::analyze(&server, &mut session, &config.views).await?;
     for (view, analysed) in config.views.iter().zip(&analysis.views) {
@@ -129,6 +131,28 @@ async fn examine(name: &str, config: &PostgresConfig, findings: &mut Vec<Finding
     let publication = Publication::read(&session.client, &config.slot, analysis.server_version).await.map_err(failed)?;
     findings.push(publication_finding(&session.client, config, &analysis, publication).await.map_err(failed)?);
     Ok(())
+}
+
+/// What can be said of the connection itself.
+fn link(address: &Address) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some(problem) = address.unfollowable() {
+        let (text, remedy) = problem.rsplit_once(". ").expect("the sentence about it ends with what to do");
+        findings.push(Finding::bad(Severity::Problem, text, &format!("{remedy}.")));
+    }
+    if address.is_remote() && address.tls.trust == Trust::Anybody {
+        let text = match address.tls.offer {
+            SslMode::Disable => "another machine is spoken to in clear: whoever is between reads every row and can change them",
+            // `Prefer` falls back, and the enum is open.
+            _ => "another machine is spoken to without verifying its certificate: whoever answers in its place decides on access",
+        };
+        findings.push(Finding::bad(
+            Severity::Warning,
+            text,
+            "Write sslmode=verify-full, with sslrootcert=FILE for an authority of your own.",
+        ));
+    }
+    findings
 }
 
 /// The server as a whole.

@@ -15,11 +15,7 @@ use crate::{
     config::PostgresConfig,
     source::{
         SourceError,
-        postgres::{
-            address::{Address, Trust},
-            fault,
-            tls::Tls,
-        },
+        postgres::{address::Address, fault, tls::Tls, trust::Trust},
     },
 };
 
@@ -109,6 +105,11 @@ impl Server {
         self.address.database()
     }
 
+    /// Where it is and how it is trusted.
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
     /// Opens an SQL session.
     pub(crate) async fn connect(&self, purpose: Purpose) -> Result<Session, SourceError> {
         let action = "connect";
@@ -117,7 +118,7 @@ impl Server {
         let (client, mut connection) = time::timeout(patience, connecting)
             .await
             .map_err(|_| fault::timeout(&self.name, action))?
-            .map_err(|error| fault::sql(&self.name, action, error))?;
+            .map_err(|error| fault::connecting(&self.name, &self.address, error))?;
         let (sender, notices) = mpsc::channel(MOST_NOTICES);
         let driver = tokio::spawn(async move {
             let mut messages = stream::poll_fn(move |context| connection.poll_message(context));
@@ -137,7 +138,10 @@ impl Server {
     pub(crate) async fn replicate(&self, slot: &str, version: u32, start: u64) -> Result<ReplicationClient, SourceError> {
         assert!(is_plain_name(slot), "a slot's name goes into replication commands unquoted");
         let password = String::from_utf8_lossy(self.address.sql.get_password().unwrap_or_default()).into_owned();
-        let (host, user, database) = (self.address.host(), self.address.user(), self.address.database());
+        if let Some(problem) = self.address.unfollowable() {
+            return Err(SourceError::Unsupported { name: self.name.to_string(), problem });
+        }
+        let (host, user, database) = (self.address.reached_at(), self.address.user(), self.address.database());
         let tls = if self.lacks_tls().await? { TlsConfig::disabled() } else { self.tls.replication() };
         let config = ReplicationConfig::new(host, user, password, database, slot, slot)
             .with_port(self.address.port())
@@ -153,7 +157,7 @@ impl Server {
     /// Whether TLS is only preferred and the server has none. `pgwire-replication` cannot prefer and verify at once, so the
     /// other driver finds out.
     async fn lacks_tls(&self) -> Result<bool, SourceError> {
-        if self.address.sql.get_ssl_mode() != SslMode::Prefer || self.address.trust == Trust::Anybody {
+        if self.address.sql.get_ssl_mode() != SslMode::Prefer || self.address.tls.trust == Trust::Anybody {
             return Ok(false);
         }
         let session = self.connect(Purpose::Read).await?;

@@ -37,6 +37,7 @@ use tokio::{
 };
 
 use crate::{
+    crash::{self, Moment},
     data::{Lsn, Position},
     source::{
         Event, Link, SourceError,
@@ -343,6 +344,7 @@ impl Tail {
     fn acknowledge(&mut self, link: &mut Link) {
         if let Some(durable) = lsn(&link.durable.borrow_and_update()) {
             self.client.update_applied_lsn(pgwire_replication::Lsn::from_u64(durable.0));
+            crash::moment(Moment::Confirmed);
         }
     }
 

@@ -21,13 +21,19 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{
+        CertificateDer, PrivateKeyDer, ServerName, UnixTime,
+        pem::{Error as PemError, PemObject},
+    },
 };
 use tempfile::NamedTempFile;
 use tokio_postgres::config::SslMode as Offer;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::source::postgres::address::{Address, Roots, Trust};
+use crate::source::postgres::{
+    address::Address,
+    trust::{Identity, Roots, Trust},
+};
 
 /// Columns of a PEM line (RFC 7468).
 const PEM_LINE: usize = 64;
@@ -48,7 +54,7 @@ impl Tls {
     pub(crate) fn load(address: &Address) -> Result<Self, String> {
         let provider = Arc::new(ring::default_provider());
         let presented = Arc::new(OnceLock::new());
-        let (verifier, mode, roots): (Arc<dyn ServerCertVerifier>, _, _) = match &address.trust {
+        let (verifier, mode, roots): (Arc<dyn ServerCertVerifier>, _, _) = match &address.tls.trust {
             Trust::Anybody => (Arc::new(Unchecked(provider.clone())), ReplicationMode::Require, None),
             Trust::Authority(roots) => {
                 let certificates = certificates(roots)?;
@@ -65,14 +71,23 @@ impl Tls {
             .with_safe_default_protocol_versions()
             .map_err(|error| format!("TLS cannot be set up: {error}"))?
             .dangerous()
-            .with_custom_certificate_verifier(verifier)
-            .with_no_client_auth();
-        let mode = match (address.sql.get_ssl_mode(), &address.trust) {
+            .with_custom_certificate_verifier(verifier);
+        let config = match &address.tls.identity {
+            None => config.with_no_client_auth(),
+            Some(identity) => {
+                let (chain, key) = shown(identity)?;
+                config.with_client_auth_cert(chain, key).map_err(|_| mismatch(identity))?
+            }
+        };
+        let mode = match (address.sql.get_ssl_mode(), &address.tls.trust) {
             (Offer::Disable, _) => ReplicationMode::Disable,
             (Offer::Prefer, Trust::Anybody) => ReplicationMode::Prefer,
             _ => mode,
         };
         let mut replication = TlsConfig { mode, ..TlsConfig::disabled() };
+        if let Some(identity) = &address.tls.identity {
+            replication = replication.with_client_cert(&identity.certificate, &identity.key);
+        }
         let mut file = None;
         if let Some((roots, certificates)) = roots {
             match &roots.ca_file {
@@ -122,6 +137,39 @@ fn certificates(roots: &Roots) -> Result<Vec<CertificateDer<'static>>, String> {
         return Err("this system has no trusted certificates. Install ca-certificates or name a ca_file".into());
     }
     Ok(certificates)
+}
+
+/// The certificate and the key that are shown to the server. The errors hold nothing of what the files hold.
+fn shown(identity: &Identity) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
+    let file = identity.certificate.display();
+    let unreadable = |error| format!("the client certificate in \"{file}\" cannot be read: {}", pem_problem(&error));
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(&identity.certificate).map_err(unreadable)?.collect();
+    let chain = chain.map_err(unreadable)?;
+    if chain.is_empty() {
+        return Err(format!("\"{file}\" holds no certificate. sslcert must be a PEM file"));
+    }
+    let file = identity.key.display();
+    // Both forms of an encrypted key say so in plain text: "BEGIN ENCRYPTED PRIVATE KEY", "Proc-Type: 4,ENCRYPTED".
+    if std::fs::read(&identity.key).is_ok_and(|pem| pem.windows(9).any(|part| part == b"ENCRYPTED")) {
+        let decrypt = "Decrypt it, openssl pkey -in client.key -out plain.key, and protect the file by its mode";
+        return Err(format!("the private key in \"{file}\" is encrypted, which is not supported. {decrypt}"));
+    }
+    let key = PrivateKeyDer::from_pem_file(&identity.key);
+    Ok((chain, key.map_err(|error| format!("the private key in \"{file}\" cannot be read: {}", pem_problem(&error)))?))
+}
+
+/// Without what the file holds, which may be a key.
+fn pem_problem(error: &PemError) -> String {
+    match error {
+        PemError::Io(error) => error.to_string(),
+        // The enum is open, and what else it says quotes the file.
+        _ => "it is no PEM file of that kind".to_owned(),
+    }
+}
+
+fn mismatch(identity: &Identity) -> String {
+    let (certificate, key) = (identity.certificate.display(), identity.key.display());
+    format!("the private key in \"{key}\" is not that of the certificate in \"{certificate}\", or of a kind that is not supported")
 }
 
 fn verifier(certificates: &[CertificateDer<'static>], provider: &Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, String> {

@@ -56,9 +56,12 @@ fn a_result_that_is_not_the_databases_own_is_counted_and_shown_without_its_conte
     let text = doubt.to_string();
     assert!(text.contains("missing: 6 characters") && text.contains("too many: 2 characters"), "{text}");
     assert!(!text.contains("secret") && !text.contains("zz"), "{text}");
-    // The answer becomes facts all the same, of a view that is refreshed.
+    // Until the answer becomes facts, of a view that is refreshed, they are those of before: whoever starts now has to know.
+    let view = followers.views[0].0.clone();
+    followers.store.demote(view.id, PLAN, &text).expect("demoted");
+    assert!(followers.store.reread(&view).expect("read").failing);
     followers.store.apply("db", &at(30).into(), vec![loaded.fresh], Guard::Off).expect("applied");
-    followers.store.demote(followers.views[0].0.id, PLAN, &text).expect("demoted");
+    assert!(!followers.store.reread(&view).expect("read").failing);
     let mut followers = followers.reopened();
     let view = followers.views[0].0.clone();
     assert_eq!((view.has_state(PLAN), view.demotion(PLAN), view.demotion("another")), (false, Some(text.as_str()), None));

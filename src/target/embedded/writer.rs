@@ -21,9 +21,12 @@ use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tracing::error;
 
-use crate::target::embedded::{
-    apply::{Apply, Failure, Refusal, Shapes, Terms, Work},
-    pending::Pending,
+use crate::{
+    crash::{self, Moment},
+    target::embedded::{
+        apply::{Apply, Failure, Refusal, Shapes, Terms, Work},
+        pending::Pending,
+    },
 };
 
 /// Requests that wait for the writer. More wait in their own tasks; their bodies are bounded by `store::ROOM_BYTES`.
@@ -194,6 +197,7 @@ impl Turn {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         self.pending.settle_slice(&transaction, &mut self.shapes)?;
         transaction.commit()?;
+        crash::moment(Moment::Settled);
         self.tell_behind();
         Ok(())
     }
@@ -228,6 +232,7 @@ impl Turn {
         }
         let offset = transaction.query_row("SELECT offset FROM store", [], |row| row.get(0))?;
         transaction.commit()?;
+        crash::moment(Moment::Answering);
         self.tell_behind();
         Ok((offset, results))
     }

@@ -1,6 +1,7 @@
 //! What becomes of facts when the configuration changes between two runs of one state directory.
 
 use super::*;
+use crate::crash::moments::{self, Scene};
 
 /// A fact type that moves to another file and back: its first file has not changed meanwhile, and still its facts are to be those of it.
 #[tokio::test(flavor = "multi_thread")]
@@ -97,4 +98,31 @@ fn one_fact_type_from_two_sources_is_refused() {
     desk.put("again.yaml", &yaml);
     let refused = Factsync::run(&["run", &one, &again], &[]).expect_code(2);
     assert!(refused.stderr.contains("Both would claim"), "{}", refused.stderr);
+}
+
+/// Two databases exchange their fact types, and the process dies on the way: half an exchange is neither the one nor the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn atomic_a_death_while_fact_types_change_places() {
+    let cluster = Cluster::start(Major::V15);
+    let (first, second) = (Database::on(&cluster).await, Database::on(&cluster).await);
+    second.sql("UPDATE member SET role = role || ' of the second'").await;
+    let mut desk = Desk::new();
+    desk.postgres(&[("first", "a", &first), ("second", "b", &second)]);
+    assert!(desk.started(&["postgres.yaml"]).await.terminate().success());
+    let mut names = ["b", "a"];
+    for moment in moments::of(Scene::Exchange) {
+        let [of_first, of_second] = names;
+        desk.postgres(&[("first", of_first, &first), ("second", of_second, &second)]);
+        desk.env.push(("FACTSYNC_DIE_AT".to_owned(), format!("{}:1", moment.name())));
+        moments::assert_died(desk.run(&["postgres.yaml"], &[]), &moment.name());
+        desk.env.pop();
+        first
+            .sql("DELETE FROM member WHERE id = (SELECT min(id) FROM member); INSERT INTO member (user_id, role) VALUES ('9', 'new')")
+            .await;
+        let process = desk.run(&["postgres.yaml"], &[]);
+        first.assert_equal(&process, "first", of_first, &moment.name()).await;
+        second.assert_equal(&process, "second", of_second, &moment.name()).await;
+        process.kill();
+        names.reverse();
+    }
 }

@@ -1,4 +1,7 @@
 //! An application of a test's own: its schema, its fact types and queries, and a factsync that follows it.
+//!
+//! factsync connects as the role that `factsync setup` prints, which reads what the queries need and owns nothing; an administrator runs
+//! `setup` before each run, as the README asks. [`App::as_owner`] is for what only an owner's factsync does: mending the publication itself.
 
 use std::path::PathBuf;
 
@@ -7,10 +10,22 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{
-    factsync::{DEVELOPMENT_KEY, Process, client},
+    factsync::{DEVELOPMENT_KEY, Factsync, Process, client},
     github::assert_holds,
     postgres::{Cluster, Major},
 };
+
+/// The role of `sql/role.sql` in tests.
+pub(crate) const ROLE: &str = "sync";
+
+/// As whom factsync connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// As [`ROLE`], with the privileges of `factsync setup`.
+    LeastPrivilege,
+    /// As the superuser, who owns the tables.
+    Owner,
+}
 
 /// A database on a cluster of its own, and a configuration for it.
 pub(crate) struct App {
@@ -18,6 +33,7 @@ pub(crate) struct App {
     pub(crate) database: String,
     pub(crate) client: tokio_postgres::Client,
     facts: Vec<(FactType, String)>,
+    access: Access,
     folder: TempDir,
 }
 
@@ -34,9 +50,15 @@ impl App {
         let client = cluster.client(&database).await;
         client.batch_execute(schema).await.expect("the schema runs");
         let folder = tempfile::tempdir().expect("a folder");
-        let mut app = Self { facts: Vec::new(), cluster, database, client, folder };
+        let mut app = Self { facts: Vec::new(), access: Access::LeastPrivilege, cluster, database, client, folder };
         app.configure(facts, sync);
         app
+    }
+
+    /// The same with a factsync that owns the tables and mends the publication by itself.
+    pub(crate) fn as_owner(mut self) -> Self {
+        self.access = Access::Owner;
+        self
     }
 
     /// Other fact types for the next [`Self::run`].
@@ -60,8 +82,27 @@ impl App {
         self.folder.path().join("state")
     }
 
+    /// The database as factsync connects to it.
     pub(crate) fn url(&self) -> String {
+        match self.access {
+            Access::LeastPrivilege => self.owner_url().replace("postgres@", &format!("{ROLE}@")),
+            Access::Owner => self.owner_url(),
+        }
+    }
+
+    /// The same as the superuser.
+    pub(crate) fn owner_url(&self) -> String {
         self.cluster.url(&self.database)
+    }
+
+    /// What an administrator does before a run. Where it fails, so does the run, and says why.
+    pub(crate) fn set_up(&self) {
+        if self.access == Access::LeastPrivilege {
+            let (config, state) = (self.config(), self.state());
+            let (config, state) = (config.to_str().expect("UTF-8"), state.to_str().expect("UTF-8"));
+            let args = ["setup", config, "--apply", "--role", ROLE, "--state", state];
+            Factsync::run(&args, &[("DATABASE_URL", &self.owner_url())]);
+        }
     }
 
     /// `factsync run` with the same state directory each time.
@@ -71,6 +112,7 @@ impl App {
 
     /// The same in another environment.
     pub(crate) fn run_with(&self, more: &[&str], env: &[(&str, &str)]) -> Process {
+        self.set_up();
         let (config, state) = (self.config(), self.state());
         let mut args = vec!["run", config.to_str().expect("UTF-8"), "--limits", "off"];
         if !more.contains(&"--state") {

@@ -29,11 +29,16 @@ impl Certificates {
     /// A certificate for `subject`, as openssl takes it (`/O=x/CN=y`), with a new key by `openssl genpkey`; the extensions are lines
     /// such as `subjectAltName=DNS:localhost`.
     pub(crate) fn sign(&self, name: &str, subject: &str, key: &str, extensions: &str) {
+        self.sign_for(name, subject, key, extensions, 2);
+    }
+
+    /// The same for that many days, which may lie in the past.
+    pub(crate) fn sign_for(&self, name: &str, subject: &str, key: &str, extensions: &str, days: i32) {
         self.openssl(&format!("genpkey {key} -out {name}.key"));
         self.openssl(&format!("req -new -key {name}.key -out {name}.csr -subj {subject}"));
         fs::write(self.file(&format!("{name}.cnf")), format!("basicConstraints=CA:FALSE\n{extensions}\n")).expect("written");
         self.openssl(&format!(
-            "x509 -req -in {name}.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out {name}.crt -days 2 -extfile {name}.cnf"
+            "x509 -req -in {name}.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out {name}.crt -days {days} -extfile {name}.cnf"
         ));
         self.join(&[&format!("{name}.crt"), &format!("{name}.key")], &format!("{name}.pem"));
     }

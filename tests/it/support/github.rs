@@ -11,7 +11,8 @@ use factsync::{
 use serde_json::Value;
 
 use super::{
-    factsync::Process,
+    app::ROLE,
+    factsync::{Factsync, Process},
     postgres::{Cluster, Major},
 };
 
@@ -34,11 +35,20 @@ impl Github {
             let sql = std::fs::read_to_string(format!("{ROOT}/sql/example/{file}")).expect("the example has its SQL");
             client.batch_execute(&sql).await.expect("the example's SQL runs");
         }
-        Self { cluster, database, client }
+        let github = Self { cluster, database, client };
+        let args = ["setup", "examples/github/github.yaml", "--apply", "--role", ROLE];
+        Factsync::run(&args, &[("DATABASE_URL", &github.url())]).expect_code(0);
+        github
     }
 
+    /// The database as the superuser, who is the application.
     pub(crate) fn url(&self) -> String {
         self.cluster.url(&self.database)
+    }
+
+    /// The database as factsync connects to it: as the role that `factsync setup` prints.
+    pub(crate) fn sync_url(&self) -> String {
+        self.url().replace("postgres@", &format!("{ROLE}@"))
     }
 
     /// `factsync run` on the example, with `state` kept between runs.
@@ -46,14 +56,14 @@ impl Github {
         let state = state.to_str().expect("a UTF-8 path");
         let mut args = vec!["run", "examples/github/github.yaml", "--limits", "off", "--state", state];
         args.extend(more);
-        Process::spawn(&args, &[("DATABASE_URL", &self.url())])
+        Process::spawn(&args, &[("DATABASE_URL", &self.sync_url())])
     }
 
     /// [`Github::run`] of a process that dies at a moment of `engine/crash.rs`.
     pub(crate) fn run_to_death(&self, state: &std::path::Path, moment: &str) -> Process {
         let state = state.to_str().expect("a UTF-8 path");
         let args = ["run", "examples/github/github.yaml", "--limits", "off", "--state", state];
-        Process::spawn(&args, &[("DATABASE_URL", &self.url()), ("FACTSYNC_DIE_AT", moment)])
+        Process::spawn(&args, &[("DATABASE_URL", &self.sync_url()), ("FACTSYNC_DIE_AT", moment)])
     }
 
     /// Where the database's log is now; everything committed so far lies before it.
