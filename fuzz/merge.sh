@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 program=${CARGO_TARGET_DIR:-$PWD/../target}/debug/factsync-fuzz
 for target in "$@"; do
   fresh=$(mktemp -d)
-  FACTSYNC_FUZZ=$target "$program" -merge=1 -timeout=10 -rss_limit_mb=1024 "$fresh" "corpus/$target"
+  FACTSYNC_FUZZ=$target "$program" -merge=1 -timeout=30 -rss_limit_mb=1024 "$fresh" "corpus/$target"
   rm -f "corpus/$target"/*
   cp "$fresh"/* "corpus/$target/"
   rm -rf "$fresh"

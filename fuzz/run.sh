@@ -17,7 +17,7 @@ all=(config csv http pgoutput signature tree)
 
 # Not locked: what is locked here follows ../Cargo.lock, so that a new dependency of factsync is not a failure of this build.
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/../target}
-RUSTC_WRAPPER=$PWD/rustc.sh cargo build
+CARGO_INCREMENTAL=0 RUSTC_WRAPPER=$PWD/rustc.sh cargo build
 program=$CARGO_TARGET_DIR/debug/factsync-fuzz
 
 # The longest input of each: what is read whole from outside has megabytes only in seeds of its own.
@@ -39,12 +39,14 @@ seeds() {
 run_one() {
   local target=$1 work=$2 found=$PWD/found/$1/ seed
   mkdir -p "$found" "$work/$target"
-  local folders=("$work/$target" "corpus/$target")
+  local folders=("$work/$target")
+  if [ -d "corpus/$target" ]; then folders+=("corpus/$target"); fi
   for seed in $(seeds "$target"); do folders+=("$seed"); done
   if [ -n "${FUZZ_KEEP:-}" ]; then folders=("${folders[@]:1}"); fi
-  # A gigabyte: what a sidecar may never have. Ten seconds: what no input of these sizes may take.
-  FACTSYNC_FUZZ=$target FACTSYNC_FUZZ_HOME=$work/$target.home "$program" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -max_len="$(max_len "$target")" \
-    -dict="dictionaries/$target" -artifact_prefix="$found" -print_final_stats=1 "${folders[@]}" >"$work/$target.log" 2>&1
+  # A gigabyte: what a sidecar may never have. Half a minute: what no input of these sizes may take, on a busy machine either.
+  FACTSYNC_FUZZ=$target FACTSYNC_FUZZ_HOME=$work/$target.home "$program" -max_total_time="$seconds" -timeout=30 -rss_limit_mb=1024 \
+    -max_len="$(max_len "$target")" $([ -e "dictionaries/$target" ] && echo "-dict=dictionaries/$target") -artifact_prefix="$found" \
+    -print_final_stats=1 "${folders[@]}" >"$work/$target.log" 2>&1
 }
 
 report() {
@@ -60,13 +62,21 @@ report() {
 }
 
 if [ $# -eq 2 ] && [ -f "$called_from/$2" ]; then
-  FACTSYNC_FUZZ=$1 exec "$program" -timeout=10 -rss_limit_mb=1024 "$called_from/$2"
+  FACTSYNC_FUZZ=$1 exec "$program" -timeout=30 -rss_limit_mb=1024 "$called_from/$2"
 fi
 
 if [ $# -gt 0 ]; then targets=("$@"); else targets=("${all[@]}"); fi
 # In memory, where there is such a place: a target writes a file for each input.
 work=$(TMPDIR=$([ -w /dev/shm ] && echo /dev/shm || echo "${TMPDIR:-/tmp}") mktemp -d)
 trap 'rm -rf "$work"' EXIT
+# A check that cannot fail is none.
+if run_one planted "$work"; then
+  echo "the planted mistake was not found within $seconds s" >&2
+  exit 1
+fi
+grep -q "the planted mistake" "$work/planted.log"
+echo "fuzz target planted: found"
+rm -rf found/planted
 failed=0
 running=()
 declare -A of

@@ -39,8 +39,8 @@ const MAX_ANSWER_BYTES: usize = 16 << 20;
 /// Two sources, so that a position alone may not tell which is meant.
 const CONFIG: &str = "
 facts:
-  has_role(User:_, String:_): {db: app, query: SELECT a, b FROM t}
-  owns(User:_, Repo:_): {db: other, query: SELECT a, b FROM t}
+  has_role(User:_, String:_): {db: app, query: 'SELECT a, b FROM t'}
+  owns(User:_, Repo:_): {db: other, query: 'SELECT a, b FROM t'}
 dbs:
   app: {connection_string: 'postgresql:///app'}
   other: {connection_string: 'postgresql:///other'}

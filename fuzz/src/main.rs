@@ -10,6 +10,7 @@ mod config;
 mod csv;
 mod http;
 mod pgoutput;
+mod planted;
 mod signature;
 mod tree;
 
@@ -21,11 +22,12 @@ use libfuzzer_sys::fuzz_target;
 const TARGET: &str = "FACTSYNC_FUZZ";
 
 /// Every target with its name.
-const TARGETS: [(&str, fn(&[u8])); 6] = [
+const TARGETS: [(&str, fn(&[u8])); 7] = [
     ("config", config::run),
     ("csv", csv::run),
     ("http", http::run),
     ("pgoutput", pgoutput::run),
+    ("planted", planted::run),
     ("signature", signature::run),
     ("tree", tree::run),
 ];

@@ -28,11 +28,18 @@ const ROWS: u64 = 4;
 /// The moment of everything, in microseconds since 2000-01-01.
 const NOW: i64 = 800_000_000_000_000;
 
-static NAMES_15: LazyLock<Names> = LazyLock::new(|| Names::from_json(include_str!("../names/15.json")).expect("captured"));
-static NAMES_18: LazyLock<Names> = LazyLock::new(|| Names::from_json(include_str!("../names/18.json")).expect("captured"));
+static NAMES_15: LazyLock<Names> = LazyLock::new(|| captured("15"));
+static NAMES_18: LazyLock<Names> = LazyLock::new(|| captured("18"));
 
 type Tables = BTreeMap<u32, Vec<Cells>>;
 type Cells = Vec<Option<String>>;
+
+/// What `capture.sh` wrote.
+fn captured(version: &str) -> Names {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("names/{version}.json"));
+    let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    Names::from_json(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+}
 
 /// Runs one input.
 pub fn run(data: &[u8]) {

@@ -162,8 +162,9 @@ impl<R: Read> Gate<R> {
 impl<R: Read> Read for Gate<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut count = self.inner.read(buffer)?;
-        // The first piece has the whole mark, if there is one: here and in the parser a part of it would be text.
-        while !self.started && (1..BYTE_ORDER_MARK.len()).contains(&count) && count < buffer.len() {
+        // The first piece has the whole mark, if there is one, and something after it: here and in the parser a part of the mark would be
+        // text, and to the parser a piece that is nothing but the mark is the end of the file.
+        while !self.started && (1..=BYTE_ORDER_MARK.len()).contains(&count) && count < buffer.len() {
             match self.inner.read(&mut buffer[count..])? {
                 0 => break,
                 more => count += more,
