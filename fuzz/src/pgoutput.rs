@@ -1,7 +1,8 @@
 //! What PostgreSQL sends: the change stream, from the server's bytes to the images that views read, and the rows of a COPY.
 //!
 //! An input that begins with `d` is what the server sends, message by message; one that begins with `c` is a COPY, the second byte saying
-//! which columns are booleans; any other is a list of pgoutput messages, each after two bytes of length. What is read must be what is there: written again, it is the message. What is delivered must be what a second,
+//! which columns are booleans; any other is a list of pgoutput messages, each after two bytes of length. What is read must be what is
+//! there: written again, it is the message. What is delivered must be what a second,
 //! slower reading of the same messages says ([`Model`]).
 
 use std::{
