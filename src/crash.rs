@@ -79,6 +79,8 @@ moments! {
     Doubted,
     /// A part of the outbox is folded into the backlog.
     Folded,
+    /// A hold has ended on the disk here, and who asked for it has not been told.
+    Released,
     /// A refused fact is out of the way, and nobody has been told.
     Parked,
     /// The embedded fact store has committed a group, and has answered none of it.

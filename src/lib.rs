@@ -33,6 +33,7 @@
 //! | where does a row change become a fact that begins or ends? | [`view::Dataflow`]; its operators are listed in [`view`] |
 //! | where do rows come and go because time passes? | `view/clock.rs`; `engine/clock.rs`: the source's clock; `engine/away.rs`: outages |
 //! | where does a WAL message become "this view must be run again"? | [`source::postgres`], `tail.rs`, `dirty.rs` and `refresh.rs` |
+//! | who notices DDL, before a row is misread? | `tail/check.rs`, `pulse.rs`; under a snapshot: `read.rs` |
 //! | where does a query's output become a row? | [`source::postgres`], `copy.rs`; [`source::csv`]; [`source::mongo`] |
 //! | how does a view get its first state? | `view/load.rs` from whole tables, `store/load.rs` compares it with the database's own answer |
 //! | where does a row become a fact? | [`fact::FactType::fact`]; `store/settle.rs` for row changes, [`view::refresh()`] for whole results |
@@ -41,10 +42,14 @@
 //! | who keeps the fact store's quota? | [`target::quota`] |
 //! | what does `--shadow` do in place of delivery, and `--adopt` with what is there? | `engine/shadow.rs`; `store/adopt.rs` |
 //! | who decides between resuming and a new snapshot, for each view? | `engine/start.rs` |
+//! | who notices a server that was put back, promoted, replaced? | [`source::postgres`], `mark.rs`, `follow.rs`; `engine/stranger.rs` |
+//! | who lets a slot go before the server's disk is full? | [`source::postgres`], `budget.rs` |
+//! | how does a second process take over? | `cli/standby.rs` on the same state directory; `follow.rs` waits for the slot |
 //! | what becomes of sources and fact types that come, go and move between two runs? | `store/views.rs`, `reassign` |
 //! | which replication slot has a source, whatever comes and goes beside it? | `config/merge.rs` decides, `store/slots.rs` remembers |
 //! | when is a file believed that somebody still writes? | [`source::csv`], `tail.rs` |
 //! | what happens to a fact that the fact store refuses? | `engine/deliver.rs` parks it, `engine/parked.rs` shows it |
+//! | what waits for a person, and how does it go on? | `view/guard.rs` judges, `store/holds.rs` keeps, `engine/holds.rs` and `factsync hold` end it |
 //! | what happens to a view that fails? | `engine/apply.rs`, `flow_failed` |
 //! | at which steps does a test let the process die? | [`crash`] |
 //! | what is on the disk? | [`store`] (local state), [`target::embedded`] (the embedded fact store) |
@@ -67,7 +72,8 @@
 //! 7. **Bounded.** Memory does not grow with the database, a commit, the fact store or an outage: a commit of any size is applied in
 //!    chunks ([`view::Dataflow`]), what it flips and what is read as a whole is sorted on disk ([`data`]), views' state and the
 //!    outbox are on disk ([`store`]), every queue has a named limit. What a recursion touches at once is in memory, up to a named limit.
-//! 8. **Guarded.** A change that would remove more than the configured share of a fact type waits for a person ([`view::Guard`]).
+//! 8. **Guarded.** A change that would remove more than the configured share of a fact type, by itself or with those of the last minute,
+//!    waits for a person ([`view::Guard`]); a hold ends as a whole or not at all ([`store::Hold`]).
 //! 9. **Loud.** What cannot be applied is counted, shown in `/v1/status` and logged once per cause; it never stops other fact types.
 //!
 //! And three about the code, kept true by `tests/tidy.rs` as far as a program can tell:

@@ -42,6 +42,12 @@ pub const DELIVERY_FAILURES: &str = "factsync_delivery_failures_total";
 pub const LAG_BYTES: &str = "factsync_source_lag_bytes";
 /// Seconds since the source was last caught up with, by `source`.
 pub const LAG_SECONDS: &str = "factsync_source_lag_seconds";
+/// Bytes of the server's log that the slot holds back, by `source`.
+pub const RETAINED_WAL: &str = "factsync_source_retained_wal_bytes";
+/// 0 while the server keeps that much anyhow, 1 while it keeps more than `max_wal_size`, 2 when it is about to remove it, by `source`.
+pub const WAL_RISK: &str = "factsync_source_wal_risk";
+/// Times that the stored position was of no use any more, by `source`.
+pub const POSITIONS_LOST: &str = "factsync_positions_lost_total";
 /// 1 while a source is followed, 0 otherwise, by `source`.
 pub const SOURCE_UP: &str = "factsync_source_up";
 /// 1 while the fact store answers, 0 otherwise.
@@ -98,6 +104,8 @@ pub fn init_metrics() -> PrometheusHandle {
         (WAITERS, "Requests to /v1/wait that have no answer yet"),
         (LAG_BYTES, "Bytes of log between the source's end and the applied position"),
         (LAG_SECONDS, "Seconds since the source was last caught up with"),
+        (RETAINED_WAL, "Bytes of the server's log that the slot holds back"),
+        (WAL_RISK, "1 while the slot holds back more than max_wal_size, 2 when the server is about to remove it"),
         (SOURCE_UP, "1 while the source is followed"),
         (TARGET_UP, "1 while the fact store answers"),
         (DRIFT_MISSING, "Facts missing from the fact store at the last comparison"),
@@ -107,6 +115,7 @@ pub fn init_metrics() -> PrometheusHandle {
     }
     metrics::describe_counter!(DELIVERED_FACTS, "Fact changes acknowledged by the fact store");
     metrics::describe_counter!(DROPPED_FACTS, "Changes of the backlog that were not sent, because the desired facts disagreed by then");
+    metrics::describe_counter!(POSITIONS_LOST, "Times that the stored position was of no use any more");
     metrics::describe_counter!(DELIVERY_FAILURES, "Attempts to deliver that failed");
     handle
 }

@@ -4,6 +4,7 @@
 
 mod check;
 mod explain;
+mod hold;
 mod progress;
 mod reconcile;
 mod remote;
@@ -11,6 +12,7 @@ mod reset;
 mod run;
 mod serve;
 mod setup;
+mod standby;
 mod target;
 
 use std::{
@@ -73,7 +75,7 @@ struct Global {
     /// Where positions, desired facts and the embedded fact store are kept
     #[arg(long, global = true, value_name = "DIR", default_value = "./factsync-state")]
     state: PathBuf,
-    /// Where HTTP is served, and where `status` and `wait` ask
+    /// Where HTTP is served, and where `status`, `wait` and `hold` ask
     #[arg(long, global = true, value_name = "ADDR", default_value = "127.0.0.1:7878")]
     listen: SocketAddr,
     /// How logs are written
@@ -124,6 +126,8 @@ enum Command {
     Status,
     /// Wait until the facts of a position are acknowledged by the fact store
     Wait(remote::WaitArgs),
+    /// Look at removals that wait for a person, let them go, or forget them
+    Hold(hold::HoldArgs),
     /// Drop the slot, publication and local state that factsync created
     Reset(reset::ResetArgs),
 }
@@ -154,6 +158,7 @@ pub fn main() -> ExitCode {
         | Command::Setup(_)
         | Command::Status
         | Command::Wait(_)
+        | Command::Hold(_)
         | Command::Reset(_) => "warn,pgwire_replication=off",
     };
     telemetry::init_logs(if matches!(cli.global.log, Log::Json) { LogFormat::Json } else { LogFormat::Text }, default);
@@ -197,6 +202,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Serve => serve::run(&global).await,
         Command::Status => remote::status(&global).await,
         Command::Wait(args) => remote::wait(&global, &args).await,
+        Command::Hold(args) => hold::run(&global, &args).await,
         Command::Reset(args) => reset::run(&global, &args).await,
     }
 }

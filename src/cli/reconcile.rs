@@ -201,7 +201,7 @@ fn hold_removals(outcomes: &mut [Outcome], guard: Guard, spool: &Path) -> anyhow
     for outcome in outcomes {
         let Outcome::Compared(comparison) = outcome else { continue };
         let removals = comparison.removes.len();
-        if guard.judge(removals, comparison.stored) == Verdict::Hold {
+        if guard.judge_comparison(removals, comparison.stored) != Verdict::Apply {
             say(&format!(
                 "{}: {removals} removals of {} facts are held, more than max_removals allows. \
                  Check the source; --allow-removals lets them go",

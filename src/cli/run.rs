@@ -12,7 +12,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    cli::{Configs, Exit, Global, duration, load_sources, target},
+    cli::{Configs, Exit, Global, duration, load_sources, standby, target},
     config::{MaxRemovals, SourceConfig, SourceKind},
     engine::{self, Board, Delivery, Parts, ShadowOptions},
     server::{self, Patience},
@@ -30,11 +30,11 @@ use crate::{
 pub(super) struct RunArgs {
     #[command(flatten)]
     configs: Configs,
-    /// Let removals go that `max_removals` or `--adopt` held, and do not hold any
+    /// Let all removals go that `max_removals` or `--adopt` held, and do not hold any
     #[arg(long)]
     allow_removals: bool,
     /// At the first comparison, take over what the fact store holds: insert what is missing, remove nothing. What no query wants is
-    /// held, as `/v1/status` shows, until `--allow-removals` lets go of it
+    /// held, as `/v1/status` shows, until `factsync hold release` or `--allow-removals` lets go of it
     #[arg(long, conflicts_with = "allow_removals")]
     adopt: bool,
     /// Write nothing; report on stdout what would be written, and how what the application writes differs, commit by commit
@@ -44,6 +44,9 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "5s", value_parser = grace, default_value = "5s", requires = "shadow")]
     #[arg(conflicts_with_all = ["allow_removals", "adopt"])]
     shadow_grace: Duration,
+    /// If another process uses the state directory, wait until it has ended, then take over where it was
+    #[arg(long)]
+    standby: bool,
     /// Not ready (/readyz) with more than this many grants that the fact store refused; a refused revocation is always too much
     #[arg(long, value_name = "N")]
     max_parked: Option<u64>,
@@ -78,8 +81,14 @@ impl RunArgs {
 pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit> {
     let config = load_sources(global, &args.configs)?;
     let choice = target::choose(global)?;
-    let mut state = target::lock(&global.state)?;
-    let followers = config.sources.iter().map(|source| follower(source, &state.spool())).collect();
+    let (mut state, listener) = match args.standby {
+        false => (target::lock(&global.state)?, None),
+        true => match standby::wait(global).await? {
+            Some((state, listener)) => (state, Some(listener)),
+            None => return Ok(Exit::Done),
+        },
+    };
+    let followers = config.sources.iter().map(|source| follower(source, &state.spool(), config.sync.max_wal)).collect();
     let target = choice.open(global, Some(&state))?;
     let api = match &target.embedded {
         Some(store) => Some(embedded::router(store.clone(), target::access(global)?, global.limits)),
@@ -98,12 +107,15 @@ pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit>
         delivery: args.delivery(),
     };
     let signals = Signals::catch()?;
-    let listener = listen(global).await?;
+    let listener = match listener {
+        Some(listener) => listener,
+        None => listen(global).await?,
+    };
     let url = format!("http://{}", listener.local_addr()?);
     state.listens_at(&url)?;
     info!(target = target.kind, "listening on {url}");
     let (stop, stopped) = watch::channel(false);
-    let router = server::router(board, telemetry::init_metrics(), api, stopped.clone());
+    let router = server::router(board, telemetry::init_metrics(), target::holder(global)?, api, stopped.clone());
     let http = tokio::spawn(server::serve(listener, router, Patience::default(), stopped.clone(), engine::GRACE));
     let signals = tokio::spawn(until_signalled(signals, stop.clone()));
     let mut outcome = tokio::select! {
@@ -146,15 +158,20 @@ impl Signals {
     pub(super) fn catch() -> anyhow::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
+
+    /// Returns when the next one comes.
+    pub(super) async fn caught(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Turns `stop` on SIGTERM or SIGINT, and ends the process if the stop takes longer than it may.
 #[expect(clippy::disallowed_methods, reason = "a stop that takes too long has no other end")]
 pub(super) async fn until_signalled(mut signals: Signals, stop: watch::Sender<bool>) {
-    tokio::select! {
-        _ = signals.terminate.recv() => {}
-        _ = signals.interrupt.recv() => {}
-    }
+    signals.caught().await;
     info!("stopping");
     stop.send_replace(true);
     tokio::time::sleep(engine::GRACE + Duration::from_secs(1)).await;
@@ -163,9 +180,9 @@ pub(super) async fn until_signalled(mut signals: Signals, stop: watch::Sender<bo
     std::process::exit(0)
 }
 
-fn follower(source: &SourceConfig, spool: &std::path::Path) -> Box<dyn Follow> {
+fn follower(source: &SourceConfig, spool: &std::path::Path, max_wal: Option<u64>) -> Box<dyn Follow> {
     match &source.kind {
-        SourceKind::Postgres(config) => Box::new(postgres::Follower::new(&source.name, config, spool.to_owned())),
+        SourceKind::Postgres(config) => Box::new(postgres::Follower::new(&source.name, config, spool.to_owned()).with_max_wal(max_wal)),
         SourceKind::Csv(config) => Box::new(csv::Follower::new(&source.name, config, spool)),
         SourceKind::Mongo(config) => Box::new(mongo::Follower::new(&source.name, config.clone(), spool)),
     }

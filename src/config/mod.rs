@@ -180,13 +180,15 @@ pub struct LocalAuthorization {
     pub views: Vec<View<String>>,
 }
 
-/// The `sync:` block. With several files the shortest `reconcile_every` and the smallest `max_removals` count.
+/// The `sync:` block. With several files the shortest `reconcile_every` and the smallest `max_removals` and `max_wal` count.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SyncOptions {
     /// How often to audit; `None` is never (`0`). Default 6 hours.
     pub reconcile_every: Option<Duration>,
     /// The blast-radius guard.
     pub max_removals: MaxRemovals,
+    /// Bytes of a PostgreSQL server's log that a slot may hold back before it is dropped; `None` for as many as the server allows.
+    pub max_wal: Option<u64>,
 }
 
 /// A change to one fact type that removes more than both is held.
@@ -200,7 +202,11 @@ pub struct MaxRemovals {
 
 impl Default for SyncOptions {
     fn default() -> Self {
-        Self { reconcile_every: Some(Duration::from_secs(6 * 60 * 60)), max_removals: MaxRemovals { count: 1000, percent: 20 } }
+        Self {
+            reconcile_every: Some(Duration::from_secs(6 * 60 * 60)),
+            max_removals: MaxRemovals { count: 1000, percent: 20 },
+            max_wal: None,
+        }
     }
 }
 

@@ -12,6 +12,10 @@ use crate::config::{
 /// A year: longer than anybody waits for an audit, and far from where clocks overflow.
 const MAX_RECONCILE_EVERY: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
+/// The smallest `max_wal`: four segments. A slot holds back the segment that is being written and what is behind the last checkpoint
+/// anyhow, so less would let go of a slot that nobody lags behind.
+const MIN_MAX_WAL: u64 = 64 << 20;
+
 /// What one file says, and what it leaves to the defaults.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct SyncBlock {
@@ -19,26 +23,29 @@ pub(super) struct SyncBlock {
     reconcile_every: Option<Duration>,
     count: Option<u64>,
     percent: Option<u8>,
+    max_wal: Option<u64>,
     pub(super) slot: Option<String>,
 }
 
 impl SyncBlock {
     /// Reads the block; `slots` is whether the file's source has replication slots.
     pub(super) fn read(reader: &mut Reader<'_>, block: Field, slots: bool) -> Self {
-        let known: &[&str] = if slots { &["reconcile_every", "max_removals", "slot"] } else { &["reconcile_every", "max_removals"] };
+        let known: &[&str] =
+            if slots { &["reconcile_every", "max_removals", "max_wal", "slot"] } else { &["reconcile_every", "max_removals"] };
         let Some(mut fields) = reader.fields(block, known) else { return Self::default() };
         let reconcile_every = fields.take("reconcile_every").and_then(|field| reconcile_every(reader, &field));
         let slot = fields.take("slot").and_then(|field| slot(reader, &field));
+        let max_wal = fields.take("max_wal").and_then(|field| max_wal(reader, &field));
         let limits = fields.take("max_removals").and_then(|field| reader.fields(field, &["count", "percent"]));
-        let Some(mut limits) = limits else { return Self { reconcile_every, slot, ..Self::default() } };
+        let Some(mut limits) = limits else { return Self { reconcile_every, max_wal, slot, ..Self::default() } };
         let count = limits.take("count").and_then(|field| reader.integer(&field, u64::MAX));
         let percent = limits.take("percent").and_then(|field| reader.integer(&field, 100));
-        Self { reconcile_every, count, percent: percent.and_then(|percent| u8::try_from(percent).ok()), slot }
+        Self { reconcile_every, count, percent: percent.and_then(|percent| u8::try_from(percent).ok()), max_wal, slot }
     }
 
     /// The shortest interval and the smallest limits that any file gives; the default for what no file gives.
     pub(super) fn merge(blocks: &[Self]) -> SyncOptions {
-        let SyncOptions { reconcile_every, max_removals } = SyncOptions::default();
+        let SyncOptions { reconcile_every, max_removals, max_wal } = SyncOptions::default();
         let given: Vec<Duration> = blocks.iter().filter_map(|block| block.reconcile_every).collect();
         let shortest = given.iter().copied().filter(|every| !every.is_zero()).min();
         SyncOptions {
@@ -47,6 +54,7 @@ impl SyncBlock {
                 count: blocks.iter().filter_map(|block| block.count).min().unwrap_or(max_removals.count),
                 percent: blocks.iter().filter_map(|block| block.percent).min().unwrap_or(max_removals.percent),
             },
+            max_wal: blocks.iter().filter_map(|block| block.max_wal).min().or(max_wal),
         }
     }
 }
@@ -80,6 +88,32 @@ fn duration(text: &str) -> Option<Duration> {
     let digits = number.bytes().all(|byte| byte.is_ascii_digit());
     let number: u64 = number.parse().ok().filter(|_| digits)?;
     number.checked_mul(seconds).map(Duration::from_secs).filter(|duration| *duration <= MAX_RECONCILE_EVERY)
+}
+
+fn max_wal(reader: &mut Reader<'_>, field: &Field) -> Option<u64> {
+    let size = match &field.node.value {
+        Value::Text(_) => size(&reader.text(field)?),
+        Value::Null | Value::Boolean(_) | Value::Number(_) | Value::List(_) | Value::Map(_) | Value::Tagged => None,
+    };
+    if size.is_none() {
+        let hint = "Write a number with MB, GB or TB, as in 10GB, at least 64MB; leave it out for no limit.";
+        reader.problem(field.node.spot, "\"max_wal\" is no size", hint);
+    }
+    size
+}
+
+/// `500MB`, `10GB` or `1TB`, as PostgreSQL's own settings: powers of 1024.
+fn size(text: &str) -> Option<u64> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(2)?)?;
+    let shift = match unit {
+        "MB" => 20,
+        "GB" => 30,
+        "TB" => 40,
+        _ => return None,
+    };
+    let digits = number.bytes().all(|byte| byte.is_ascii_digit());
+    let number: u64 = number.parse().ok().filter(|_| digits)?;
+    number.checked_mul(1 << shift).filter(|size| *size >= MIN_MAX_WAL)
 }
 
 fn slot(reader: &mut Reader<'_>, field: &Field) -> Option<String> {
@@ -120,6 +154,28 @@ mod tests {
     }
 
     #[test]
+    fn sizes_have_a_unit() {
+        for (text, want) in [
+            ("64MB", Some(64 << 20)),
+            ("10GB", Some(10 << 30)),
+            ("1TB", Some(1 << 40)),
+            ("63MB", None),
+            ("0GB", None),
+            ("18446744073709551615TB", None),
+            ("10", None),
+            ("GB", None),
+            ("10 GB", None),
+            ("10gb", None),
+            ("1.5GB", None),
+            ("+1GB", None),
+            ("1€B", None),
+            ("", None),
+        ] {
+            assert_eq!(size(text), want, "{text}");
+        }
+    }
+
+    #[test]
     fn the_strictest_file_counts_and_silence_is_no_vote() {
         let every = |seconds: Option<u64>| SyncBlock { reconcile_every: seconds.map(Duration::from_secs), ..SyncBlock::default() };
         for (blocks, want) in [
@@ -135,5 +191,8 @@ mod tests {
         let limits = |count, percent| SyncBlock { count, percent, ..SyncBlock::default() };
         let merged = SyncBlock::merge(&[limits(Some(5000), Some(0)), limits(Some(4000), None)]);
         assert_eq!(merged.max_removals, MaxRemovals { count: 4000, percent: 0 });
+        assert_eq!(merged.max_wal, None);
+        let wal = |max_wal| SyncBlock { max_wal, ..SyncBlock::default() };
+        assert_eq!(SyncBlock::merge(&[wal(Some(1 << 40)), wal(None), wal(Some(1 << 30))]).max_wal, Some(1 << 30));
     }
 }

@@ -11,6 +11,8 @@ const NULL: u8 = 0;
 const TEXT: u8 = 1;
 /// A cell the change log does not tell: an unchanged value stored out of line, or a column outside of the replica identity.
 const ABSENT: u8 = 2;
+/// A value that is longer than its source delivers; see [`ImageWriter::too_long`].
+const TOO_LONG: u8 = 3;
 
 /// A row as the change log tells it: the cells of the table's kept columns, some of them absent.
 ///
@@ -24,7 +26,7 @@ impl<'a> Image<'a> {
         self.0
     }
 
-    /// Each cell with its tag and its end, exactly as the row of these cells has it; `Absent` cells are one byte.
+    /// Each cell with its tag and its end, exactly as the row of these cells has it; absent cells and those that are too long are one byte.
     pub fn encoded(self) -> impl Iterator<Item = &'a [u8]> {
         let mut rest = self.0;
         std::iter::from_fn(move || {
@@ -40,12 +42,17 @@ impl<'a> Image<'a> {
 
     /// Whether no cell is absent.
     pub fn is_whole(self) -> bool {
-        self.encoded().all(|cell| cell[0] != ABSENT)
+        self.encoded().all(|cell| cell[0] != ABSENT && cell[0] != TOO_LONG)
     }
 
     /// Whether an encoded cell is an absent one.
     pub fn is_absent(encoded: &[u8]) -> bool {
         encoded == [ABSENT]
+    }
+
+    /// Whether an encoded cell stands for a value that was too long to be delivered.
+    pub fn is_too_long(encoded: &[u8]) -> bool {
+        encoded == [TOO_LONG]
     }
 }
 
@@ -262,6 +269,11 @@ impl ImageWriter<'_> {
     pub fn absent(&mut self) {
         self.bytes.push(ABSENT);
     }
+
+    /// A value that is told but so long that it would cost more than it is worth: who needs it cannot follow this change.
+    pub fn too_long(&mut self) {
+        self.bytes.push(TOO_LONG);
+    }
 }
 
 #[cfg(test)]
@@ -300,7 +312,7 @@ mod tests {
             }),
             |new| {
                 new.text("l");
-                new.absent();
+                new.too_long();
             },
         );
         batch.update(1, None::<fn(&mut ImageWriter<'_>)>, |new| new.null());
@@ -311,6 +323,8 @@ mod tests {
         let cells: Vec<_> = old.encoded().collect();
         assert_eq!(cells, [&b"\x01k\x00\x01"[..], &[ABSENT]]);
         assert!(Image::is_absent(cells[1]) && !Image::is_absent(cells[0]));
+        let cells: Vec<_> = new.encoded().collect();
+        assert!(Image::is_too_long(cells[1]) && !Image::is_absent(cells[1]) && !Image::is_too_long(cells[0]));
         assert!(matches!(changes[1], Change::Update { old: None, .. }));
         assert_eq!(changes[2], Change::Truncate);
     }

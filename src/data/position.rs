@@ -96,19 +96,21 @@ impl FromStr for ClusterTime {
     }
 }
 
-/// What resumes a MongoDB change stream: the token's `_data`, where an event or the server has told one.
+/// What is needed to go on from a position besides its place. MongoDB: the resume token's `_data`, where an event or the server has told
+/// one. PostgreSQL: which commit was the last one before the position, so that another history is not taken for this one
+/// (`source/postgres/mark.rs`).
 ///
-/// It holds the `_id` of the document that its event was of, so neither `Debug` nor [`Position`]'s text shows it.
+/// MongoDB's holds the `_id` of the document that its event was of, so neither `Debug` nor [`Position`]'s text shows it.
 #[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub struct ResumeToken(Option<Arc<str>>);
 
 impl ResumeToken {
-    /// The token with this `_data`.
+    /// The token with this content, such as the `_data`.
     pub fn new(data: &str) -> Self {
         Self(Some(data.into()))
     }
 
-    /// Its `_data`; without one the cluster time has to do.
+    /// Its content; without one the place has to do.
     pub fn data(&self) -> Option<&str> {
         self.0.as_deref()
     }
@@ -120,14 +122,14 @@ impl fmt::Debug for ResumeToken {
     }
 }
 
-/// Between a cluster time and its token in [`Position::stored`].
+/// Between a place and its token in [`Position::stored`].
 const TOKEN: char = '@';
 
 /// A state of one source.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Position {
     /// PostgreSQL: every transaction whose commit record starts before this LSN is included, no other.
-    Lsn(Lsn),
+    Lsn(Lsn, ResumeToken),
     /// MongoDB: every write at or before this cluster time is included, no other.
     Time(ClusterTime, ResumeToken),
     /// CSV: the lower-case hexadecimal SHA-256 of the file's bytes, what `sha256sum` prints.
@@ -141,10 +143,10 @@ impl Position {
     pub fn reaches(&self, wanted: &Self) -> bool {
         match (self, wanted) {
             (Self::Digest(here), Self::Digest(wanted)) => here == wanted,
-            (Self::Lsn(_), Self::Lsn(_)) | (Self::Time(..), Self::Time(..)) => self.end() >= wanted.end(),
-            (Self::Lsn(_), Self::Time(..) | Self::Digest(_))
-            | (Self::Time(..), Self::Lsn(_) | Self::Digest(_))
-            | (Self::Digest(_), Self::Lsn(_) | Self::Time(..)) => false,
+            (Self::Lsn(..), Self::Lsn(..)) | (Self::Time(..), Self::Time(..)) => self.end() >= wanted.end(),
+            (Self::Lsn(..), Self::Time(..) | Self::Digest(_))
+            | (Self::Time(..), Self::Lsn(..) | Self::Digest(_))
+            | (Self::Digest(_), Self::Lsn(..) | Self::Time(..)) => false,
         }
     }
 
@@ -153,7 +155,7 @@ impl Position {
     /// So positions of one source compare: the commits that *start* before it are in, of either kind of log.
     pub fn end(&self) -> Option<Lsn> {
         match self {
-            Self::Lsn(lsn) => Some(*lsn),
+            Self::Lsn(lsn, _) => Some(*lsn),
             Self::Time(time, _) => Some(time.end()),
             Self::Digest(_) => None,
         }
@@ -162,7 +164,7 @@ impl Position {
     /// The position behind a commit that ends at `end`, in the log that this one is of.
     pub fn at(&self, end: Lsn, token: ResumeToken) -> Self {
         match self {
-            Self::Lsn(_) => Self::Lsn(end),
+            Self::Lsn(..) => Self::Lsn(end, token),
             Self::Time(..) => Self::Time(ClusterTime(end.0.saturating_sub(1)), token),
             Self::Digest(_) => self.clone(),
         }
@@ -171,19 +173,25 @@ impl Position {
     /// All of it, as the local store keeps it; [`FromStr`] reads it back. Not for anybody's eyes, for a token holds an id.
     pub fn stored(&self) -> String {
         match self {
-            Self::Time(time, token) => match token.data() {
-                Some(data) => format!("{time}{TOKEN}{data}"),
-                None => time.to_string(),
+            Self::Lsn(_, token) | Self::Time(_, token) => match token.data() {
+                Some(data) => format!("{self}{TOKEN}{data}"),
+                None => self.to_string(),
             },
-            Self::Lsn(_) | Self::Digest(_) => self.to_string(),
+            Self::Digest(_) => self.to_string(),
         }
+    }
+}
+
+impl From<Lsn> for Position {
+    fn from(lsn: Lsn) -> Self {
+        Self::Lsn(lsn, ResumeToken::default())
     }
 }
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Lsn(lsn) => lsn.fmt(f),
+            Self::Lsn(lsn, _) => lsn.fmt(f),
             Self::Time(time, _) => time.fmt(f),
             Self::Digest(digest) => f.write_str(digest),
         }
@@ -197,13 +205,9 @@ impl FromStr for Position {
         if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Ok(Self::Digest(text.to_ascii_lowercase()));
         }
-        if let Some((time, token)) = text.split_once(TOKEN) {
-            return Ok(Self::Time(time.parse()?, ResumeToken::new(token)));
-        }
-        if text.contains(':') {
-            return Ok(Self::Time(text.parse()?, ResumeToken::default()));
-        }
-        text.parse().map(Self::Lsn)
+        let (place, token) =
+            text.split_once(TOKEN).map_or((text, ResumeToken::default()), |(place, token)| (place, ResumeToken::new(token)));
+        if place.contains(':') { Ok(Self::Time(place.parse()?, token)) } else { Ok(Self::Lsn(place.parse()?, token)) }
     }
 }
 

@@ -192,10 +192,15 @@ impl Ingest {
     /// Builds the state of an incremental view from what was read.
     async fn load(&mut self, session: &mut Session, view: usize, reading: Reading) -> Result<(Fresh, Next), EngineError> {
         let record = self.views[view].clone();
-        let Reading { answer, tables, now } = reading;
+        let Reading { answer, tables, now, unfit } = reading;
         let Some(flow) = session.flows.get(view) else {
             return Ok((Fresh::from((record, answer)), Next::GoOn));
         };
+        if let Some(why) = unfit {
+            self.demote(view, &flow.fingerprint.clone(), why).await?;
+            session.flows.drop_view(view);
+            return Ok((Fresh::from((self.views[view].clone(), answer)), Next::StartAgain));
+        }
         // A query of constants has no tables.
         if tables.is_empty() && !flow.dataflow.tables().is_empty() {
             // It failed when it was to be loaded, and can be read now.

@@ -6,6 +6,8 @@
 //! 1. `applied`: the source's position is in the desired facts, and whatever it changed has a commit number;
 //! 2. `delivered`: the fact store has acknowledged every entry up to that number.
 
+mod holds;
+mod log;
 mod metrics;
 mod waits;
 
@@ -17,17 +19,20 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use tokio::sync::mpsc;
+
 use crate::{
     config::Config,
     data::Position,
     engine::{
         board::waits::Waits,
+        holds::Ask,
         parked::ParkedChanges,
-        status::{FactTypeStatus, HeldStatus, OutboxStatus, QuotaStatus, ReconcileStatus, SourceStatus, Status, TargetStatus},
+        status::{FactTypeStatus, HeldStatus, OutboxStatus, QuotaStatus, ReconcileStatus, SourceStatus, Status, TargetStatus, timestamp},
         writer::Queues,
     },
     source::SourceState,
-    store::{Change, ViewRecord},
+    store::{Change, Hold, ViewRecord},
     target::{
         FactStore,
         quota::{Budget, Plan},
@@ -92,6 +97,7 @@ struct SourceLine {
     /// The commit that brings the fact store to the state of the start or of the last snapshot; ready is who has delivered it.
     founded: Option<u64>,
     reconciled: Option<Reconciled>,
+    log: log::Log,
 }
 
 struct ViewLine {
@@ -114,6 +120,7 @@ struct Lines {
     /// Changes that the fact store takes in a second, as far as it was measured.
     rate: Option<f64>,
     parked: ParkedChanges,
+    holds: Vec<Hold>,
     target: TargetState,
 }
 
@@ -126,6 +133,7 @@ pub struct Board {
     max_parked: Option<u64>,
     lines: Mutex<Lines>,
     store: OnceLock<Arc<dyn FactStore>>,
+    asks: OnceLock<mpsc::Sender<Ask>>,
     applied: Vec<Waits<Applied>>,
     delivered: Waits<Delivered>,
 }
@@ -144,6 +152,7 @@ impl Board {
             caught_up: Instant::now(),
             founded: None,
             reconciled: None,
+            log: log::Log::default(),
         });
         let views =
             config.sources.iter().enumerate().map(|(index, source)| {
@@ -155,6 +164,7 @@ impl Board {
             plan,
             max_parked: None,
             store: OnceLock::new(),
+            asks: OnceLock::new(),
             lines: Mutex::new(Lines {
                 sources: sources.collect(),
                 views: views.collect(),
@@ -162,6 +172,7 @@ impl Board {
                 mode: Mode::Live,
                 rate: None,
                 parked: ParkedChanges::default(),
+                holds: Vec::new(),
                 target: TargetState::Unknown,
             }),
             applied: config.sources.iter().map(|_| Waits::default()).collect(),
@@ -337,7 +348,7 @@ impl Board {
             },
             parked: lines.parked.listed.clone(),
             last_reconcile: last_reconcile(&lines.sources),
-            held: lines.views.iter().flatten().filter(|view| view.held > 0).map(ViewLine::held).collect(),
+            held: lines.configured_holds().map(HeldStatus::from).collect(),
         }
     }
 
@@ -391,15 +402,6 @@ impl ViewLine {
             skipped: self.skipped.clone(),
         }
     }
-
-    fn held(&self) -> HeldStatus {
-        HeldStatus {
-            fact_type: self.signature.clone(),
-            removals: self.held,
-            facts: self.facts,
-            hint: "Check the source. To let the removals go, restart with --allow-removals",
-        }
-    }
 }
 
 impl SourceLine {
@@ -419,7 +421,7 @@ impl SourceLine {
     /// Cluster times count no bytes.
     fn lag_bytes(&self) -> u64 {
         match (&self.position, &self.head) {
-            (Some(Position::Lsn(here)), Some(Position::Lsn(head))) => head.0.saturating_sub(here.0),
+            (Some(Position::Lsn(here, _)), Some(Position::Lsn(head, _))) => head.0.saturating_sub(here.0),
             (Some(_) | None, Some(_) | None) => 0,
         }
     }
@@ -427,7 +429,8 @@ impl SourceLine {
     fn status(&self) -> SourceStatus {
         let reason = match &self.state {
             SourceState::Retrying(reason) | SourceState::Failed(reason) => Some(reason.clone()),
-            SourceState::Connecting | SourceState::Snapshotting | SourceState::Streaming | SourceState::Standby => None,
+            SourceState::Snapshotting => self.log.why(),
+            SourceState::Connecting | SourceState::Streaming | SourceState::Standby => None,
         };
         SourceStatus {
             name: self.name.clone(),
@@ -437,6 +440,8 @@ impl SourceLine {
             position: self.position.as_ref().map(ToString::to_string),
             lag_bytes: self.lag_bytes(),
             lag_seconds: if !self.lags() { 0.0 } else { self.caught_up.elapsed().as_secs_f64() },
+            retained: self.log.retained(),
+            snapshot: self.log.snapshot(),
         }
     }
 }
@@ -474,8 +479,4 @@ fn last_reconcile(sources: &[SourceLine]) -> Option<ReconcileStatus> {
         missing: reconciled.iter().map(|reconciled| reconciled.missing).sum(),
         stale: reconciled.iter().map(|reconciled| reconciled.stale).sum(),
     })
-}
-
-fn timestamp(at: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(at).to_string()
 }

@@ -75,7 +75,7 @@ impl Ingest {
                     self.board.founded(self.index, Some(changes.commit_no));
                 }
                 session.compared = Compared::Done(self.next_audit());
-                if let Some(position) = &session.position {
+                if let Some(position) = session.position.as_ref().filter(|_| session.proven) {
                     self.board.applied(self.index, position.clone(), changes.commit_no);
                 }
             }

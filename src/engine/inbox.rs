@@ -82,7 +82,7 @@ mod tests {
     };
 
     fn at(lsn: u64) -> Position {
-        Position::Lsn(Lsn(lsn))
+        Lsn(lsn).into()
     }
 
     /// A commit whose record is at `start`, or the beginning of one.
@@ -127,6 +127,7 @@ mod tests {
                 Event::Progress { received, .. } => format!("progress {received}"),
                 Event::State(state) => format!("{state:?}"),
                 Event::Head(head) => format!("head {head}"),
+                Event::WalKept { bytes, .. } => format!("{bytes} bytes kept"),
                 Event::Clock { at, .. } => format!("clock {at}"),
             });
         }

@@ -38,6 +38,7 @@ use crate::{
         inbox::Inbox,
         shadow::{Asked, Observed},
         start::Start,
+        stranger::Stranger,
         writer::Writer,
     },
     error::{Disposition, causes},
@@ -80,6 +81,10 @@ pub(super) struct Ingest {
     pub(super) stop: watch::Receiver<bool>,
     /// Turns when the fact store is to be compared anew.
     pub(super) again: watch::Receiver<()>,
+    /// How the last attempt found that the position is of no use.
+    pub(super) lost: Option<String>,
+    /// Set while the source's data are not those the facts came from.
+    pub(super) stranger: Option<Stranger>,
     /// How often each view's state turned out to be wrong.
     pub(super) reloads: Vec<u32>,
     /// What time it is at the source, whether it is there or not.
@@ -103,6 +108,8 @@ pub(super) struct Session {
     pub(super) untried: BTreeSet<usize>,
     /// Whether a view could not be loaded in this attempt, which the next one has to know.
     pub(super) unloaded: bool,
+    /// Whether the source has the position, as far as is known: one that was put back to an older state writes anew what is before it.
+    pub(super) proven: bool,
     /// Whether the source has been told to stop.
     halting: bool,
     /// When the last store transaction with changes ended.
@@ -135,7 +142,7 @@ impl Session {
 
     /// Whether those who wait may be told what is in. A view that failed is tried first, so that who asks next is told of it.
     pub(super) fn answers(&self) -> bool {
-        matches!(self.compared, Compared::Done(_)) && !self.loading && self.untried.is_empty()
+        matches!(self.compared, Compared::Done(_)) && self.proven && !self.loading && self.untried.is_empty()
     }
 }
 
@@ -220,7 +227,9 @@ impl Ingest {
             self.writer.forget_position(&self.name).await?;
             crash::moment(Moment::Forgotten);
             self.checkpoint.forget(&self.name)?;
-            self.board.state(self.index, SourceState::Retrying(reason));
+            self.board.position_lost(self.index);
+            self.board.state(self.index, SourceState::Retrying(reason.clone()));
+            self.lost = Some(reason);
             return Ok(backoff.first());
         }
         if let SourceError::ViewsChanged { views, .. } = error {
@@ -294,6 +303,7 @@ impl Ingest {
                     self.persist(&mut session).await?;
                     self.acknowledge(&mut session).await?;
                     self.compare_if_due(&mut session).await?;
+                    self.recognise(&mut session).await?;
                     Next::GoOn
                 }
             };
@@ -326,7 +336,7 @@ impl Ingest {
         let durable = watch::Sender::new(from.clone());
         let (halt, halted) = watch::channel(false);
         let mut link = Link { events: events_in, durable: durable.subscribe(), wanted: self.board.wanted(self.index), stop: halted };
-        let position = from.clone();
+        let (position, proven) = (from.clone(), from.is_none());
         let loading = from.is_some() && roles.contains(&Role::Load);
         let tried = |view: &usize| !matches!(roles[*view], Role::Off);
         let untried: BTreeSet<usize> = (0..self.views.len()).filter(|view| self.views[*view].failing).filter(tried).collect();
@@ -340,7 +350,7 @@ impl Ingest {
         let commit_no = self.writer.commit_no();
         self.board.founded(self.index, matches!(compared, Compared::Done(_)).then_some(commit_no));
         let inbox = Inbox::new(events);
-        let session = Session {
+        Session {
             inbox,
             durable,
             halt,
@@ -350,6 +360,7 @@ impl Ingest {
             loading,
             untried,
             unloaded: false,
+            proven,
             halting: false,
             followed: Instant::now(),
             rest: PACE,
@@ -358,11 +369,7 @@ impl Ingest {
             position,
             settled,
             unacknowledged: None,
-        };
-        if let (Some(settled), true) = (&session.settled, session.answers()) {
-            self.board.applied(self.index, settled.clone(), commit_no);
         }
-        session
     }
 
     async fn on_event(&mut self, session: &mut Session, event: Event, backoff: &mut Backoff) -> Result<Next, EngineError> {
@@ -370,11 +377,16 @@ impl Ingest {
             Event::State(state) => {
                 if state == SourceState::Streaming {
                     backoff.reset();
+                    session.proven = true;
+                    if let (Some(settled), true) = (&session.settled, session.answers()) {
+                        self.board.applied(self.index, settled.clone(), self.writer.commit_no());
+                    }
                 }
                 info!(source = self.name, state = ?state, "source state");
                 self.board.state(self.index, state);
             }
             Event::Head(head) => self.board.head(self.index, head),
+            Event::WalKept { bytes, risk } => self.board.wal_kept(self.index, bytes, risk),
             Event::Clock { at, seen } => self.clock.set(at, seen),
             Event::ViewFailed { view, problem } => {
                 let problem = causes(&problem);
@@ -407,9 +419,9 @@ impl Ingest {
     pub(super) fn note(&mut self, numbers: &[usize], changes: &Changes) {
         for (&view, change) in numbers.iter().zip(&changes.views) {
             let record = &mut self.views[view];
-            if change.held > record.held {
-                let (fact_type, removals) = (&record.fact_type, change.held);
-                warn!(source = self.name, %fact_type, removals, facts = change.facts, "removals held, see /v1/status");
+            if let Some(hold) = change.began {
+                let (fact_type, removals) = (&record.fact_type, change.newly_held);
+                warn!(source = self.name, %fact_type, %hold, removals, "removals held, see `factsync hold list`");
             }
             for (reason, rows) in &change.skipped {
                 if !record.skipped.contains_key(reason) {

@@ -24,12 +24,14 @@ mod compare;
 mod deliver;
 mod error;
 mod flows;
+mod holds;
 mod inbox;
 mod ingest;
 mod parked;
 mod shadow;
 mod start;
 mod status;
+mod stranger;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -54,14 +56,17 @@ use crate::{
 
 pub use board::{Applied, Board, Delivered, Mode, TargetState};
 pub use error::EngineError;
+pub use holds::{EndedHold, HeldFacts, HoldEnd, HoldError};
 pub use shadow::ShadowOptions;
 pub use status::{
-    FactTypeStatus, HeldStatus, OutboxStatus, ParkedStatus, QuotaStatus, ReconcileStatus, SourceStatus, Status, TargetStatus,
+    FactTypeStatus, HeldStatus, OutboxStatus, ParkedStatus, QuotaStatus, ReconcileStatus, RetainedStatus, SnapshotStatus, SourceStatus,
+    Status, TargetStatus,
 };
 
 use clock::SourceClock;
 use deliver::Deliver;
 use flows::Flows;
+use holds::Holds;
 use ingest::Ingest;
 use shadow::{Asked, Observed, Shadow, Watched};
 use writer::Writer;
@@ -118,13 +123,17 @@ pub async fn run(config: &Config, parts: Parts, stop: watch::Receiver<bool>) -> 
     };
     settle_claims(config, &writer).await?;
     crash::moment(Moment::Reassigned);
+    let mut numbered = BTreeMap::new();
     for (index, (source, follower)) in config.sources.iter().zip(followers).enumerate() {
         let views = writer.register(source).await?;
         crash::moment(Moment::Registered);
         board.registered(index, &views);
+        numbered.extend(views.iter().enumerate().map(|(view, record)| (record.id, (index, view, record.fact_type.clone()))));
         let watch = |view: &ViewRecord| (view.id, Watched { source: index, name: source.name.clone(), record: view.clone() });
         watched.extend(views.iter().map(watch));
         let ingest = Ingest {
+            lost: None,
+            stranger: None,
             reloads: vec![0; views.len()],
             clock: SourceClock::default(),
             resting: Flows::default(),
@@ -144,6 +153,7 @@ pub async fn run(config: &Config, parts: Parts, stop: watch::Receiver<bool>) -> 
         };
         tasks.spawn(ingest.run(follower));
     }
+    tasks.spawn(Holds::new(writer.clone(), board.clone(), numbered, stopped.clone()).run());
     match delivery {
         Delivery::Send => {
             board.spends(target.clone());

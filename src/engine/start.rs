@@ -31,6 +31,10 @@ impl Ingest {
         let Some(record) = self.writer.source(&self.name).await? else {
             return self.start_over(prepared, flows, "no position is stored").await;
         };
+        if prepared.stands_in_for(&record.identity) {
+            let (identity, why) = self.meet(prepared, &record.identity);
+            return self.start_over(&Prepared { identity, ..prepared.clone() }, flows, &why).await;
+        }
         if record.identity != prepared.identity {
             return Ok(Start::Refused(format!(
                 "it is not the database this state directory was made from (that was {}, this is {}). \
@@ -42,7 +46,8 @@ impl Ingest {
             return self.start_over(prepared, flows, "held removals are let go").await;
         }
         let Some(position) = record.position.clone() else {
-            return self.start_over(prepared, flows, "the position was lost").await;
+            let why = self.lost.take();
+            return self.start_over(prepared, flows, why.as_deref().unwrap_or("the position was lost")).await;
         };
         if let Some(lost) = self.checkpoint.lost(&self.name, &self.writer.store_id(), &position)? {
             return self.start_over(prepared, flows, &lost).await;
@@ -75,6 +80,7 @@ impl Ingest {
     /// A new history, which begins with a snapshot.
     async fn start_over(&mut self, prepared: &Prepared, mut flows: Flows, why: &str) -> Result<Start, EngineError> {
         info!(source = self.name, why, "reading every view");
+        self.board.reads_all(self.index, why);
         // In this order: an old position without its witness would be trusted by the next start.
         self.writer.begin(&self.name, &fingerprint(prepared), &prepared.identity).await?;
         crash::moment(Moment::Begun);

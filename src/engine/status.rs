@@ -1,12 +1,18 @@
 //! What `GET /v1/status` answers, field by field.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use serde::Serialize;
 
 use crate::{
+    config::MaxRemovals,
     fact::Fact,
+    store::{Hold, HoldId},
     target::{Offset, Op},
+    view::Cause,
 };
 
 /// `GET /v1/status`.
@@ -39,7 +45,7 @@ pub struct SourceStatus {
     pub kind: &'static str,
     /// `connecting`, `snapshotting`, `streaming`, `standby`, `retrying` or `failed`.
     pub state: &'static str,
-    /// Why it is retrying or has failed.
+    /// Why it is retrying, has failed or reads everything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// How far it is in the desired facts.
@@ -48,6 +54,31 @@ pub struct SourceStatus {
     pub lag_bytes: u64,
     /// Seconds since it was last caught up with.
     pub lag_seconds: f64,
+    /// What its replication slot holds back of the server's log; only where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retained: Option<RetainedStatus>,
+    /// When everything was last read since the start, if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotStatus>,
+}
+
+/// What a replication slot holds back, in [`SourceStatus`].
+#[derive(Debug, Serialize)]
+pub struct RetainedStatus {
+    /// Bytes of the server's log.
+    pub bytes: u64,
+    /// Why that is too much, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
+}
+
+/// The last time that everything was read, in [`SourceStatus`].
+#[derive(Debug, Serialize)]
+pub struct SnapshotStatus {
+    /// When it began, in RFC 3339.
+    pub at: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// A fact type in [`Status`].
@@ -140,15 +171,52 @@ pub struct ReconcileStatus {
     pub stale: u64,
 }
 
-/// A held change in [`Status`].
+/// A hold in [`Status`].
 #[derive(Debug, Serialize)]
 pub struct HeldStatus {
+    /// Its number.
+    pub id: HoldId,
     /// The signature.
     pub fact_type: String,
+    /// The fact type's source.
+    pub source: String,
     /// How many removals wait.
     pub removals: u64,
-    /// Out of how many facts.
+    /// Out of how many facts they were judged, when the first of them was.
     pub facts: u64,
+    /// When that was, in RFC 3339; null if an earlier release held them.
+    pub since: Option<String>,
+    /// Where the source stood then.
+    pub position: Option<String>,
+    /// Why they wait.
+    pub why: String,
     /// What to do.
-    pub hint: &'static str,
+    pub hint: String,
+}
+
+impl From<&Hold> for HeldStatus {
+    fn from(hold: &Hold) -> Self {
+        let limits = hold.limits.map(|MaxRemovals { count, percent }| format!(" {{count: {count}, percent: {percent}}}"));
+        // Of what was there before, the limits are not the reason.
+        let limits = limits.filter(|_| hold.cause != Cause::Adopted).unwrap_or_default();
+        Self {
+            id: hold.id,
+            fact_type: hold.signature.clone(),
+            source: hold.source.clone(),
+            removals: hold.removals,
+            facts: hold.facts,
+            since: hold.since.map(|since| timestamp(UNIX_EPOCH + Duration::from_secs(since))),
+            position: hold.position.clone(),
+            why: format!("{}{limits}", hold.cause),
+            hint: format!(
+                "Check the source. `factsync hold release {0}` lets the removals go, `factsync hold drop {0}` forgets them",
+                hold.id
+            ),
+        }
+    }
+}
+
+/// A time in RFC 3339.
+pub(super) fn timestamp(at: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(at).to_string()
 }

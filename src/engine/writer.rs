@@ -83,6 +83,7 @@ impl Writer {
     /// `board` shows how much waits in the outbox.
     pub(super) fn new(store: Store, board: Arc<Board>) -> Result<Self, EngineError> {
         board.queues(Queues::of(&store));
+        board.hold(store.holds()?);
         Ok(Self {
             board,
             id: store.id().into(),
@@ -150,6 +151,11 @@ impl Writer {
     pub(super) async fn begin(&self, name: &str, fingerprint: &str, identity: &str) -> Result<(), EngineError> {
         let (name, fingerprint, identity) = (name.to_owned(), fingerprint.to_owned(), identity.to_owned());
         self.run(move |store| store.begin(&name, &fingerprint, &identity)).await
+    }
+
+    pub(super) async fn set_identity(&self, name: &str, identity: &str) -> Result<(), EngineError> {
+        let (name, identity) = (name.to_owned(), identity.to_owned());
+        self.run(move |store| store.set_identity(&name, &identity)).await
     }
 
     pub(super) async fn forget_position(&self, name: &str) -> Result<(), EngineError> {
@@ -378,6 +384,7 @@ impl Writer {
             let value = body(&mut store);
             // Under the lock, so that what is shown is of the last transaction, and before anybody hears of it.
             board.queues(Queues::of(&store));
+            board.hold(store.holds()?);
             queues.send_replace(Queues::of(&store));
             commit_no.send_if_modified(|last| std::mem::replace(last, store.commit_no()) != store.commit_no());
             value

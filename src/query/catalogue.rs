@@ -209,6 +209,8 @@ pub(crate) struct Table {
     pub(crate) kind: TableKind,
     /// Its own identity; a partitioned table's rows have that of their partition.
     pub(crate) identity: ReplicaIdentity,
+    /// Columns that the index of its identity has besides, which old rows do not tell.
+    pub(crate) included: BTreeSet<String>,
     /// Its columns by attribute number, dropped ones left out.
     pub(crate) columns: BTreeMap<i16, Column>,
     /// The columns of each key that holds at every moment: unique, not deferrable, not partial, over columns that are NOT NULL.

@@ -35,7 +35,8 @@ pub struct Patience {
 
 impl Default for Patience {
     /// All who may wait at the same time, and a thousand who write and look. 75 seconds is what proxies and clients count on
-    /// for a connection that is idle, so that none is closed while they are about to use it. A receiver that takes nothing for 30 seconds is gone.
+    /// for a connection that is idle, so that none is closed while they are about to use it. A receiver that takes nothing for
+    /// 30 seconds is gone.
     fn default() -> Self {
         Self { connections: super::MOST_WAITERS + 1024, head: Duration::from_secs(75), silence: Duration::from_secs(30) }
     }

@@ -5,6 +5,9 @@
 //! | `GET /v1/status` | JSON: [`Status`](crate::engine::Status) |
 //! | `GET /v1/wait?position=P&timeout_ms=N&source=NAME` | `{"position", "offset"}` once every fact of the commits up to P is acknowledged; 504 when time runs out, 503 when too many wait |
 //! | | without `source` the one that counts in the position's measure, if only one does; 400 names the sources |
+//! | `GET /v1/holds` | `{"held": […]}`, as in the status |
+//! | `GET /v1/holds/{id}` | the hold and its facts, with the key |
+//! | `POST /v1/holds/{id}/release`, `…/drop` | lets its removals go, or forgets them, with the key; 404 if there is none, also for the second of two |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /healthz`, `/readyz` | alive; caught up, fact store reachable and no revocation refused |
 //! | `GET /` | the status page |
@@ -12,8 +15,9 @@
 //!
 //! On loopback no web page is served but our own (`visitor`), and no connection costs more than it may (`accept`).
 //!
-//! Nothing here but `/api` changes anything, and nothing here shows a secret, or a cell value other than the ids of the few facts that
-//! the fact store refused, so only `/api` asks for the key.
+//! What changes something asks for the key, and so does what shows facts; where no key was set and there is no `/api`, it is the public
+//! one on loopback, and nobody's elsewhere. The rest shows no secret, and no cell value other than the ids of the few facts that the
+//! fact store refused.
 
 mod accept;
 mod visitor;
@@ -24,17 +28,23 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{Query, State},
+    extract::{Path, Query, Request, State},
     http::{StatusCode, header},
+    middleware::{self, Next},
     response::{Html, IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::{Semaphore, watch};
 
-use crate::{data::Position, engine::Board, target::Offset, telemetry};
+use crate::{
+    data::Position,
+    engine::{Board, HoldEnd, HoldError},
+    target::{Offset, embedded::Access},
+    telemetry,
+};
 
 /// How long `/v1/wait` waits unless told: what an interactive request can afford.
 const DEFAULT_WAIT: Duration = Duration::from_secs(5);
@@ -53,25 +63,50 @@ struct Shared {
     board: Arc<Board>,
     metrics: PrometheusHandle,
     waiters: Arc<Semaphore>,
+    /// Who may change something; nobody if there is no key.
+    access: Option<Access>,
     stop: watch::Receiver<bool>,
 }
 
-/// The routes of a run; `api` is the embedded store's. From `stop` on nobody waits any longer.
-pub fn router(board: Arc<Board>, metrics: PrometheusHandle, api: Option<Router>, stop: watch::Receiver<bool>) -> Router {
+/// The routes of a run; `access` says who may change something, `api` is the embedded store's. From `stop` on nobody waits any longer.
+pub fn router(
+    board: Arc<Board>,
+    metrics: PrometheusHandle,
+    access: Option<Access>,
+    api: Option<Router>,
+    stop: watch::Receiver<bool>,
+) -> Router {
+    let shared = Shared { board, metrics, waiters: Arc::new(Semaphore::new(MOST_WAITERS)), access, stop };
+    let keyed = Router::new()
+        .route("/v1/holds/{id}", get(held_facts))
+        .route(
+            "/v1/holds/{id}/release",
+            post(async |hold: Path<String>, shared: State<Shared>| end_hold(&hold, &shared, HoldEnd::Release).await),
+        )
+        .route("/v1/holds/{id}/drop", post(async |hold: Path<String>, shared: State<Shared>| end_hold(&hold, &shared, HoldEnd::Drop).await))
+        .route_layer(middleware::from_fn_with_state(shared.clone(), with_key));
     let router = Router::new()
         .route("/", get(page))
         .route("/v1/status", get(status))
+        .route("/v1/holds", get(holds))
         .route("/v1/wait", get(wait))
         .route("/metrics", get(render_metrics))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
-        .with_state(Shared { board, metrics, waiters: Arc::new(Semaphore::new(MOST_WAITERS)), stop });
+        .merge(keyed)
+        .with_state(shared);
     with_api(router, api)
 }
 
 /// The routes of `serve`, which has a fact store and nothing else.
 pub fn bare_router(api: Router) -> Router {
     with_api(Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(async || "ready\n")), Some(api))
+}
+
+/// The routes of a standby: it is alive, and nothing else until it takes over; `why` says what it is.
+pub fn standby_router(why: &str) -> Router {
+    let why = format!("this is {why}");
+    Router::new().route("/healthz", get(async || "ok\n")).fallback(async move || problem(StatusCode::SERVICE_UNAVAILABLE, &why))
 }
 
 fn with_api(router: Router, api: Option<Router>) -> Router {
@@ -92,6 +127,35 @@ async fn page() -> Response {
 
 async fn status(State(shared): State<Shared>) -> Response {
     Json(shared.board.status()).into_response()
+}
+
+async fn with_key(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    match &shared.access {
+        Some(access) if access.admits(request.headers()) => next.run(request).await,
+        Some(_) => problem(StatusCode::UNAUTHORIZED, "the API key is missing or wrong; send it as \"Authorization: Bearer KEY\""),
+        None => problem(StatusCode::UNAUTHORIZED, "this factsync listens to other machines and has no key: start it with OSO_AUTH"),
+    }
+}
+
+async fn holds(State(shared): State<Shared>) -> Response {
+    Json(json!({ "held": shared.board.holds() })).into_response()
+}
+
+async fn held_facts(Path(id): Path<String>, State(shared): State<Shared>) -> Response {
+    answer(shared.board.held_facts(&id).await)
+}
+
+async fn end_hold(id: &str, shared: &Shared, end: HoldEnd) -> Response {
+    answer(shared.board.end_hold(id, end).await)
+}
+
+fn answer(outcome: Result<impl Serialize, HoldError>) -> Response {
+    match outcome {
+        Ok(answer) => Json(answer).into_response(),
+        Err(error @ HoldError::Unknown(_)) => problem(StatusCode::NOT_FOUND, &error.to_string()),
+        Err(error @ HoldError::Shadow) => problem(StatusCode::CONFLICT, &error.to_string()),
+        Err(error @ HoldError::Away) => try_again(&error.to_string()),
+    }
 }
 
 async fn render_metrics(State(shared): State<Shared>) -> Response {

@@ -5,9 +5,9 @@
 //! - A page of another origin cannot send the key: `Authorization` makes the browser ask first (`OPTIONS`), and no answer of ours
 //!   carries a CORS header. Nothing that changes something does without the key.
 //! - A page whose own name is made to resolve to 127.0.0.1 (DNS rebinding) is of the *same* origin and may send what it likes; but its
-//!   name is in `Host`, where a page cannot put another. So on loopback only names that no stranger owns are answered: addresses, `localhost`
-//!   and below, and what ends in `.internal`, which is nobody's (containers reach their host as `host.docker.internal`). An `Origin`
-//!   has to be such a name too.
+//!   name is in `Host`, where a page cannot put another. So on loopback only names that no stranger owns are answered: addresses,
+//!   `localhost` and below, and what ends in `.internal`, which is nobody's (containers reach their host as `host.docker.internal`).
+//!   An `Origin` has to be such a name too.
 //!
 //! Who listens on another address has a key of their own (`cli/target.rs`), and names of their own.
 
@@ -23,8 +23,8 @@ use axum::{
 
 use crate::server::problem;
 
-const NAMES: &str = "it listens on loopback and answers to localhost, addresses and names below .internal. Have a proxy in front of it send \
-                     \"Host: localhost\", or --listen on another address";
+const NAMES: &str = "it listens on loopback and answers to localhost, addresses and names below .internal. Have a proxy in front of it \
+                     send \"Host: localhost\", or --listen on another address";
 
 /// `router`, for visitors of this machine only if it listens on loopback.
 pub(super) fn guard(router: Router, listens: SocketAddr) -> Router {

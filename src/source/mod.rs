@@ -167,7 +167,7 @@ pub enum SourceState {
     Connecting,
     /// Reading every view; entered when there is no usable position.
     Snapshotting,
-    /// Following changes.
+    /// Following changes, from the position on that it was given: the source is known to have it.
     Streaming,
     /// Another factsync holds the slot; this one is the standby.
     Standby,
@@ -187,11 +187,13 @@ pub struct Reading {
     pub tables: BTreeMap<u32, Extent>,
     /// What `now()` was while the query ran, in microseconds since 2000-01-01 UTC; only where the view asks for it.
     pub now: Option<i64>,
+    /// Why the rows of its tables are not all there, and never will be.
+    pub unfit: Option<String>,
 }
 
 impl From<Extent> for Reading {
     fn from(answer: Extent) -> Self {
-        Self { answer, tables: BTreeMap::new(), now: None }
+        Self { answer, tables: BTreeMap::new(), now: None, unfit: None }
     }
 }
 
@@ -244,6 +246,13 @@ pub enum Event {
     },
     /// How far the source itself is: the end of its log.
     Head(Position),
+    /// How much of the source's log is kept for us.
+    WalKept {
+        /// Bytes.
+        bytes: u64,
+        /// Whether that goes on.
+        risk: WalRisk,
+    },
     /// The source's clock.
     Clock {
         /// What it showed, in microseconds since 2000-01-01 UTC.
@@ -251,6 +260,30 @@ pub enum Event {
         /// Not before it was asked, and not after the answer was here.
         seen: Instant,
     },
+}
+
+/// Whether a server goes on keeping its log for a slot; worse ones are greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WalRisk {
+    /// It keeps it anyhow.
+    None,
+    /// It keeps more than it would without the slot.
+    Extended,
+    /// It may remove it at the next checkpoint: the slot is lost then.
+    Unreserved,
+}
+
+impl WalRisk {
+    /// What is to be said of it.
+    pub fn problem(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Extended => Some("it is more than max_wal_size, and the server's disk fills (wal_status extended)"),
+            Self::Unreserved => {
+                Some("it is more than max_slot_wal_keep_size, and the server is about to remove it (wal_status unreserved)")
+            }
+        }
+    }
 }
 
 /// A followed source's ties to the engine. Dropping the receiver of `events` stops it.
@@ -266,13 +299,30 @@ pub struct Link {
     pub stop: watch::Receiver<bool>,
 }
 
+/// Between the name of a database and the identity of the server's data in [`Prepared::identity`], where there are both.
+const OF_CLUSTER: &str = " of cluster ";
+
 /// What a source is before it is followed.
 #[derive(Debug, Clone)]
 pub struct Prepared {
-    /// Which database or file this is; never changes for one state directory.
+    /// Which database or file this is. For one state directory the database never changes; its server's data may be others, after a
+    /// restore from a dump for instance.
     pub identity: String,
     /// The views, in order.
     pub views: Vec<PreparedView>,
+}
+
+impl Prepared {
+    /// A database's identity, and that of the data it is part of.
+    pub fn identify(database: &str, cluster: &str) -> String {
+        format!("{database}{OF_CLUSTER}{cluster}")
+    }
+
+    /// Whether this is a database of the same name as the one that had the identity `before`, on other data.
+    pub fn stands_in_for(&self, before: &str) -> bool {
+        let database = |identity: &str| identity.rsplit_once(OF_CLUSTER).map(|(database, _)| database.to_owned());
+        self.identity != before && database(&self.identity).is_some() && database(&self.identity) == database(before)
+    }
 }
 
 /// What a view is before it is followed.

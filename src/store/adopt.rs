@@ -1,16 +1,16 @@
 //! Adoption: what the fact store holds at the first contact with a fact type, and no query wants, is taken over as held.
 //!
 //! Somebody else wrote these facts, and only a person can say whether they are mistakes or belong to something the queries leave out. So
-//! adopted holds are firmer than those of the guard, which judges each result anew: they stay, however few they are, until
-//!
-//! - `--allow-removals` lets go of them,
-//! - the query brings the fact back, or
-//! - a comparison finds that the fact store no longer has it, because whoever wrote it has removed it.
+//! they are held however few they are, and end as every hold does (`holds.rs`).
 //!
 //! **A revocation that was seen is not adopted.** Between the first snapshot and the first comparison, which may be hours if the fact store
 //! is down, commits revoke facts. What they revoked is in the fact store and in no result, like what was never wanted. The difference is
 //! that it has been a desired fact of this very store: so it waits as a delete, in the outbox, in the backlog, or refused, or a later
 //! snapshot takes it out of the desired facts. [`revoked`] gathers these, and they are removed.
+//!
+//! **Nor is it judged again.** What waits as a delete was let go by the guard once, or by a person who released it. A comparison that comes
+//! before it is delivered (the fact store was away) finds these facts like any others that are too many, and lets them go without
+//! counting them; so does one after another snapshot, which carries them over.
 
 use std::{cmp::Ordering, io, iter::Peekable, path::Path};
 
@@ -18,11 +18,7 @@ use rusqlite::{Transaction, params};
 
 use crate::{
     data::{Extent, ExtentBuilder, Row},
-    store::{
-        Failure, ViewId,
-        facts::{Members, Set},
-        outbox,
-    },
+    store::{Failure, ViewId, outbox},
     target::Op,
     view::Guard,
 };
@@ -66,42 +62,5 @@ impl Seen {
             }
         }
         Ok(false)
-    }
-}
-
-/// The adopted holds of a view, while a new result is compared with what is stored.
-pub(super) struct Adopted<'t> {
-    tx: &'t Transaction<'t>,
-    view: ViewId,
-    members: Members<'t>,
-    kept: ExtentBuilder,
-    count: u64,
-    /// Whether nobody has let go of them.
-    firm: bool,
-}
-
-impl<'t> Adopted<'t> {
-    pub(super) fn of(tx: &'t Transaction<'_>, view: ViewId, guard: Guard, spool: &Path) -> Self {
-        let members = Set::Adopted.of(tx, view);
-        Self { tx, view, members, kept: ExtentBuilder::new(spool), count: 0, firm: guard != Guard::Off }
-    }
-
-    /// Whether `row`, which the new result lacks, stays because it was adopted.
-    pub(super) fn keeps(&mut self, row: &Row) -> Result<bool, Failure> {
-        if !self.firm || !self.members.contains(row)? {
-            return Ok(false);
-        }
-        self.kept.push(row.clone())?;
-        self.count += 1;
-        Ok(true)
-    }
-
-    /// Ends all holds but those that were kept, and tells how many these are.
-    pub(super) fn finish(mut self) -> Result<u64, Failure> {
-        Set::Held.clear(self.tx, self.view)?;
-        for row in self.kept.finish()? {
-            self.members.insert(&row?)?;
-        }
-        Ok(self.count)
     }
 }

@@ -8,13 +8,14 @@ use crate::{
     data::{Extent, ExtentBuilder, Lsn, Position, Row},
     store::{
         Change, Changes, Failure, Store, StoreError, ViewRecord,
-        adopt::{self, Adopted, Seen},
+        adopt::{self, Seen},
         backlog::{self, Changed, DOUBTED},
-        facts::{Rows, Set, count, desired, reader, rows},
+        facts::{Set, count, desired},
+        holds::{Holds, Numbers, Staying, Terms, recent_to},
         outbox, set_meta,
     },
     target::Op,
-    view::{Guard, Skipped, Verdict, diff, refresh},
+    view::{Cause, Guard, Occasion, Recent, Skipped, Step, Verdict, diff, refresh},
 };
 
 /// Where a source stands.
@@ -61,8 +62,8 @@ impl From<(ViewRecord, Extent)> for Fresh {
 
 impl Store {
     /// Replaces the desired facts by a snapshot's results. Nothing is sent: the comparison with the fact store that
-    /// follows ([`Store::correct`]) knows what differs, so whatever waited for these views is dropped; but revocations where that
-    /// comparison would adopt what they revoke.
+    /// follows ([`Store::correct`]) knows what differs, so whatever waited for these views is dropped; but revocations, which that
+    /// comparison must neither adopt nor judge again (`adopt.rs`).
     pub fn replace(&mut self, source: &str, reached: &Reached, views: Vec<Fresh>, guard: Guard) -> Result<Changes, StoreError> {
         let (path, spool) = (self.path.clone(), self.spool());
         let (before, fresh) = (self.commit_no, self.backlog.len() == 0);
@@ -72,17 +73,17 @@ impl Store {
             let position = follow_cut(tx, source, reached)?;
             for Fresh { view, answer, loaded } in views {
                 let first = adopt::first_contact(tx, view.id, guard)?;
-                let mut revoked = if first { adopt::revoked(tx, view.id, &spool)? } else { ExtentBuilder::new(&spool) };
+                let mut revoked = adopt::revoked(tx, view.id, &spool)?;
                 dropped += outbox::forget(tx, view.id)?;
                 backlog::forget(tx, &mut changed, view.id)?;
                 tx.execute("DELETE FROM parked WHERE view = ?1", [view.id.0])?;
-                let mut adopted = Adopted::of(tx, view.id, guard, &spool);
+                let Numbers { mut facts, held, .. } = Numbers::of(tx, view.id)?;
+                let mut staying = Staying::of(Holds::of(tx, view.id, held), guard, &spool);
                 let mut stored = Set::Fact.of(tx, view.id);
                 let mut skipped = Skipped::new();
-                let mut facts = view.facts;
                 for change in refresh(&view.fact_type, answer, desired(&path, view.id)?, &mut skipped) {
                     let (op, row) = change?;
-                    if op == Op::Delete && adopted.keeps(&row)? {
+                    if op == Op::Delete && staying.keeps(&row)? {
                         continue;
                     }
                     facts = count(facts, op);
@@ -98,7 +99,9 @@ impl Store {
                         backlog::add(tx, &mut changed, (view.id, Op::Delete, &row), DOUBTED)?;
                     }
                 }
-                changes.push(finish(tx, &view, facts, &skipped, adopted.finish()?)?);
+                let held = staying.finish(&path)?.finish()?;
+                // What a snapshot no longer has is judged by that comparison.
+                changes.push(finish(tx, &view, (facts, held), &Recent::default(), &skipped)?);
                 found(tx, &view, loaded, &reached.cut, &position)?;
             }
             number(tx, &mut changed, fresh, before)?;
@@ -113,52 +116,14 @@ impl Store {
 
     /// Applies the new results of some views, all as of one position: desired facts and outbox change by the net difference.
     pub fn apply(&mut self, source: &str, reached: &Reached, views: Vec<Fresh>, guard: Guard) -> Result<Changes, StoreError> {
-        let path = self.path.clone();
-        let spool = self.spool();
+        let (path, spool, now) = (self.path.clone(), self.spool(), (self.time)());
         self.commit(|tx, outbox| {
             let mut changes = Vec::with_capacity(views.len());
             let position = follow_cut(tx, source, reached)?;
+            let terms = Terms { guard, now, position: Some(reached.cut.to_string()), occasion: Occasion::Change };
             for Fresh { view, answer, loaded } in views {
-                let mut skipped = Skipped::new();
-                let before = desired(&path, view.id)?;
-                let (mut stored, mut holds) = (Set::Fact.of(tx, view.id), Set::Held.of(tx, view.id));
-                let mut facts = view.facts;
-                let mut removals = ExtentBuilder::new(&spool);
-                let mut adopted = Adopted::of(tx, view.id, guard, &spool);
-                let (mut inserted, mut removed) = (0, 0);
-                for change in refresh(&view.fact_type, answer, before, &mut skipped) {
-                    match change? {
-                        (Op::Insert, row) => {
-                            stored.write(Op::Insert, &row)?;
-                            outbox.push(tx, view.id, Op::Insert, row.as_bytes())?;
-                            inserted += 1;
-                        }
-                        (Op::Delete, row) if adopted.keeps(&row)? => {}
-                        (Op::Delete, row) => {
-                            removals.push(row)?;
-                            removed += 1;
-                        }
-                    }
-                }
-                facts += inserted;
-                // Each result is judged anew: what was held and is still gone is among the removals, unless it was adopted.
-                let adopted = adopted.finish()?;
-                let verdict = guard.judge(removed, view.facts);
-                for row in removals.finish()? {
-                    let row = row?;
-                    match verdict {
-                        Verdict::Hold => drop(holds.insert(&row)?),
-                        Verdict::Apply => {
-                            stored.write(Op::Delete, &row)?;
-                            outbox.push(tx, view.id, Op::Delete, row.as_bytes())?;
-                            facts -= 1;
-                        }
-                    }
-                }
-                let held = if verdict == Verdict::Hold { removed } else { 0 };
-                let change = finish(tx, &view, facts, &skipped, adopted + held)?;
+                changes.push(apply_one(tx, outbox, &view, answer, &terms, (&path, &spool))?);
                 found(tx, &view, loaded, &reached.cut, &position)?;
-                changes.push(Change { inserted, removed: removed - held, ..change });
             }
             Ok(changes)
         })
@@ -171,17 +136,19 @@ impl Store {
     pub fn correct(&mut self, source: &str, views: Vec<(ViewRecord, Extent)>, guard: Guard) -> Result<Changes, StoreError> {
         let (path, spool) = (self.path.clone(), self.spool());
         let (before, epoch, fresh) = (self.commit_no, self.backlog.epoch(), self.backlog.len() == 0);
+        let now = (self.time)();
         let (views, dropped, changed) = self.write(|tx| {
             let (mut changes, mut dropped, mut changed) = (Vec::with_capacity(views.len()), 0, Changed::default());
+            let position = stored_position(tx, source)?.map(|position| position.to_string());
+            let terms = Terms { guard, now, position, occasion: Occasion::Change };
             for (view, listed) in views {
-                let first = adopt::first_contact(tx, view.id, guard)?;
-                let seen = if first { Some(Seen::new(adopt::revoked(tx, view.id, &spool)?)?) } else { None };
+                let seen = Seen::new(adopt::revoked(tx, view.id, &spool)?)?;
                 dropped += outbox::forget(tx, view.id)?;
                 backlog::forget(tx, &mut changed, view.id)?;
                 // What is still wanted and still refused will be parked again.
                 tx.execute("DELETE FROM parked WHERE view = ?1", [view.id.0])?;
                 let differences = diff(desired(&path, view.id)?, listed);
-                changes.push(correct_one(tx, &mut changed, view, differences, (guard, seen), (epoch, &spool))?);
+                changes.push(correct_one(tx, &mut changed, view, differences, (&terms, seen), (epoch, &spool))?);
             }
             number(tx, &mut changed, fresh, before)?;
             tx.execute("UPDATE source SET compared = 1 WHERE name = ?1", [source])?;
@@ -191,29 +158,6 @@ impl Store {
         self.commit_no += u64::from(changed.grew());
         self.backlog.settle(changed);
         Ok(Changes { views, commit_no: self.commit_no })
-    }
-
-    /// Lets go of what is held: a person said so.
-    pub fn release(&mut self, views: &[ViewRecord]) -> Result<Changes, StoreError> {
-        let path = self.path.clone();
-        self.commit(|tx, outbox| {
-            let mut changes = Vec::with_capacity(views.len());
-            for view in views {
-                let mut removed = 0;
-                let mut stored = Set::Fact.of(tx, view.id);
-                for row in rows(reader(&path)?, Rows::Held, view.id) {
-                    let row = row?;
-                    stored.write(Op::Delete, &row)?;
-                    outbox.push(tx, view.id, Op::Delete, row.as_bytes())?;
-                    removed += 1;
-                }
-                Set::Held.clear(tx, view.id)?;
-                let facts = view.facts - removed;
-                tx.execute("UPDATE view SET facts = ?2, held = 0 WHERE id = ?1", params![view.id.0, facts])?;
-                changes.push(Change { view: view.id, inserted: 0, removed, held: 0, facts, skipped: view.skipped.clone() });
-            }
-            Ok(changes)
-        })
     }
 
     /// Records that nothing changed up to there.
@@ -234,31 +178,88 @@ fn number(tx: &Transaction<'_>, changed: &mut Changed, fresh: bool, before: u64)
     Ok(())
 }
 
-/// The differences of one view, of which the guard may hold the removals. With `seen` this is the first contact, and all of them are
-/// held but for what is in there.
+/// The new result of one view: desired facts and outbox change by the net difference, of which the guard may hold the removals.
+fn apply_one(
+    tx: &Transaction<'_>,
+    outbox: &mut outbox::Writer,
+    view: &ViewRecord,
+    answer: Extent,
+    terms: &Terms,
+    (path, spool): (&Path, &Path),
+) -> Result<Change, Failure> {
+    let Numbers { mut facts, held, mut recent } = Numbers::of(tx, view.id)?;
+    let mut staying = Staying::of(Holds::of(tx, view.id, held), terms.guard, spool);
+    let (mut stored, mut skipped, mut removals) = (Set::Fact.of(tx, view.id), Skipped::new(), ExtentBuilder::new(spool));
+    let (mut inserted, mut removed) = (0, 0);
+    for change in refresh(&view.fact_type, answer, desired(path, view.id)?, &mut skipped) {
+        match change? {
+            (Op::Insert, row) => {
+                stored.write(Op::Insert, &row)?;
+                outbox.push(tx, view.id, Op::Insert, row.as_bytes())?;
+                inserted += 1;
+            }
+            (Op::Delete, row) if staying.keeps(&row)? => {}
+            (Op::Delete, row) => {
+                removals.push(row)?;
+                removed += 1;
+            }
+        }
+    }
+    facts += inserted;
+    let mut holds = staying.finish(path)?;
+    // What is held the query did not have; what of it is held no longer it has again.
+    let had = facts - inserted - held;
+    let step = Step { occasion: terms.occasion, before: had, inserted: inserted + held - holds.len(), removed };
+    let verdict = terms.guard.judge(step, &mut recent, terms.now);
+    let mut began = None;
+    if let Verdict::Hold(cause) = verdict {
+        began = holds.open(cause, had, terms)?;
+    }
+    for row in removals.finish()? {
+        let row = row?;
+        match verdict {
+            Verdict::Hold(_) => holds.add(&row)?,
+            Verdict::Apply => {
+                stored.write(Op::Delete, &row)?;
+                outbox.push(tx, view.id, Op::Delete, row.as_bytes())?;
+                facts -= 1;
+            }
+        }
+    }
+    let (removed, newly_held) = if verdict == Verdict::Apply { (removed, 0) } else { (0, removed) };
+    let change = finish(tx, view, (facts, holds.finish()?), &recent, &skipped)?;
+    Ok(Change { inserted, removed, began, newly_held, ..change })
+}
+
+/// The differences of one view, of which the guard may hold the removals; all of them if this is the first contact and what is there is
+/// adopted. What is in `seen` was let go before and is neither held nor counted.
 fn correct_one(
     tx: &Transaction<'_>,
     changed: &mut Changed,
     view: ViewRecord,
     differences: impl Iterator<Item = std::io::Result<(Op, Row)>>,
-    (guard, mut seen): (Guard, Option<Seen>),
+    (terms, mut seen): (&Terms, Seen),
     (epoch, spool): (i64, &Path),
 ) -> Result<Change, Failure> {
-    let ViewRecord { id, mut facts, mut held, skipped, .. } = view;
-    let (mut stored, mut holds) = (Set::Fact.of(tx, id), if seen.is_some() { Set::Adopted } else { Set::Held }.of(tx, id));
-    let mut any_hold = Set::Held.of(tx, id);
+    let ViewRecord { id, skipped, .. } = view;
+    let Numbers { mut facts, held, .. } = Numbers::of(tx, id)?;
+    let (mut stored, mut holds) = (Set::Fact.of(tx, id), Holds::of(tx, id, held));
     let mut removals = ExtentBuilder::new(spool);
-    let (mut inserted, mut stale) = (0, 0);
+    let (mut inserted, mut removed, mut stale) = (0, 0, 0);
     for difference in differences {
         match difference? {
             // The query does not have it, and the fact store no longer has it: there is nothing left to hold, and nothing to bring back.
-            (Op::Insert, row) if held > 0 && any_hold.remove(&row)? => {
+            (Op::Insert, row) if holds.end(&row)? => {
                 stored.write(Op::Delete, &row)?;
-                (facts, held) = (facts - 1, held - 1);
+                facts -= 1;
             }
             (Op::Insert, row) => {
                 backlog::add(tx, changed, (id, Op::Insert, &row), epoch)?;
                 inserted += 1;
+            }
+            (Op::Delete, row) if seen.has(&row)? => {
+                backlog::add(tx, changed, (id, Op::Delete, &row), epoch)?;
+                removed += 1;
             }
             (Op::Delete, row) => {
                 removals.push(row)?;
@@ -266,38 +267,47 @@ fn correct_one(
             }
         }
     }
-    // A hold of a re-run stays as it is: it is no difference here, since the desired facts still have it.
-    let verdict = if seen.is_some() { Verdict::Hold } else { guard.judge(stale, facts - inserted + stale) };
-    let mut removed = 0;
+    // Held facts are no difference here, and nothing that a removal could be a share of.
+    let there = facts - holds.len() - inserted + stale;
+    let adopted = stale > 0 && adopt::first_contact(tx, id, terms.guard)?;
+    let verdict = if adopted { Verdict::Hold(Cause::Adopted) } else { terms.guard.judge_comparison(stale, there) };
+    let mut began = None;
+    if let Verdict::Hold(cause) = verdict {
+        began = holds.open(cause, there, terms)?;
+    }
     for row in removals.finish()? {
         let row = row?;
-        let waits = match (verdict, &mut seen) {
-            (Verdict::Apply, _) => false,
-            (Verdict::Hold, None) => true,
-            (Verdict::Hold, Some(seen)) => !seen.has(&row)?,
-        };
-        if waits {
-            // From now on it is one of those: a re-run judges it anew, unless it is adopted, and a change that brings it back ends it.
-            stored.write(Op::Insert, &row)?;
-            holds.insert(&row)?;
-            (facts, held) = (facts + 1, held + 1);
-        } else {
-            backlog::add(tx, changed, (id, Op::Delete, &row), epoch)?;
-            removed += 1;
+        match verdict {
+            Verdict::Hold(_) => {
+                // A change that brings it back ends the hold, as if it had been desired before.
+                stored.write(Op::Insert, &row)?;
+                holds.add(&row)?;
+            }
+            Verdict::Apply => backlog::add(tx, changed, (id, Op::Delete, &row), epoch)?,
         }
     }
+    let newly_held = if verdict == Verdict::Apply { 0 } else { stale };
+    (facts, removed) = (facts + newly_held, removed + stale - newly_held);
+    let held = holds.finish()?;
     tx.execute("UPDATE view SET facts = ?2, held = ?3, met = 1 WHERE id = ?1", params![id.0, facts, held])?;
-    Ok(Change { view: id, inserted, removed, held, facts, skipped })
+    Ok(Change { view: id, inserted, removed, held, began, newly_held, let_go: 0, facts, skipped })
 }
 
-fn finish(tx: &Transaction<'_>, view: &ViewRecord, facts: u64, skipped: &Skipped, held: u64) -> Result<Change, Failure> {
+/// Writes down what a whole result makes of a view.
+fn finish(
+    tx: &Transaction<'_>,
+    view: &ViewRecord,
+    (facts, held): (u64, u64),
+    recent: &Recent,
+    skipped: &Skipped,
+) -> Result<Change, Failure> {
     let skipped: BTreeMap<String, u64> = skipped.iter().map(|(reason, rows)| (reason.to_string(), *rows)).collect();
     let json = serde_json::to_string(&skipped).expect("a map of counts is JSON");
     tx.execute(
-        "UPDATE view SET known = 1, failing = 0, facts = ?2, skipped = ?3, held = ?4 WHERE id = ?1",
-        params![view.id.0, facts, json, held],
+        "UPDATE view SET known = 1, failing = 0, facts = ?2, skipped = ?3, held = ?4, recent = ?5 WHERE id = ?1",
+        params![view.id.0, facts, json, held, recent_to(recent)],
     )?;
-    Ok(Change { view: view.id, inserted: 0, removed: 0, held, facts, skipped })
+    Ok(Change { view: view.id, inserted: 0, removed: 0, held, began: None, newly_held: 0, let_go: 0, facts, skipped })
 }
 
 /// Moves the source to where it stands with a cut, and tells where that is.

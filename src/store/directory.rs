@@ -12,6 +12,7 @@
 use std::{
     fs::{self, File, TryLockError},
     io::{self, Read, Seek, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -41,7 +42,10 @@ pub enum StateError {
 
 fn remedy(url: &Option<String>) -> String {
     match url {
-        Some(url) => format!("Its fact store answers at {url}: pass --target {url}, or --state with another directory"),
+        Some(url) => format!(
+            "Its fact store answers at {url}: pass --target {url}, or --state with another directory. \
+             `run --standby` waits until it has ended and takes over"
+        ),
         None => "Stop it, or pass --state with another directory".to_owned(),
     }
 }
@@ -56,15 +60,38 @@ pub struct StateDirectory {
 impl StateDirectory {
     /// Creates the directory if need be and locks it.
     pub fn lock(path: &Path) -> Result<Self, StateError> {
-        let failed = |source| StateError::Io { path: path.to_owned(), source };
-        create_private(path).map_err(failed)?;
-        create_private(&path.join("spool")).map_err(failed)?;
-        let mut lock = File::options().read(true).write(true).create(true).truncate(false).open(path.join("lock")).map_err(failed)?;
+        let mut lock = open(path)?;
         match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
-            Err(TryLockError::WouldBlock) => return Err(locked(path, &mut lock)),
+            Ok(()) => Self::held(path, lock),
+            Err(TryLockError::Error(source)) => Err(StateError::Io { path: path.to_owned(), source }),
+            Err(TryLockError::WouldBlock) => Err(locked(path, &mut lock)),
         }
+    }
+
+    /// The same once nobody else holds it, for the standby. Blocks the thread until then; the kernel wakes it as soon as the
+    /// holder has ended, however it ended.
+    pub fn lock_when_free(path: &Path) -> Result<Self, StateError> {
+        let failed = |source| StateError::Io { path: path.to_owned(), source };
+        loop {
+            let lock = open(path)?;
+            match lock.lock() {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(failed(error)),
+            }
+            // The directory may have been deleted meanwhile, and another one be at its place: a lock on the old file excludes nobody.
+            let place = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+            let ours = lock.metadata().map(place).map_err(failed)?;
+            match fs::metadata(path.join("lock")).map(place) {
+                Ok(there) if there == ours => return Self::held(path, lock),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+    }
+
+    fn held(path: &Path, lock: File) -> Result<Self, StateError> {
         let mut directory = Self { path: path.to_owned(), lock };
         directory.sign(None)?;
         Ok(directory)
@@ -116,6 +143,16 @@ impl StateDirectory {
     }
 }
 
+/// The lock's file; the directory is made if need be.
+fn open(path: &Path) -> Result<File, StateError> {
+    let open = || -> io::Result<File> {
+        create_private(path)?;
+        create_private(&path.join("spool"))?;
+        File::options().read(true).write(true).create(true).truncate(false).open(path.join("lock"))
+    };
+    open().map_err(|source| StateError::Io { path: path.to_owned(), source })
+}
+
 /// Facts say who may do what: the directory is for its owner only. Its name is on the disk when this returns, for SQLite sees to that of
 /// the files in it and not of the directory itself: without it a power loss takes everything that was ever answered.
 fn create_private(path: &Path) -> io::Result<()> {
@@ -156,5 +193,30 @@ mod tests {
         assert!(error.contains("--target http://127.0.0.1:1"), "{error}");
         drop(first);
         StateDirectory::lock(folder.path()).expect("free again");
+    }
+
+    #[test]
+    fn a_standby_gets_the_directory_that_is_there_when_the_first_one_ends() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("state");
+        let first = StateDirectory::lock(&path).expect("free");
+        let (begun, begins) = std::sync::mpsc::channel();
+        let waiting = {
+            let path = path.clone();
+            std::thread::spawn(move || {
+                begun.send(()).expect("the test waits");
+                StateDirectory::lock_when_free(&path)
+            })
+        };
+        begins.recv().expect("it starts");
+        // Deleted and made again by somebody who knows nothing of the two.
+        fs::remove_dir_all(&path).expect("deleted");
+        let second = StateDirectory::lock(&path).expect("a new directory is free");
+        drop(first);
+        assert!(StateDirectory::lock(&path).is_err(), "the new one is held");
+        drop(second);
+        let third = waiting.join().expect("no panic").expect("free in the end");
+        assert!(StateDirectory::lock(&path).is_err(), "the standby holds the directory that is there");
+        drop(third);
     }
 }

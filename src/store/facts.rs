@@ -15,10 +15,6 @@ use crate::{
 pub(super) enum Set {
     /// What the fact store should hold.
     Fact,
-    /// Facts the query no longer has: their removal waits for a person.
-    Held,
-    /// Of the held ones those that were there before us (`adopt.rs`).
-    Adopted,
     /// Rows of the query that make no fact.
     Skipped,
 }
@@ -71,8 +67,6 @@ impl Members<'_> {
     pub(super) fn insert(&mut self, row: &Row) -> rusqlite::Result<bool> {
         let sql = match self.set {
             Set::Fact => "INSERT OR IGNORE INTO fact VALUES (?1, ?2)",
-            Set::Held => "INSERT OR IGNORE INTO held VALUES (?1, ?2, 0)",
-            Set::Adopted => "INSERT OR IGNORE INTO held VALUES (?1, ?2, 1)",
             Set::Skipped => "INSERT OR IGNORE INTO skipped VALUES (?1, ?2)",
         };
         Ok(prepared(&mut self.insert, self.connection, sql)?.execute(params![self.view.0, row.as_bytes()])? == 1)
@@ -82,8 +76,6 @@ impl Members<'_> {
     pub(super) fn remove(&mut self, row: &Row) -> rusqlite::Result<bool> {
         let sql = match self.set {
             Set::Fact => "DELETE FROM fact WHERE view = ?1 AND row = ?2",
-            Set::Held => "DELETE FROM held WHERE view = ?1 AND row = ?2",
-            Set::Adopted => "DELETE FROM held WHERE view = ?1 AND row = ?2 AND adopted = 1",
             Set::Skipped => "DELETE FROM skipped WHERE view = ?1 AND row = ?2",
         };
         Ok(prepared(&mut self.remove, self.connection, sql)?.execute(params![self.view.0, row.as_bytes()])? == 1)
@@ -93,8 +85,6 @@ impl Members<'_> {
     pub(super) fn contains(&mut self, row: &Row) -> rusqlite::Result<bool> {
         let sql = match self.set {
             Set::Fact => "SELECT 1 FROM fact WHERE view = ?1 AND row = ?2",
-            Set::Held => "SELECT 1 FROM held WHERE view = ?1 AND row = ?2",
-            Set::Adopted => "SELECT 1 FROM held WHERE view = ?1 AND row = ?2 AND adopted = 1",
             Set::Skipped => "SELECT 1 FROM skipped WHERE view = ?1 AND row = ?2",
         };
         prepared(&mut self.contains, self.connection, sql)?.exists(params![self.view.0, row.as_bytes()])
@@ -121,8 +111,6 @@ impl Set {
     pub(super) fn clear(self, connection: &Connection, view: ViewId) -> rusqlite::Result<()> {
         let sql = match self {
             Self::Fact => "DELETE FROM fact WHERE view = ?1",
-            Self::Held => "DELETE FROM held WHERE view = ?1",
-            Self::Adopted => "DELETE FROM held WHERE view = ?1 AND adopted = 1",
             Self::Skipped => "DELETE FROM skipped WHERE view = ?1",
         };
         connection.prepare_cached(sql)?.execute([view.0])?;

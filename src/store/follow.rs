@@ -17,12 +17,13 @@ use crate::{
         cut::{move_to, stored_position},
         facts::{Rows, reader, rows},
         flips::{Flips, against},
+        holds::{Numbers, Terms, recent_from},
         maintain::Maintain,
         outbox,
         settle::{Counts, settle},
         state::ViewState,
     },
-    view::{Guard, Remote, ViewError},
+    view::{Guard, Occasion, Remote, ViewError},
 };
 
 /// Batches are collected up to this size before their changes are computed: one-row commits come in small ones, and what is computed
@@ -93,6 +94,7 @@ impl Store {
     ) -> Result<Option<Followed>, StoreError> {
         let (store, spool) = (self.path.clone(), self.spool());
         let place = Place { store: &store, spool: &spool, kept_bytes: self.kept_flips };
+        let terms = Terms { guard, now: (self.time)(), position: None, occasion: Occasion::Change };
         let followed = self.attempt_commit(|tx, outbox| {
             let mut run = Run::new(tx, source, live, place)?;
             run.advance(now, remote)?;
@@ -106,7 +108,7 @@ impl Store {
                     Next::Lost => return Ok(None),
                 }
             }
-            let followed = run.finish(outbox, gathered.last, settled(), now, guard)?;
+            let followed = run.finish(outbox, gathered.last, settled(), now, terms)?;
             Ok(Some(Followed { changes: gathered.changes, ..followed }))
         })?;
         Ok(followed.map(|followed| Followed { commit_no: self.commit_no, ..followed }))
@@ -123,10 +125,11 @@ impl Store {
     ) -> Result<Followed, StoreError> {
         let (store, spool) = (self.path.clone(), self.spool());
         let place = Place { store: &store, spool: &spool, kept_bytes: self.kept_flips };
+        let terms = Terms { guard, now: (self.time)(), position: None, occasion: Occasion::Time };
         let followed = self.attempt_commit(|tx, outbox| {
             let mut run = Run::new(tx, source, live, place)?;
             run.advance(to, remote)?;
-            run.finish(outbox, None, None, to, guard).map(Some)
+            run.finish(outbox, None, None, to, terms).map(Some)
         })?;
         let followed = followed.expect("time never gives up");
         Ok(Followed { commit_no: self.commit_no, ..followed })
@@ -144,13 +147,14 @@ impl Store {
     ) -> Result<Result<Followed, Vec<ViewId>>, StoreError> {
         let (store, spool) = (self.path.clone(), self.spool());
         let place = Place { store: &store, spool: &spool, kept_bytes: self.kept_flips };
+        let terms = Terms { guard, now: (self.time)(), position: None, occasion: Occasion::Time };
         let mut stuck = Vec::new();
         let followed = self.attempt_commit(|tx, outbox| {
             let mut run = Run::new(tx, source, live, place)?;
             run.advance(to, remote)?;
             let needy = run.views.iter().filter(|view| matches!(view.failed, Some(ViewError::Remote(_))));
             stuck.extend(needy.map(|view| view.live.record.id));
-            if stuck.is_empty() { run.finish(outbox, None, None, to, guard).map(Some) } else { Ok(None) }
+            if stuck.is_empty() { run.finish(outbox, None, None, to, terms).map(Some) } else { Ok(None) }
         })?;
         Ok(followed.map(|followed| Followed { commit_no: self.commit_no, ..followed }).ok_or(stuck))
     }
@@ -286,14 +290,19 @@ impl<'t, 'l, 'a> Run<'t, 'l, 'a> {
         last: Option<(Lsn, ResumeToken)>,
         settled: Option<Position>,
         now: i64,
-        guard: Guard,
+        terms: Terms,
     ) -> Result<Followed, Failure> {
         let Self { tx, source, stored, views, place } = self;
+        let stands = match (&stored, &last) {
+            (Some(stored), Some((end, token))) => Some(stored.at(*end, token.clone())),
+            (stored, _) => stored.clone(),
+        };
+        let terms = Terms { position: stands.map(|position| position.to_string()), ..terms };
         let (mut applied, mut due) = (Vec::new(), None);
         for mut view in views {
             let next = view.next_due(tx)?;
             due = due.into_iter().chain(next).min();
-            applied.extend(view.finish(tx, outbox, guard, place)?);
+            applied.extend(view.finish(tx, outbox, &terms, place)?);
         }
         // Before its first result a source has no position to go on from.
         let position = match (stored, last) {
@@ -313,15 +322,16 @@ impl<'t, 'l, 'a> Run<'t, 'l, 'a> {
 
 impl<'l, 'a> Running<'l, 'a> {
     fn new(tx: &Transaction<'_>, live: &'l mut Live<'a>, here: Lsn, place: Place<'_>) -> Result<Self, Failure> {
-        let sql = "SELECT facts, held, skipped, position, clock FROM view WHERE id = ?1";
-        let (facts, held, skipped, position, clock) = tx.prepare_cached(sql)?.query_row([live.record.id.0], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get::<_, String>(2)?, row.get::<_, Option<u64>>(3)?, row.get(4)?))
+        let sql = "SELECT facts, held, recent, skipped, position, clock FROM view WHERE id = ?1";
+        let (facts, held, recent, skipped, position, clock) = tx.prepare_cached(sql)?.query_row([live.record.id.0], |row| {
+            let texts = (row.get::<_, String>(2)?, row.get::<_, String>(3)?);
+            Ok((row.get(0)?, row.get(1)?, texts.0, texts.1, row.get::<_, Option<u64>>(4)?, row.get(5)?))
         })?;
         let skipped = serde_json::from_str(&skipped).map_err(|_| Failure::Malformed("count of skipped rows"))?;
         let position = position.map_or(here, |ahead| here.max(Lsn(ahead)));
         Ok(Self {
             live,
-            counts: Counts { facts, held, skipped },
+            counts: Counts { numbers: Numbers { facts, held, recent: recent_from(&recent)? }, skipped },
             position,
             clock,
             flips: Flips::new(place.spool, place.kept_bytes),
@@ -386,7 +396,13 @@ impl<'l, 'a> Running<'l, 'a> {
         Ok(due)
     }
 
-    fn finish(self, tx: &Transaction<'_>, outbox: &mut outbox::Writer, guard: Guard, place: Place<'_>) -> Result<Option<Applied>, Failure> {
+    fn finish(
+        self,
+        tx: &Transaction<'_>,
+        outbox: &mut outbox::Writer,
+        terms: &Terms,
+        place: Place<'_>,
+    ) -> Result<Option<Applied>, Failure> {
         let Self { live, counts, position: _, clock, flips, failed } = self;
         let view = live.record;
         tx.prepare_cached("UPDATE view SET clock = ?2 WHERE id = ?1 AND clock <> ?2")?.execute(params![view.id.0, clock])?;
@@ -396,15 +412,18 @@ impl<'l, 'a> Running<'l, 'a> {
             None => {
                 let result = if flips.is_cleared() { Some(rows(reader(place.store)?, Rows::Result, view.id)) } else { None };
                 let net = against(flips.finish()?, result);
-                settle(tx, outbox, view, &counts, net, guard, place.spool)?
+                settle(tx, outbox, view, &counts, net, terms, place.spool)?
             }
         };
         Ok(Some(match outcome {
             Ok(change) => Applied::Changed(change),
             Err(why) => {
                 tx.execute("UPDATE view SET fingerprint = NULL, position = NULL, failing = 1 WHERE id = ?1", [view.id.0])?;
-                let Counts { facts, held, skipped } = counts;
-                Applied::Failed { change: Change { view: view.id, inserted: 0, removed: 0, held, facts, skipped }, why }
+                let Counts { numbers: Numbers { facts, held, .. }, skipped } = counts;
+                Applied::Failed {
+                    change: Change { view: view.id, inserted: 0, removed: 0, held, began: None, newly_held: 0, let_go: 0, facts, skipped },
+                    why,
+                }
             }
         }))
     }

@@ -5,7 +5,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use crate::store::outbox;
 
 /// The layout's version, `PRAGMA user_version`.
-pub const LAYOUT: i32 = 4;
+pub const LAYOUT: i32 = 5;
 
 /// A part of the way from one layout to the next.
 enum Part {
@@ -82,6 +82,24 @@ CREATE TABLE backlog (
 ALTER TABLE held ADD COLUMN adopted INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE view ADD COLUMN met INTEGER NOT NULL DEFAULT 0;
 UPDATE view SET met = 1 WHERE source IN (SELECT name FROM source WHERE compared = 1) OR EXISTS (SELECT 1 FROM meta WHERE key = 'offset');
+",
+    )],
+    // What an earlier file held is one hold for each view, or two if some was adopted.
+    &[Part::Sql(
+        "
+CREATE TABLE hold (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, view INTEGER NOT NULL, cause TEXT NOT NULL, removals INTEGER NOT NULL, facts INTEGER NOT NULL,
+    since INTEGER, last INTEGER, position TEXT, most INTEGER, percent INTEGER
+) STRICT;
+INSERT INTO hold (view, cause, removals, facts)
+    SELECT view, iif(adopted, 'adopted', 'earlier'), count(*), (SELECT facts FROM view WHERE view.id = held.view)
+    FROM held GROUP BY view, adopted ORDER BY view, adopted;
+ALTER TABLE held RENAME TO held_rows;
+CREATE TABLE held (view INTEGER NOT NULL, row BLOB NOT NULL, hold INTEGER NOT NULL, PRIMARY KEY (view, row)) STRICT, WITHOUT ROWID;
+INSERT INTO held SELECT held_rows.view, row, hold.id FROM held_rows
+    JOIN hold ON hold.view = held_rows.view AND hold.cause = iif(adopted, 'adopted', 'earlier');
+DROP TABLE held_rows;
+ALTER TABLE view ADD COLUMN recent TEXT NOT NULL DEFAULT '[]';
 ",
     )],
 ];

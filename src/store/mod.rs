@@ -12,9 +12,10 @@
 //! |---|---|---|
 //! | `meta` | `key` | `store_id` (a UUID made with the file), `offset` (the fact store's last token), `commit_no` (the last number given out); of the backlog the `floor` and the `epoch`; each source's slot under `slot:` and its name (`slots.rs`) |
 //! | `source` | `name` | position; up to where no view lacks anything (`settled`); fingerprint, identity of the database; whether the last snapshot was compared with the fact store; what its clock showed |
-//! | `view` | `id` | source, signature, whether its desired facts come from a full result, whether its last run failed, their number, rows skipped by reason, removals held back; whether the fact store was ever compared with it (`met`); for its state the plan's fingerprint, its position while that is ahead of the source's, its time, and why the plan is not trusted (`demoted`) |
+//! | `view` | `id` | source, signature, whether its desired facts come from a full result, whether its last run failed, their number, rows skipped by reason, removals held back, and how many facts the query had lately (`recent`, for the guard); whether the fact store was ever compared with it (`met`); for its state the plan's fingerprint, its position while that is ahead of the source's, its time, and why the plan is not trusted (`demoted`) |
 //! | `fact` | `view, row` | desired facts as [`Row`](crate::data::Row) bytes: byte order is row order, so a view is read as an [`Extent`](crate::data::Extent) |
-//! | `held` | `view, row` | facts that the query does not have and whose removal waits for a person, and whether they were there before us (`adopt.rs`); they are in `fact`, too |
+//! | `held` | `view, row` | facts that the query does not have and whose removal waits for a person, and in which hold; they are in `fact`, too |
+//! | `hold` | `id` | what one judgement of the guard holds (`holds.rs`): how many removals, out of how many facts, why, since when and where |
 //! | `skipped` | `view, row` | rows of an incremental view's result that make no fact |
 //! | `state_N` | `key` | what view N's dataflow keeps between two commits (`state.rs`) |
 //! | `outbox` | `commit_no, op, seq` | changes not yet acknowledged, in the order they are sent: by commit, its deletes first; each row a block of a view's changes (`block.rs`), of which the first `sent` are gone |
@@ -41,6 +42,7 @@ mod directory;
 mod facts;
 mod flips;
 mod follow;
+mod holds;
 mod layout;
 mod load;
 mod maintain;
@@ -54,7 +56,10 @@ mod tests;
 mod views;
 mod watch;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
@@ -70,6 +75,7 @@ pub use checkpoint::Checkpoint;
 pub use cut::{Fresh, LoadedState, Reached};
 pub use directory::{StateDirectory, StateError};
 pub use follow::{Applied, Followed, Live};
+pub use holds::{Hold, HoldId};
 pub use layout::LAYOUT;
 pub use load::{Audit, Doubt, Loaded};
 pub use maintain::Maintain;
@@ -194,6 +200,8 @@ pub struct Store {
     kept_flips: usize,
     /// How large the outbox's blocks become.
     blocks: block::Limits,
+    /// Seconds since 1970, for the guard.
+    time: Box<dyn Fn() -> u64 + Send>,
 }
 
 impl Store {
@@ -228,6 +236,7 @@ impl Store {
             poisoned: false,
             kept_flips: flips::KEPT_BYTES,
             blocks: block::LIMITS,
+            time: Box::new(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())),
         })
     }
 
@@ -271,6 +280,14 @@ impl Store {
     pub fn set_fingerprint(&mut self, name: &str, fingerprint: &str) -> Result<(), StoreError> {
         self.write(|tx| {
             tx.execute("UPDATE source SET fingerprint = ?2 WHERE name = ?1", [name, fingerprint])?;
+            Ok(())
+        })
+    }
+
+    /// Remembers which database `name` is.
+    pub fn set_identity(&mut self, name: &str, identity: &str) -> Result<(), StoreError> {
+        self.write(|tx| {
+            tx.execute("UPDATE source SET identity = ?2 WHERE name = ?1", [name, identity])?;
             Ok(())
         })
     }

@@ -12,17 +12,17 @@ use crate::{
     store::{
         Change, Failure, ViewRecord,
         facts::{Members, Set},
+        holds::{Holds, Numbers, Terms, recent_to},
         outbox,
     },
     target::Op,
-    view::{Guard, Verdict, ViewError},
+    view::{Step, Verdict, ViewError},
 };
 
 /// A view's numbers before a transaction.
 #[derive(Debug, Clone)]
 pub(super) struct Counts {
-    pub(super) facts: u64,
-    pub(super) held: u64,
+    pub(super) numbers: Numbers,
     pub(super) skipped: BTreeMap<String, u64>,
 }
 
@@ -33,7 +33,7 @@ pub(super) fn settle(
     view: &ViewRecord,
     counts: &Counts,
     net: impl Iterator<Item = io::Result<(Row, i64)>>,
-    guard: Guard,
+    terms: &Terms,
     spool: &Path,
 ) -> Result<Result<Change, ViewError>, Failure> {
     let mark = outbox.savepoint(tx)?;
@@ -43,14 +43,15 @@ pub(super) fn settle(
         view,
         counts: counts.clone(),
         stored: Set::Fact.of(tx, view.id),
-        holds: Set::Held.of(tx, view.id),
+        holds: Holds::of(tx, view.id, counts.numbers.held),
         skips: Set::Skipped.of(tx, view.id),
+        appeared: 0,
         inserted: 0,
         removals: Removals::Few(Vec::new()),
         removed: 0,
         spool,
     };
-    match settling.run(net, guard) {
+    match settling.run(net, terms) {
         Ok(change) => {
             outbox.keep(tx, mark)?;
             Ok(Ok(change))
@@ -101,8 +102,10 @@ struct Settling<'s, 't> {
     view: &'s ViewRecord,
     counts: Counts,
     stored: Members<'s>,
-    holds: Members<'s>,
+    holds: Holds<'s>,
     skips: Members<'s>,
+    /// Facts that the query did not have and has now; those that were only held are not inserted.
+    appeared: u64,
     inserted: u64,
     removals: Removals,
     removed: u64,
@@ -110,22 +113,29 @@ struct Settling<'s, 't> {
 }
 
 impl Settling<'_, '_> {
-    fn run(mut self, net: impl Iterator<Item = io::Result<(Row, i64)>>, guard: Guard) -> Result<Change, ViewError> {
-        let before = self.counts.facts;
+    fn run(mut self, net: impl Iterator<Item = io::Result<(Row, i64)>>, terms: &Terms) -> Result<Change, ViewError> {
+        // What is held the query does not have.
+        let had = self.counts.numbers.facts - self.counts.numbers.held;
         self.write(net)?;
-        let verdict = guard.judge(self.removed, before);
+        let step = Step { occasion: terms.occasion, before: had, inserted: self.appeared, removed: self.removed };
+        let verdict = terms.guard.judge(step, &mut self.counts.numbers.recent, terms.now);
+        let mut began = None;
+        if let Verdict::Hold(cause) = verdict {
+            began = self.holds.open(cause, had, terms).map_err(failed)?;
+        }
         let removals = std::mem::replace(&mut self.removals, Removals::Few(Vec::new()));
         for row in removals.finish()? {
             self.disappear(&row?, verdict)?;
         }
-        let Self { tx, view, counts, inserted, removed, .. } = self;
-        let removed = if verdict == Verdict::Apply { removed } else { 0 };
-        let Counts { facts, held, skipped } = counts;
+        let Self { tx, view, counts, inserted, removed, holds, .. } = self;
+        let (removed, newly_held) = if verdict == Verdict::Apply { (removed, 0) } else { (0, removed) };
+        let held = holds.finish().map_err(failed)?;
+        let Counts { numbers: Numbers { facts, recent, .. }, skipped } = counts;
         let json = serde_json::to_string(&skipped).expect("a map of counts is JSON");
-        tx.prepare_cached("UPDATE view SET facts = ?2, skipped = ?3, held = ?4 WHERE id = ?1")
-            .and_then(|mut update| update.execute(params![view.id.0, facts, json, held]))
+        tx.prepare_cached("UPDATE view SET facts = ?2, skipped = ?3, held = ?4, recent = ?5 WHERE id = ?1")
+            .and_then(|mut update| update.execute(params![view.id.0, facts, json, held, recent_to(&recent)]))
             .map_err(failed)?;
-        Ok(Change { view: view.id, inserted, removed, held, facts, skipped })
+        Ok(Change { view: view.id, inserted, removed, held, began, newly_held, let_go: 0, facts, skipped })
     }
 
     fn write(&mut self, net: impl Iterator<Item = io::Result<(Row, i64)>>) -> Result<(), ViewError> {
@@ -146,16 +156,16 @@ impl Settling<'_, '_> {
 
     /// The query has a fact that it did not have.
     fn appear(&mut self, row: &Row) -> Result<(), ViewError> {
-        if self.counts.held > 0 && self.holds.remove(row).map_err(failed)? {
+        self.appeared += 1;
+        if self.holds.end(row).map_err(failed)? {
             // It was never taken away.
-            self.counts.held -= 1;
             return Ok(());
         }
         if !self.stored.insert(row).map_err(failed)? {
             return Err(broken("a fact appeared that was there"));
         }
         self.outbox.push(self.tx, self.view.id, Op::Insert, row.as_bytes()).map_err(failed)?;
-        self.counts.facts += 1;
+        self.counts.numbers.facts += 1;
         self.inserted += 1;
         Ok(())
     }
@@ -184,23 +194,22 @@ impl Settling<'_, '_> {
     /// The query no longer has `row`.
     fn disappear(&mut self, row: &Row, verdict: Verdict) -> Result<(), ViewError> {
         let gone = || broken("a fact went that was not there");
-        if self.counts.held > 0 && self.holds.contains(row).map_err(failed)? {
+        if self.holds.has(row).map_err(failed)? {
             return Err(gone());
         }
         match verdict {
-            Verdict::Hold => {
+            Verdict::Hold(_) => {
                 if !self.stored.contains(row).map_err(failed)? {
                     return Err(gone());
                 }
-                self.holds.insert(row).map_err(failed)?;
-                self.counts.held += 1;
+                self.holds.add(row).map_err(failed)?;
             }
             Verdict::Apply => {
                 if !self.stored.remove(row).map_err(failed)? {
                     return Err(gone());
                 }
                 self.outbox.push(self.tx, self.view.id, Op::Delete, row.as_bytes()).map_err(failed)?;
-                self.counts.facts -= 1;
+                self.counts.numbers.facts -= 1;
             }
         }
         Ok(())

@@ -4,6 +4,7 @@
 mod adopting;
 mod backlog;
 mod following;
+mod holding;
 mod layout;
 mod loading;
 mod outbox;
@@ -38,7 +39,7 @@ fn names(text: &str) -> BTreeSet<String> {
 }
 
 fn at(lsn: u64) -> Position {
-    Position::Lsn(Lsn(lsn))
+    Lsn(lsn).into()
 }
 
 struct Fixture {

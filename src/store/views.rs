@@ -10,7 +10,9 @@ use crate::{
     store::{
         Failure, Store, StoreError,
         backlog::{self, Changed},
-        facts, outbox, state,
+        facts,
+        holds::HoldId,
+        outbox, state,
     },
 };
 
@@ -70,8 +72,14 @@ pub struct Change {
     pub inserted: u64,
     /// Facts put into the outbox as deletes.
     pub removed: u64,
-    /// Removals held back.
+    /// Removals that wait for a person now.
     pub held: u64,
+    /// The hold that this event has begun.
+    pub began: Option<HoldId>,
+    /// Of them those that this event has held, in that hold or in one that goes on.
+    pub newly_held: u64,
+    /// Removals that a person let go or forgot.
+    pub let_go: u64,
     /// Desired facts now.
     pub facts: u64,
     /// Distinct rows that made no fact.
@@ -137,7 +145,7 @@ impl Store {
             let keep = serde_json::to_string(&signatures).expect("strings are JSON");
             let gone = "SELECT id FROM view WHERE source = ?1 AND signature NOT IN (SELECT value FROM json_each(?2))";
             let remove = |table: &str| tx.execute(&format!("DELETE FROM {table} WHERE view IN ({gone})"), params![source, keep]);
-            for table in ["fact", "parked", "held", "skipped"] {
+            for table in ["fact", "parked", "held", "hold", "skipped"] {
                 remove(table)?;
             }
             let ids = tx.prepare(gone)?.query_map([source, &keep], |row| row.get(0).map(ViewId))?.collect::<rusqlite::Result<Vec<_>>>()?;

@@ -75,7 +75,7 @@ mod tests;
 
 pub use dataflow::{Dataflow, Flip, Remote, Sink, ViewError};
 pub use diff::diff;
-pub use guard::{Guard, Verdict};
+pub use guard::{Cause, Guard, Occasion, Recent, Step, TOGETHER_SECONDS, Verdict};
 pub use memory::MemoryState;
 pub use refresh::{Skipped, refresh};
 pub use state::{Each, Space, State};

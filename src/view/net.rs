@@ -71,11 +71,15 @@ fn cells<'a>(image: Image<'a>, places: &[usize]) -> Cells<'a> {
 fn whole(title: &str, new: &Cells<'_>, old: Option<&Cells<'_>>) -> Result<Row, ViewError> {
     let mut filled = Vec::with_capacity(new.len());
     for (column, cell) in new.iter().enumerate() {
-        filled.push(match old {
+        let cell = match old {
             _ if !Image::is_absent(cell) => cell,
             Some(old) if !Image::is_absent(old.encoded(column)) => old.encoded(column),
             Some(_) | None => return broken(format!("a change of table {title} lacks a value")),
-        });
+        };
+        if Image::is_too_long(cell) {
+            return Err(ViewError::Budget(format!("a row of table {title} has a value that is too long to be followed")));
+        }
+        filled.push(cell);
     }
     Ok(Row::from_encoded(filled))
 }

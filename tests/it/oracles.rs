@@ -20,9 +20,9 @@
 
 mod audit;
 mod concurrent;
-mod followed;
+pub(crate) mod followed;
 mod metamorphic;
-mod recorder;
+pub(crate) mod recorder;
 mod shadow;
 
 use std::time::{Duration, Instant};

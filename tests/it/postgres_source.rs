@@ -112,7 +112,7 @@ impl Followed {
             Event::Progress { settled: position, .. } => self.advance(position),
             Event::ViewFailed { view, problem } => drop(self.failed.insert(view, problem.to_string())),
             Event::State(state) => self.states.push(state),
-            Event::Head(_) | Event::Changes { .. } | Event::Clock { .. } => {}
+            Event::Head(_) | Event::WalKept { .. } | Event::Changes { .. } | Event::Clock { .. } => {}
         }
         true
     }

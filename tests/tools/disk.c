@@ -213,7 +213,12 @@ static int open_at(int at, const char *path, int flags, mode_t mode) {
   return done;
 }
 
-#define MODE(last) mode_t mode = 0; va_list more; va_start(more, last); if (last & (O_CREAT | O_TMPFILE)) mode = va_arg(more, mode_t); va_end(more)
+#define MODE(last) \
+  mode_t mode = 0; \
+  va_list more; \
+  va_start(more, last); \
+  if ((last & O_CREAT) || (last & O_TMPFILE) == O_TMPFILE) mode = va_arg(more, mode_t); \
+  va_end(more)
 int open(const char *path, int flags, ...) { MODE(flags); return open_at(AT_FDCWD, path, flags, mode); }
 int open64(const char *path, int flags, ...) { MODE(flags); return open_at(AT_FDCWD, path, flags | O_LARGEFILE, mode); }
 int openat(int at, const char *path, int flags, ...) { MODE(flags); return open_at(at, path, flags, mode); }

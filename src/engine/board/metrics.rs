@@ -17,6 +17,7 @@ impl Board {
             metrics::gauge!(telemetry::SOURCE_UP, "source" => line.name.clone()).set(up);
             metrics::gauge!(telemetry::LAG_BYTES, "source" => line.name.clone()).set(status.lag_bytes as f64);
             metrics::gauge!(telemetry::LAG_SECONDS, "source" => line.name.clone()).set(status.lag_seconds);
+            line.log.record_metrics(&line.name);
             if let Some(reconciled) = line.reconciled {
                 metrics::gauge!(telemetry::DRIFT_MISSING, "source" => line.name.clone()).set(reconciled.missing as f64);
                 metrics::gauge!(telemetry::DRIFT_STALE, "source" => line.name.clone()).set(reconciled.stale as f64);

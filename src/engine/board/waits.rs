@@ -239,7 +239,7 @@ impl Board {
 /// The kind of source that counts so, and what the position is.
 fn measure(position: &Position) -> (&'static str, &'static str) {
     match position {
-        Position::Lsn(_) => ("postgres", "an LSN is a position of PostgreSQL"),
+        Position::Lsn(..) => ("postgres", "an LSN is a position of PostgreSQL"),
         Position::Time(..) => ("mongodb", "a cluster time is a position of MongoDB"),
         Position::Digest(_) => ("csv", "a SHA-256 digest is a position of a CSV file"),
     }

@@ -118,7 +118,7 @@ impl Play {
         let config = Config { sources: Vec::new(), local: Vec::new(), sync: SyncOptions::default() };
         let board = Arc::new(Board::new(&config, "asked", Plan::Unlimited));
         let writer = Writer::new(store, board.clone()).expect("read");
-        let at = Position::Lsn(Lsn(1));
+        let at = Position::from(Lsn(1));
         writer.replace("db", at.into(), vec![(view.clone(), extent(first)).into()], Guard::Off).await.expect("replaced");
         let view = writer.views(&[view]).await.expect("read").remove(0);
         writer.correct("db", vec![(view.clone(), extent(stored))], Guard::Off).await.expect("corrected");
@@ -152,7 +152,7 @@ impl Play {
         change(&mut self.result);
         self.lsn += 1;
         let fresh = vec![(self.view.clone(), extent(&self.result)).into()];
-        self.writer.apply("db", Position::Lsn(Lsn(self.lsn)).into(), fresh, Guard::Off).await.expect("applied");
+        self.writer.apply("db", Position::from(Lsn(self.lsn)).into(), fresh, Guard::Off).await.expect("applied");
         self.view = self.writer.views(std::slice::from_ref(&self.view)).await.expect("read").remove(0);
     }
 

@@ -190,7 +190,7 @@ mod tests {
         for (lsn, names) in (2..).zip(results) {
             let rows: Vec<Row> = names.split_whitespace().map(|name| Row::from_texts([name])).collect();
             let fresh = (store.reread(&view).expect("read"), Extent::from_sorted(rows.into_iter().map(Ok))).into();
-            store.apply("db", &Position::Lsn(Lsn(lsn)).into(), vec![fresh], Guard::Off).expect("applied");
+            store.apply("db", &Position::from(Lsn(lsn)).into(), vec![fresh], Guard::Off).expect("applied");
         }
         let listed = |changes| match changes {
             TakenChanges::Listed(entries) => entries,

@@ -43,7 +43,7 @@ const SIGNATURES: [&str; 2] = ["live(Grant:_)", "begun(Grant:_)"];
 type Moment<'a> = (&'a str, &'a str);
 
 pub(super) fn at(lsn: u64) -> Position {
-    Position::Lsn(Lsn(lsn))
+    Lsn(lsn).into()
 }
 
 fn time(seconds: &str) -> String {
@@ -91,7 +91,7 @@ fn answer(view: usize, rows: &[Moment<'_>]) -> Extent {
 pub(super) fn loaded(lsn: u64, views: &[(usize, &[Moment<'_>])]) -> Event {
     let reading = |(view, rows): &(usize, &[Moment<'_>])| {
         let table = extent(rows.iter().map(|(name, moment)| Row::from_texts([*name, time(moment).as_str()])));
-        (*view, Reading { answer: answer(*view, rows), tables: BTreeMap::from([(oid(*view), table)]), now: Some(0) })
+        (*view, Reading { answer: answer(*view, rows), tables: BTreeMap::from([(oid(*view), table)]), now: Some(0), unfit: None })
     };
     Event::Cut { position: at(lsn), views: views.iter().map(reading).collect(), snapshot: views.len() == SIGNATURES.len() }
 }

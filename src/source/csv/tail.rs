@@ -102,7 +102,7 @@ struct Tail<'a> {
 
 impl<'a> Tail<'a> {
     fn new(request: Arc<Request>, from: Option<Position>, events: &'a mpsc::Sender<Event>) -> Result<Self, SourceError> {
-        if let Some(other @ (Position::Lsn(_) | Position::Time(..))) = &from {
+        if let Some(other @ (Position::Lsn(..) | Position::Time(..))) = &from {
             let problem = format!("{other} is no digest of a file");
             return Err(SourceError::PositionLost { name: request.name.clone(), problem });
         }

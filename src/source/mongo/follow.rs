@@ -120,7 +120,7 @@ impl Follower {
     fn since(&self, position: &Position) -> Result<Since, SourceError> {
         match position {
             Position::Time(time, token) => Ok(Since { time: *time, token: token.clone() }),
-            Position::Lsn(_) | Position::Digest(_) => {
+            Position::Lsn(..) | Position::Digest(_) => {
                 Err(SourceError::PositionLost { name: self.name.clone(), problem: format!("{position} is no cluster time") })
             }
         }

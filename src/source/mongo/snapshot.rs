@@ -225,7 +225,7 @@ impl Reader {
             Err(Unread::Never(error)) => return Err(error),
             Err(Unread::Then(error)) => return Err(self.explained(view, error).await),
         };
-        Ok(Reading { answer, tables: documents.map(|documents| (table, documents)).into_iter().collect(), now: None })
+        Ok(Reading { answer, tables: documents.map(|documents| (table, documents)).into_iter().collect(), now: None, unfit: None })
     }
 
     async fn gather(

@@ -49,7 +49,7 @@ impl Address {
     pub(crate) fn unfollowable(&self) -> Option<String> {
         (self.sql.get_channel_binding() == ChannelBinding::Require).then(|| {
             "its connection string has channel_binding=require, which the connection that follows changes cannot keep: its driver has \
-             SCRAM-SHA-256 only. Write channel_binding=prefer and sslmode=verify-full, by which nobody else can answer in the server's place"
+             SCRAM-SHA-256 only. Write channel_binding=prefer and sslmode=verify-full, by which nobody else can answer in its place"
                 .to_owned()
         })
     }

@@ -14,7 +14,10 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
-use tokio_postgres::{Client, types::Type};
+use tokio_postgres::{
+    Client,
+    types::{Kind as TypeKind, Type},
+};
 
 use crate::{
     config::View,
@@ -24,6 +27,7 @@ use crate::{
         postgres::{
             catalog::{self, Function, Identity, Kind, Table},
             fault,
+            pulse::Named,
             session::{Server, Session},
             uses::{ColumnsUsed, Uses},
         },
@@ -94,6 +98,10 @@ pub(crate) struct Analysis {
     pub(crate) server_version: u32,
     /// Used tables with their families.
     pub(crate) tables: BTreeMap<u32, Table>,
+    /// The labels of the enums among the types of columns, and of the domains over them.
+    pub(crate) labels: BTreeMap<u32, Arc<BTreeSet<String>>>,
+    /// Everything that the queries name.
+    pub(crate) named: Named,
 }
 
 /// What preparing one query told.
@@ -118,7 +126,24 @@ pub(crate) async fn analyze(server: &Server, session: &mut Session, views: &[Vie
         judge(view, prepared, &catalogue, &search_path)
     };
     let judged: Vec<_> = views.iter().zip(&prepared).map(judge).collect();
-    Ok(Analysis { views: judged, server_version: catalogue.server_version, tables: catalogue.tables })
+    let (labels, named) = (labels(&catalogue), named(&prepared, &catalogue));
+    Ok(Analysis { views: judged, server_version: catalogue.server_version, tables: catalogue.tables, labels, named })
+}
+
+fn labels(catalogue: &Catalogue) -> BTreeMap<u32, Arc<BTreeSet<String>>> {
+    let base = |found: &catalog::Type| catalogue.types.get(&found.base).filter(|base| base.kind == catalog::TypeKind::Enum);
+    let enums = catalogue.types.iter().filter_map(|(oid, found)| Some((*oid, base(found)?)));
+    enums.map(|(oid, base)| (oid, Arc::new(base.labels.iter().map(|(_, label)| label.clone()).collect()))).collect()
+}
+
+/// Everything that the queries name; built-in functions and types do not change.
+fn named(prepared: &[Result<Prepared, String>], catalogue: &Catalogue) -> Named {
+    let of_users = |oid: &u32| *oid >= catalog::FIRST_USER_OID;
+    let uses = || prepared.iter().flatten().map(|prepared| &prepared.uses);
+    let relations: BTreeSet<u32> = catalogue.tables.keys().chain(uses().flat_map(|uses| &uses.views)).copied().collect();
+    let functions: BTreeSet<u32> = uses().flat_map(|uses| called(uses, catalogue)).filter(of_users).collect();
+    let types = catalogue.types.keys().filter(|oid| of_users(oid)).copied().collect();
+    Named { relations: relations.into_iter().collect(), functions: functions.into_iter().collect(), types }
 }
 
 /// The trees of all queries and everything they name, for the corpus of a fuzz target; a query that cannot be prepared is left out.
@@ -226,9 +251,10 @@ fn judge(view: &View<String>, prepared: &Prepared, catalogue: &Catalogue, search
             None => drop(refusals.insert(format!("it calls function {function}, which does not exist any more. Try again"))),
         }
     }
+    refusals.extend(prepared.columns.iter().filter_map(|(name, of)| refuse_column(name, of)));
     for (oid, used) in &uses.relations {
         match catalogue.tables.get(oid) {
-            Some(table) => refusals.extend(refuse_table(table, used, &catalogue.tables)),
+            Some(table) => refusals.extend(refuse_table(table, used, catalogue)),
             None => drop(refusals.insert(format!("it reads table {oid}, which does not exist any more. Try again"))),
         }
     }
@@ -270,7 +296,34 @@ fn refuse_function(function: &Function) -> Option<String> {
     }
 }
 
-fn refuse_table(table: &Table, used: &ColumnsUsed, tables: &BTreeMap<u32, Table>) -> Vec<String> {
+/// The text of these values is the name that a catalogue has for a number at the moment: `ALTER … RENAME` changes it in no row.
+fn refuse_column(name: &str, of: &Type) -> Option<String> {
+    match of.kind() {
+        TypeKind::Domain(inner) | TypeKind::Array(inner) => refuse_column(name, inner),
+        _ if of.schema() == "pg_catalog" && (of.name().starts_with("reg") || of.name() == "aclitem") => Some(format!(
+            "column \"{name}\" is of type {of}, whose text changes when something is renamed, and no change log says so. \
+             Cast it to oid, or store the name in a text column"
+        )),
+        _ => None,
+    }
+}
+
+/// The first version that refuses to update a published table whose identity has a generated column that is not published.
+const MINDS_GENERATED: u32 = 180_000;
+
+/// Whether a published table can neither be updated nor deleted from because of a generated column in its identity.
+pub(crate) fn is_stuck(table: &Table, version: u32) -> bool {
+    let mut generated = table.columns.values().filter(|column| column.generated);
+    let told = |name: &String| match &table.identity {
+        Identity::Full => true,
+        Identity::Columns(key) => key.contains(name),
+        Identity::Missing => false,
+    };
+    version >= MINDS_GENERATED && table.kind == Kind::Table && generated.any(|column| told(&column.name))
+}
+
+fn refuse_table(table: &Table, used: &ColumnsUsed, catalogue: &Catalogue) -> Vec<String> {
+    let tables = &catalogue.tables;
     let title = table.title();
     if let Kind::Other(what) = table.kind {
         return vec![format!("{title} is {what}, whose changes are not in the change log. Query the tables behind it")];
@@ -286,9 +339,15 @@ fn refuse_table(table: &Table, used: &ColumnsUsed, tables: &BTreeMap<u32, Table>
                 "{} is {what} below {title}, whose changes are not in the change log. Detach it or query its siblings",
                 member.title()
             )),
+            (Kind::Table, _) if is_stuck(member, catalogue.server_version) => refusals.push(format!(
+                "the replica identity of {} has a generated column, and publishing it would break the application's UPDATE and DELETE. \
+                 Give it a primary key without one, and run ALTER TABLE {} REPLICA IDENTITY DEFAULT",
+                member.title(),
+                super::publication::quoted(&member.schema, &member.name),
+            )),
             (Kind::Table, Identity::Missing) => refusals.push(format!(
-                "{} has no primary key, and publishing it would break the application's UPDATE and DELETE. \
-                 Add a primary key, or run ALTER TABLE {} REPLICA IDENTITY FULL",
+                "{} has no primary key (a deferrable one does not count), and publishing it would break the application's UPDATE and \
+                 DELETE. Add a primary key, or run ALTER TABLE {} REPLICA IDENTITY FULL",
                 member.title(),
                 super::publication::quoted(&member.schema, &member.name),
             )),
@@ -301,6 +360,16 @@ fn refuse_table(table: &Table, used: &ColumnsUsed, tables: &BTreeMap<u32, Table>
 fn table_use(table: &Table, used: &ColumnsUsed) -> TableUse {
     let columns = table.columns.iter().filter(|(number, _)| used.whole_row || used.attributes.contains(number));
     TableUse { schema: table.schema.clone(), name: table.name.clone(), columns: columns.map(|(_, column)| column.name.clone()).collect() }
+}
+
+/// Whether a result can depend on `search_path` although every name in the query is resolved: the text of a function of the user's may have
+/// names in it, and so may what a stable one is given or gives back, such as the text of a `regclass`.
+fn feels_search_path(uses: &Uses, tables: &BTreeMap<u32, TableUse>, catalogue: &Catalogue) -> bool {
+    let of_tables = tables.keys().filter_map(|oid| catalogue.tables.get(oid)).flat_map(|table| table.columns.values());
+    let types: BTreeSet<u32> = uses.types.iter().copied().chain(of_tables.map(|column| column.type_oid)).collect();
+    let of_types = types.iter().filter_map(|oid| catalogue.types.get(oid)).flat_map(|found| [found.input, found.output]);
+    let mut functions = called(uses, catalogue).into_iter().chain(of_types);
+    functions.any(|oid| oid >= catalog::FIRST_USER_OID || catalogue.functions.get(&oid).is_none_or(|found| found.volatility != "i"))
 }
 
 /// SHA-256 over everything that one view's result, its plan and the layout of its state depend on.
@@ -317,6 +386,7 @@ fn fingerprint(
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     };
+    let search_path = if feels_search_path(&prepared.uses, tables, catalogue) { search_path } else { "" };
     add(format!("{PLAN_VERSION} {} {search_path}", catalogue.server_version / 10_000).as_bytes());
     add(view.fact_type.to_string().as_bytes());
     add(view.query.as_bytes());

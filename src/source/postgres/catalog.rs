@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tokio_postgres::{Client, Error};
 
-use crate::query::catalogue::{Collation, EqualImage, Operator, Type, TypeKind};
-pub(crate) use crate::query::catalogue::{Column, Function, ReplicaIdentity as Identity, Table, TableKind as Kind};
+use crate::query::catalogue::{Collation, EqualImage, Operator};
+pub(crate) use crate::query::catalogue::{Column, Function, ReplicaIdentity as Identity, Table, TableKind as Kind, Type, TypeKind};
 
 /// The first OID that is not PostgreSQL's own (`FirstNormalObjectId` of `access/transam.h`).
-const FIRST_USER_OID: u32 = 16_384;
+pub(crate) const FIRST_USER_OID: u32 = 16_384;
 /// `BTLessStrategyNumber` of `access/stratnum.h`.
 const BTREE_LESS: i16 = 1;
 /// `BTEqualStrategyNumber`.
@@ -36,7 +36,8 @@ pub(crate) async fn tables(client: &Client, wanted: &[u32]) -> Result<BTreeMap<u
         .await?;
     let tables = rows.iter().map(|row| {
         let oid: u32 = row.get(0);
-        let identity = match (row.get::<_, &str>(5), keys.remove(&oid)) {
+        let (key, included) = keys.remove(&oid).map_or((None, BTreeSet::new()), |(key, included)| (Some(key), included));
+        let identity = match (row.get::<_, &str>(5), key) {
             ("f", _) => Identity::Full,
             ("n", _) | (_, None) => Identity::Missing,
             (_, Some(key)) => Identity::Columns(key),
@@ -46,6 +47,7 @@ pub(crate) async fn tables(client: &Client, wanted: &[u32]) -> Result<BTreeMap<u
             name: row.get(2),
             kind: kind(oid, row.get(3), row.get(4)),
             identity,
+            included,
             columns: columns.remove(&oid).unwrap_or_default(),
             unique: unique.remove(&oid).unwrap_or_default(),
             descendants: descendants.get(&oid).cloned().unwrap_or_default(),
@@ -125,6 +127,40 @@ async fn columns(client: &Client, oids: &[u32]) -> Result<BTreeMap<u32, BTreeMap
     Ok(columns)
 }
 
+/// What tells that the rows of a table were written anew.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Trace {
+    /// For each column the transaction that changed its definition last.
+    pub(crate) columns: BTreeMap<String, String>,
+    /// For each generated column its expression's number: another expression is another object.
+    pub(crate) generated: BTreeMap<String, u32>,
+    /// The table's file.
+    pub(crate) file: u32,
+}
+
+/// The traces of tables.
+pub(crate) async fn traces(client: &Client, oids: &[u32]) -> Result<BTreeMap<u32, Trace>, Error> {
+    let rows = client
+        .query(
+            "SELECT c.oid, c.relfilenode, a.attname::text, a.xmin::text, d.oid FROM pg_catalog.pg_class c
+             JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+             LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum AND a.attgenerated <> ''
+             WHERE c.oid = ANY ($1)",
+            &[&oids],
+        )
+        .await?;
+    let mut traces: BTreeMap<u32, Trace> = BTreeMap::new();
+    for row in rows {
+        let trace = traces.entry(row.get(0)).or_default();
+        trace.file = row.get(1);
+        trace.columns.insert(row.get(2), row.get(3));
+        if let Some(expression) = row.get(4) {
+            trace.generated.insert(row.get(2), expression);
+        }
+    }
+    Ok(traces)
+}
+
 /// The keys of each table that hold after every single row change.
 async fn unique(client: &Client, oids: &[u32]) -> Result<BTreeMap<u32, Vec<BTreeSet<i16>>>, Error> {
     let rows = client
@@ -149,21 +185,23 @@ async fn unique(client: &Client, oids: &[u32]) -> Result<BTreeMap<u32, Vec<BTree
     Ok(unique)
 }
 
-/// The columns of each table's replica identity index.
-async fn keys(client: &Client, oids: &[u32]) -> Result<BTreeMap<u32, BTreeSet<String>>, Error> {
+/// The columns of each table's replica identity index, and those that INCLUDE adds to it.
+async fn keys(client: &Client, oids: &[u32]) -> Result<BTreeMap<u32, (BTreeSet<String>, BTreeSet<String>)>, Error> {
     let rows = client
         .query(
-            "SELECT i.indrelid, a.attname::text FROM pg_catalog.pg_index i
+            "SELECT i.indrelid, a.attname::text, k.place <= i.indnkeyatts FROM pg_catalog.pg_index i
              JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
-             JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey::int2[])
+             CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)
+             JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
              WHERE i.indrelid = ANY ($1) AND i.indisvalid
                AND CASE c.relreplident WHEN 'd' THEN i.indisprimary AND i.indimmediate WHEN 'i' THEN i.indisreplident ELSE false END",
             &[&oids],
         )
         .await?;
-    let mut keys: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
+    let mut keys: BTreeMap<u32, (BTreeSet<String>, BTreeSet<String>)> = BTreeMap::new();
     for row in rows {
-        keys.entry(row.get(0)).or_default().insert(row.get(1));
+        let (key, included) = keys.entry(row.get(0)).or_default();
+        if row.get(2) { key } else { included }.insert(row.get(1));
     }
     Ok(keys)
 }

@@ -193,7 +193,8 @@ impl Reader<'_> {
 
     fn text(&mut self) -> Option<String> {
         let end = self.0.iter().position(|&byte| byte == 0)?;
-        let text = String::from_utf8(self.0[..end].to_vec()).ok()?;
+        // Of a database with another encoding, where no name is looked at.
+        let text = String::from_utf8_lossy(&self.0[..end]).into_owned();
         self.0 = &self.0[end + 1..];
         Some(text)
     }

@@ -82,7 +82,8 @@ fn certificate_hint(address: &Address, problem: &CertificateError) -> String {
     match problem {
         Certificate::UnknownIssuer | Certificate::BadSignature => match &address.tls.trust {
             Trust::Authority(roots) | Trust::Name(roots) if roots.ca_file.is_some() => {
-                "The server's certificate is by another authority than those in the file that sslrootcert or ca_file names. Name the right one."
+                "The server's certificate is by another authority than those in the file that sslrootcert or ca_file names. Name the \
+                 right one."
             }
             Trust::Authority(_) | Trust::Name(_) | Trust::Anybody => {
                 "No authority that this system trusts has signed the server's certificate. Name the file of its authority with \
@@ -164,7 +165,10 @@ pub(crate) fn of_query(error: &tokio_postgres::Error) -> Option<String> {
     let code = server.code();
     match verdict(code.code()) {
         Verdict::Retry => None,
-        Verdict::Refused(_) => Some(format!("{} (SQLSTATE {})", message(code.code(), server.message()), code.code())),
+        Verdict::Refused(_) => {
+            let remedy = if server.message().contains("row-level security") { HIDDEN } else { "" };
+            Some(format!("{} (SQLSTATE {}){remedy}", message(code.code(), server.message()), code.code()))
+        }
     }
 }
 
@@ -178,6 +182,8 @@ pub(crate) fn sqlstate(text: &str) -> &str {
 const NO_TLS: &str = "server does not support TLS";
 const AUTHENTICATION: &str = "Check the user and password, that pg_hba.conf lets this role in from here and with TLS (or without), and, if \
                               it asks for a client certificate, sslcert and sslkey.";
+/// What to do about a policy that would hide rows.
+const HIDDEN: &str = ". What a policy hides would be revoked: run ALTER ROLE ... BYPASSRLS for the role that factsync connects as";
 const CERTIFICATE: &str = "Check the certificate authority (ca_file, sslrootcert), that the certificate names this host, and the TLS mode.";
 
 fn verdict(code: &str) -> Verdict {

@@ -10,10 +10,11 @@
 //! at P for the sake of the others; the engine has the view skip what starts before C.
 //!
 //! Why nothing is lost over a restart from P. P was reported when every commit that starts before P was received and in the results
-//! ([`tail`](super::tail)), and made durable with them. Only durable positions are acknowledged, so the slot still has
-//! everything from P on, and says so: its confirmed position is not beyond P. Commits between that position and P are skipped by
-//! the server. A slot that is missing, lost or beyond P means that everything is read again; a view's fingerprint that differs means that
-//! for the one view.
+//! ([`tail`](super::tail)), and made durable with them. Only durable positions are acknowledged, and of these only what is before
+//! their last commit, so the slot still has everything from that commit on, and says so: its confirmed position is not beyond it.
+//! The stream begins with that commit, which proves that the log still is the one that P is a position of ([`mark`](super::mark)). A slot
+//! that is missing, lost or beyond, a log that ends before P or branched off before P, and a stream that begins otherwise mean
+//! that everything is read again; a view's fingerprint that differs means that for the one view.
 //!
 //! Between the survey of the catalogues and the snapshot there may be DDL. So after views were loaded the survey is repeated, and a view
 //! whose fingerprint differs then is not begun.
@@ -27,6 +28,7 @@ use std::{
 
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::time;
+use tracing::info;
 
 use crate::{
     config::{PostgresConfig, View},
@@ -35,22 +37,24 @@ use crate::{
     source::{
         self, Evaluate, Event, Follow, Link, Reading, Role, SourceError, SourceState, Start,
         postgres::{
+            budget::Budget,
             evaluate::Evaluator,
             fault,
             images::Images,
+            mark::{Log, Mark, Resume, lsn, switch_point},
             prepare::{self, Prepared, Survey},
             pulse::Pulse,
             read::{Load, Reader},
             refresh::Refresh,
             session::{Purpose, Server},
-            slot::{self, Anchor, Lifetime, SlotState},
-            tail::{Plan, Reanalyze, Streaming, Tail, lsn, stopped},
+            slot::{self, Anchor, Lifetime, SlotState, Streaming},
+            tail::{Plan, Reanalyze, Tail, stopped},
         },
     },
 };
 
-/// How often a standby looks whether the slot is free. A failover takes at least that long, and the server answers from memory.
-const STANDBY_POLL: Duration = Duration::from_secs(2);
+/// How often a standby looks whether the slot is free. A takeover takes half of that longer, and the server answers from memory.
+const STANDBY_POLL: Duration = Duration::from_millis(250);
 
 /// Follows one database.
 pub struct Follower {
@@ -59,7 +63,8 @@ pub struct Follower {
     slot: String,
     views: Arc<[View<String>]>,
     spool: PathBuf,
-    survey: Option<Survey>,
+    survey: Option<(Survey, Log)>,
+    max_wal: Option<u64>,
 }
 
 /// What a start makes of the views.
@@ -94,7 +99,20 @@ impl Follower {
             SourceError::Unsupported { problem, .. } => problem,
             other => other.to_string(),
         });
-        Self { name: name.to_owned(), server, slot: config.slot.clone(), views: config.views.clone().into(), spool, survey: None }
+        Self {
+            name: name.to_owned(),
+            server,
+            slot: config.slot.clone(),
+            views: config.views.clone().into(),
+            spool,
+            survey: None,
+            max_wal: None,
+        }
+    }
+
+    /// The same with a limit to the bytes of the server's log that its slot may hold back.
+    pub fn with_max_wal(self, max_wal: Option<u64>) -> Self {
+        Self { max_wal, ..self }
     }
 
     /// Analyses the queries, makes the publication right and says what stored positions depend on. To be called before each
@@ -105,8 +123,9 @@ impl Follower {
         let survey = Survey::take(&server, &self.slot, &self.views, true).await?;
         let mut replication = server.replicate(&self.slot, survey.analysis.server_version, 0).await?;
         let system = replication.identify_system().await.map_err(|error| fault::replication(&self.name, "identify the server", error))?;
+        let log = Log { timeline: system.timeline, end: Lsn(system.xlogpos.as_u64()) };
         let prepared = Prepared { views: survey.views.clone(), system_identifier: system.system_id, timeline: system.timeline };
-        self.survey = Some(survey);
+        self.survey = Some((survey, log));
         Ok(prepared)
     }
 
@@ -116,10 +135,45 @@ impl Follower {
 
     async fn run(&mut self, start: Start, link: &mut Link) -> Result<(), SourceError> {
         let mut stop = link.stop.clone();
+        let server = self.server()?;
+        let state = tokio::select! {
+            biased;
+            () = stopped(&mut stop) => return Ok(()),
+            state = self.own_slot(&server, link) => state?,
+        };
+        // From here on the slot is nobody else's, and what it holds back is our doing.
+        let budget = Budget { server: server.clone(), slot: self.slot.clone(), limit: self.max_wal };
+        let events = link.events.clone();
+        let problem = tokio::select! {
+            ended = self.follow_slot(&server, state, start, link) => return ended,
+            problem = budget.exceeded(&events) => problem,
+        };
+        tracing::error!(source = self.name, slot = self.slot, problem, "letting the slot go, before the server's disk is full");
+        budget.let_go().await?;
+        Err(SourceError::PositionLost { name: self.name.clone(), problem })
+    }
+
+    /// Connects and waits for the slot.
+    async fn own_slot(&mut self, server: &Server, link: &Link) -> Result<SlotState, SourceError> {
+        // The end of the channel shows with the next event.
+        let _ = send(link, Event::State(SourceState::Connecting)).await;
+        let (state, waited) = self.free_slot(server, link).await?;
+        if waited {
+            self.survey = None;
+            return Err(self.changed(Vec::new(), "another factsync followed the source until now, and they may have changed meanwhile"));
+        }
+        if self.survey.is_none() {
+            self.prepare().await?;
+        }
+        Ok(state)
+    }
+
+    async fn follow_slot(&mut self, server: &Server, state: SlotState, start: Start, link: &mut Link) -> Result<(), SourceError> {
+        let mut stop = link.stop.clone();
         let opened = tokio::select! {
             biased;
             () = stopped(&mut stop) => return Ok(()),
-            opened = self.open(start, link) => opened?,
+            opened = self.open(server, state, start, link) => opened?,
         };
         match opened {
             Some(tail) => tail.run(link).await,
@@ -128,15 +182,8 @@ impl Follower {
     }
 
     /// Everything up to the stream; `None` if the receiver is gone.
-    async fn open(&mut self, start: Start, link: &Link) -> Result<Option<Box<Tail>>, SourceError> {
-        let server = self.server()?;
-        if !send(link, Event::State(SourceState::Connecting)).await {
-            return Ok(None);
-        }
-        if self.survey.is_none() {
-            self.prepare().await?;
-        }
-        let Some(survey) = self.survey.take() else { return Ok(None) };
+    async fn open(&mut self, server: &Server, state: SlotState, start: Start, link: &Link) -> Result<Option<Box<Tail>>, SourceError> {
+        let Some((survey, log)) = self.survey.take() else { return Ok(None) };
         for view in 0..self.views.len() {
             let Some(problem) = survey.refusal(view).map(str::to_owned) else { continue };
             if !send(link, Event::ViewFailed { view, problem: self.view_error(view, problem) }).await {
@@ -145,20 +192,20 @@ impl Follower {
         }
         let parts = self.parts(&survey, &start)?;
         let mut plan = plan(&survey, &parts, &start);
-        let state = self.free_slot(&server, link).await?;
         let begun = match start.from {
-            Some(from) => self.resume(&server, &survey, state, from, &parts, &mut plan, link).await?,
-            None => self.begin(&server, &survey, state, &parts, &mut plan, link).await?,
+            Some(from) => self.resume(server, (&survey, log), state, from, &parts, &mut plan, link).await?,
+            None => self.begin(server, (&survey, log), state, &parts, &mut plan, link).await?,
         };
         let Some(streaming) = begun else { return Ok(None) };
         let version = survey.analysis.server_version;
-        let pulse = Pulse::new(server.clone(), survey.watched(), &self.slot, version).await?;
-        let refresh = Refresh::new(server.clone(), self.slot.clone(), version, self.reader(&server));
-        if !send(link, Event::State(SourceState::Streaming)).await {
+        let pulse = Pulse::new(server.clone(), survey.watched(), survey.analysis.named.clone(), &self.slot, version).await?;
+        let refresh = Refresh::new(server.clone(), self.slot.clone(), version, self.reader(server));
+        // What has to begin with the mark streams when it has.
+        if streaming.resume.is_proof() && !send(link, Event::State(SourceState::Streaming)).await {
             return Ok(None);
         }
-        let reanalyze = self.reanalyze(&server, parts.incremental());
-        Ok(Some(Box::new(Tail::new(server, &self.slot, plan, streaming, refresh, pulse, reanalyze))))
+        let reanalyze = self.reanalyze(server, parts.incremental());
+        Ok(Some(Box::new(Tail::new(server.clone(), &self.slot, plan, streaming, refresh, pulse, reanalyze))))
     }
 
     /// What the roles come down to. A role that a view cannot have any more, since it was given, is a changed view.
@@ -186,15 +233,15 @@ impl Follower {
         if lost.is_empty() { Ok(parts) } else { Err(self.changed(lost, "they cannot be followed change by change any more")) }
     }
 
-    /// Waits until nobody else uses the slot, as the standby.
-    async fn free_slot(&self, server: &Server, link: &Link) -> Result<SlotState, SourceError> {
+    /// Waits until nobody else uses the slot, as the standby. Tells whether it had to wait.
+    async fn free_slot(&self, server: &Server, link: &Link) -> Result<(SlotState, bool), SourceError> {
         let session = server.connect(Purpose::Write).await?;
         let mut standby = false;
         loop {
             match slot::state(&session.client, &self.slot).await.map_err(|error| fault::sql(&self.name, "look at the slot", error))? {
                 SlotState::Active => {}
                 SlotState::Foreign(problem) => return Err(SourceError::Unsupported { name: self.name.clone(), problem }),
-                state @ (SlotState::Missing | SlotState::Lost(_) | SlotState::Free(_)) => return Ok(state),
+                state @ (SlotState::Missing | SlotState::Lost(_) | SlotState::Free(_)) => return Ok((state, standby)),
             }
             if !standby {
                 standby = true;
@@ -209,15 +256,15 @@ impl Follower {
     async fn resume(
         &self,
         server: &Server,
-        survey: &Survey,
+        (survey, log): (&Survey, Log),
         state: SlotState,
         from: Position,
         parts: &Parts,
         plan: &mut Plan,
         link: &Link,
     ) -> Result<Option<Streaming>, SourceError> {
-        let from = self.usable(state, from)?;
         let version = survey.analysis.server_version;
+        let (from, resume) = self.usable(server, version, log, state, from).await?;
         if !parts.loaded.is_empty() {
             if !send(link, Event::State(SourceState::Snapshotting)).await {
                 return Ok(None);
@@ -231,20 +278,57 @@ impl Follower {
                 return Ok(None);
             }
         }
-        let client = server.replicate(&self.slot, version, from.0).await?;
-        Ok(Some((slot::start(server, client).await?, from)))
+        let client = server.replicate(&self.slot, version, resume.start(from).0).await?;
+        Ok(Some(Streaming { client: slot::start(server, client).await?, from, resume, log }))
     }
 
-    /// The position, if the slot still has everything from there on.
-    fn usable(&self, state: SlotState, from: Position) -> Result<Lsn, SourceError> {
+    /// The position and how to go on from it, if the log is the one they are of and the slot still has everything from there on.
+    async fn usable(
+        &self,
+        server: &Server,
+        version: u32,
+        log: Log,
+        state: SlotState,
+        from: Position,
+    ) -> Result<(Lsn, Resume), SourceError> {
         let lost = |problem| Err(SourceError::PositionLost { name: self.name.clone(), problem });
-        let Position::Lsn(from) = from else { return lost(format!("\"{from}\" is no position of PostgreSQL")) };
+        let Position::Lsn(from, token) = from else { return lost(format!("\"{from}\" is no position of PostgreSQL")) };
+        let mark = Mark::of(&token);
+        if let Some(problem) = self.fork(server, version, log, from, mark).await? {
+            return lost(problem);
+        }
+        if log.end < from {
+            return lost(format!("its log ends at {}, before {from}: it was put back to an older state", log.end));
+        }
         match state {
-            SlotState::Free(confirmed) if confirmed <= from => Ok(from),
-            SlotState::Free(confirmed) => lost(format!("slot \"{}\" was advanced to {confirmed}, beyond {from}", self.slot)),
+            SlotState::Free(confirmed) => match Resume::of(confirmed, from, mark) {
+                Some(resume) => Ok((from, resume)),
+                None => lost(format!("slot \"{}\" was advanced to {confirmed}, beyond {from}", self.slot)),
+            },
             SlotState::Lost(problem) => lost(problem),
             SlotState::Missing => lost(format!("slot \"{}\" does not exist", self.slot)),
             SlotState::Active | SlotState::Foreign(_) => lost(format!("slot \"{}\" is in use", self.slot)),
+        }
+    }
+
+    /// Why a position of another timeline is not one of the server's, if so.
+    async fn fork(&self, server: &Server, version: u32, log: Log, from: Lsn, mark: Option<Mark>) -> Result<Option<String>, SourceError> {
+        let Some(mark) = mark.filter(|mark| mark.timeline != log.timeline) else { return Ok(None) };
+        let (then, now) = (mark.timeline, log.timeline);
+        // The first timeline has no history.
+        if now < then {
+            return Ok(Some(format!("it is on timeline {now}, and {from} is of timeline {then}: an older primary is back")));
+        }
+        let mut client = server.replicate(&self.slot, version, 0).await?;
+        let history = client.timeline_history(now).await;
+        let history = history.map_err(|error| fault::replication(&self.name, "read the history of its timeline", error))?;
+        match switch_point(&history.content, then) {
+            Some(end) if from <= end => {
+                info!(source = self.name, then, now, %end, "the server was promoted, and has everything up to the position");
+                Ok(None)
+            }
+            Some(end) => Ok(Some(format!("it was promoted: its timeline {now} left timeline {then} at {end}, before {from}"))),
+            None => Ok(Some(format!("its timeline {now} does not come from timeline {then}, of which {from} is a position"))),
         }
     }
 
@@ -252,7 +336,7 @@ impl Follower {
     async fn begin(
         &self,
         server: &Server,
-        survey: &Survey,
+        (survey, log): (&Survey, Log),
         state: SlotState,
         parts: &Parts,
         plan: &mut Plan,
@@ -275,7 +359,7 @@ impl Follower {
         if !report(link, point, snapshot, plan, true).await {
             return Ok(None);
         }
-        Ok(Some((anchor.stream(server).await?, point)))
+        Ok(Some(Streaming { client: anchor.stream(server).await?, from: point, resume: Resume::Confirmed(None), log }))
     }
 
     /// Reads `views` in the anchor's snapshot, `loaded` with their tables.
@@ -364,7 +448,7 @@ async fn report(link: &Link, point: Lsn, snapshot: Snapshot, plan: &mut Plan, ne
             return false;
         }
     }
-    send(link, Event::Cut { position: Position::Lsn(point), views: snapshot.readings, snapshot: new }).await
+    send(link, Event::Cut { position: Position::from(point), views: snapshot.readings, snapshot: new }).await
 }
 
 /// What the loop needs to know.
@@ -378,8 +462,8 @@ fn plan(survey: &Survey, parts: &Parts, start: &Start) -> Plan {
         settled: lsn(&start.settled),
         failed: BTreeSet::new(),
         essence: survey.essence(&parts.incremental()),
-        publication: survey.publication.clone(),
-        shapes: survey.shapes.clone(),
+        look: survey.look.clone(),
+        refuses: (0..survey.views.len()).any(|view| survey.refusal(view).is_some()),
     }
 }
 

@@ -5,6 +5,10 @@
 //! means that the plan reads the rows wrongly: the views that need it are named ([`Wrong::Changed`]) before a row of that shape is
 //! delivered. Columns that no view keeps do not matter.
 //!
+//! A label of an enum can get another name, which the log does not tell: it changes no row, and says the new name from there on. So a label
+//! that the type did not have when the query was analysed means the same as a changed column ([`Images::label`]). Labels that
+//! change places in one transaction show in the heartbeats' look at the catalogues only.
+//!
 //! A view that was loaded at a later point than the stream starts is not concerned by what its tables looked like before that
 //! point: its cells may be absent there, since the engine skips those commits for it.
 //!
@@ -13,13 +17,21 @@
 //! Whether an old tuple is the key or the whole row is decided by the plan's identity and not by the message's letter: the letter of
 //! a partition's row is that of the root, the content that of the partition. A new cell that is stored out of line and unchanged is
 //! copied from the old tuple where that tells it (`REPLICA IDENTITY FULL`, and long keys); otherwise it is absent.
+//!
+//! A value longer than [`MOST_CELL`] is told to be that and no more, so that only the views that need it cannot follow the change.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
     data::{ChangeBatch, ImageWriter, Lsn},
     query::Identity,
-    source::postgres::decode::{Cell, Cells, RowChange, Shape, Tuples},
+    source::postgres::{
+        copy::MOST_CELL,
+        decode::{Cell, Cells, RowChange, Shape, Tuples},
+    },
 };
 
 /// A column that images keep, as the catalogue has it.
@@ -33,13 +45,20 @@ pub(crate) struct KeptColumn {
     pub(crate) type_oid: u32,
     /// The type's modifier.
     pub(crate) modifier: i32,
+    /// If the type is an enum, the labels that it has.
+    pub(crate) labels: Option<Arc<BTreeSet<String>>>,
 }
 
 /// The replica identity as the catalogue has it for the table itself, which is what its Relation message repeats.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Announced {
-    /// The columns with these names are flagged.
-    Columns(Vec<String>),
+    /// Columns are flagged.
+    Columns {
+        /// These.
+        key: Vec<String>,
+        /// And perhaps these, which the identity's index has by INCLUDE: the server flags them and leaves them out of old rows.
+        included: Vec<String>,
+    },
     /// `FULL`.
     Full,
 }
@@ -78,14 +97,25 @@ pub(crate) enum Wrong {
 /// Where a table's kept cells are in the tuples that follow its last Relation message.
 #[derive(Debug, Default)]
 struct Layout {
-    /// For each kept column its place, and whether an old tuple tells it.
-    places: Vec<(Option<usize>, bool)>,
+    /// For each kept column where it is.
+    places: Vec<Place>,
     /// Cells of a tuple.
     width: usize,
     /// Whether old tuples are keys.
     keyed: bool,
     /// Views that cannot read these rows, with the reason.
     wrong: Vec<(usize, String)>,
+}
+
+/// Where a kept column is.
+#[derive(Debug)]
+struct Place {
+    /// In the tuples.
+    cell: Option<usize>,
+    /// Whether an old tuple tells it.
+    told: bool,
+    /// The labels that it may have.
+    labels: Option<Arc<BTreeSet<String>>>,
 }
 
 /// Turns tuples into images.
@@ -149,7 +179,7 @@ impl Images {
             return Err(Wrong::Unreadable);
         }
         // What is wrong with a cell is noticed while it is written; then the batch is lost with the stream.
-        let mut write_old = Writer { layout, bytes: row.bytes(), readable: true, null_key: false };
+        let mut write_old = Writer { layout, bytes: row.bytes(), readable: true, null_key: false, unlabelled: None };
         let mut write_new = write_old.clone();
         match tuples {
             Tuples::Insert => batch.insert(row.relation, |image| write_new.tell_new(image, new, &[])),
@@ -164,14 +194,26 @@ impl Images {
         if !write_old.readable || !write_new.readable {
             return Err(Wrong::Unreadable);
         }
-        if write_old.null_key { self.wrong_key(row.relation) } else { Ok(()) }
+        if let Some(column) = write_old.unlabelled.or(write_new.unlabelled) {
+            self.label(row.relation, column, commit)?;
+        }
+        if write_old.null_key { self.wrong_key(row.relation, commit) } else { Ok(()) }
     }
 
-    /// Identities are NOT NULL; a NULL is a column outside of the identity that this partition has.
-    fn wrong_key(&self, relation: u32) -> Result<(), Wrong> {
+    /// A cell of the kept column `column` has a label that its type did not have.
+    fn label(&self, relation: u32, column: usize, commit: Lsn) -> Result<(), Wrong> {
         let Some(kept) = self.kept.get(&relation) else { return Err(Wrong::Unreadable) };
-        let problem = format!("a partition of {} has another replica identity", kept.title);
-        Err(Wrong::Changed { views: self.users(relation).collect(), problem })
+        let column = &kept.columns[column];
+        let users = kept.users.iter().filter(|(_, needed)| needed.contains(&column.number));
+        let problem = format!("column \"{}\" of {} has a label that is new", column.name, kept.title);
+        concern(users.map(|(view, _)| (*view, problem.clone())), commit, &self.loaded)
+    }
+
+    /// Identities are NOT NULL; a NULL is a column outside of the identity that this row's table had.
+    fn wrong_key(&self, relation: u32, commit: Lsn) -> Result<(), Wrong> {
+        let Some(kept) = self.kept.get(&relation) else { return Err(Wrong::Unreadable) };
+        let problem = format!("an old row of {}, or of a partition of it, comes with another replica identity", kept.title);
+        concern(self.users(relation).map(|view| (view, problem.clone())), commit, &self.loaded)
     }
 }
 
@@ -195,7 +237,7 @@ impl Layout {
                 Identity::Key(key) | Identity::Document(key) => key.contains(&column.number),
                 Identity::Full => true,
             };
-            layout.places.push((place, told));
+            layout.places.push(Place { cell: place, told, labels: column.labels.clone() });
         }
         if !kept.announced.is(shape) {
             let problem = format!("the replica identity of {} is another one", kept.title);
@@ -206,25 +248,30 @@ impl Layout {
 
     /// Whether a view is concerned that does not skip this commit.
     fn check(&self, commit: Lsn, loaded: &BTreeMap<usize, Lsn>) -> Result<(), Wrong> {
-        let concerned = |view: &usize| loaded.get(view).is_none_or(|point| commit >= *point);
-        let wrong: Vec<&(usize, String)> = self.wrong.iter().filter(|(view, _)| concerned(view)).collect();
-        let Some((_, problem)) = wrong.first() else { return Ok(()) };
-        let mut views: Vec<usize> = wrong.iter().map(|(view, _)| *view).collect();
-        views.sort_unstable();
-        views.dedup();
-        Err(Wrong::Changed { views, problem: problem.clone() })
+        concern(self.wrong.iter().cloned(), commit, loaded)
     }
+}
+
+/// What is `wrong` for a view that does not skip this commit is an error.
+fn concern(wrong: impl Iterator<Item = (usize, String)>, commit: Lsn, loaded: &BTreeMap<usize, Lsn>) -> Result<(), Wrong> {
+    let concerned = |view: &usize| loaded.get(view).is_none_or(|point| commit >= *point);
+    let wrong: Vec<(usize, String)> = wrong.filter(|(view, _)| concerned(view)).collect();
+    let Some((_, problem)) = wrong.first() else { return Ok(()) };
+    let mut views: Vec<usize> = wrong.iter().map(|(view, _)| *view).collect();
+    views.sort_unstable();
+    views.dedup();
+    Err(Wrong::Changed { views, problem: problem.clone() })
 }
 
 impl Announced {
     fn is(&self, shape: &Shape) -> bool {
         match self {
             Self::Full => shape.identity == b'f',
-            Self::Columns(names) => {
-                let mut flagged = shape.columns.iter().filter(|column| column.key);
+            Self::Columns { key, included } => {
+                let flagged = || shape.columns.iter().filter(|column| column.key).map(|column| &column.name);
                 shape.identity != b'f'
-                    && shape.columns.iter().filter(|column| column.key).count() == names.len()
-                    && flagged.all(|column| names.contains(&column.name))
+                    && flagged().filter(|name| key.contains(name)).count() == key.len()
+                    && flagged().all(|name| key.contains(name) || included.contains(name))
             }
         }
     }
@@ -237,15 +284,17 @@ struct Writer<'a> {
     bytes: &'a [u8],
     readable: bool,
     null_key: bool,
+    /// A kept column with a label that its type did not have.
+    unlabelled: Option<usize>,
 }
 
 impl Writer<'_> {
     fn tell_old(&mut self, image: &mut ImageWriter<'_>, cells: &[Cell]) {
-        for &(place, told) in &self.layout.places {
-            match place.filter(|_| told) {
-                Some(place) => {
-                    self.null_key |= self.layout.keyed && cells[place] == Cell::Null;
-                    self.cell(image, cells[place]);
+        for (column, place) in self.layout.places.iter().enumerate() {
+            match place.cell.filter(|_| place.told) {
+                Some(at) => {
+                    self.null_key |= self.layout.keyed && cells[at] == Cell::Null;
+                    self.cell(image, cells[at], column, place);
                 }
                 None => image.absent(),
             }
@@ -253,25 +302,31 @@ impl Writer<'_> {
     }
 
     fn tell_new(&mut self, image: &mut ImageWriter<'_>, cells: &[Cell], old: &[Cell]) {
-        for &(place, told) in &self.layout.places {
-            let Some(place) = place else {
+        for (column, place) in self.layout.places.iter().enumerate() {
+            let Some(at) = place.cell else {
                 image.absent();
                 continue;
             };
-            let cell = match cells[place] {
-                Cell::Unchanged if told => old.get(place).copied().unwrap_or(Cell::Unchanged),
+            let cell = match cells[at] {
+                Cell::Unchanged if place.told => old.get(at).copied().unwrap_or(Cell::Unchanged),
                 cell => cell,
             };
-            self.cell(image, cell);
+            self.cell(image, cell, column, place);
         }
     }
 
-    fn cell(&mut self, image: &mut ImageWriter<'_>, cell: Cell) {
+    fn cell(&mut self, image: &mut ImageWriter<'_>, cell: Cell, column: usize, place: &Place) {
         match cell {
             Cell::Null => image.null(),
             Cell::Unchanged => image.absent(),
+            Cell::Text { start, end } if end - start > MOST_CELL => image.too_long(),
             Cell::Text { start, end } => match std::str::from_utf8(&self.bytes[start..end]) {
-                Ok(text) => image.text(text),
+                Ok(text) => {
+                    if place.labels.as_ref().is_some_and(|labels| !labels.contains(text)) {
+                        self.unlabelled = Some(column);
+                    }
+                    image.text(text);
+                }
                 Err(_) => {
                     self.readable = false;
                     image.null();

@@ -11,8 +11,8 @@
 use std::collections::VecDeque;
 
 use crate::{
-    data::{ChangeBatch, Lsn, Position},
-    source::Event,
+    data::{ChangeBatch, Lsn, Position, ResumeToken},
+    source::{Event, postgres::mark::Mark},
 };
 
 /// Changes that are held before the stream is no longer read. A transaction larger than this is sent in pieces. Large enough that the cost
@@ -54,14 +54,27 @@ pub(crate) struct Outgoing {
     events: VecDeque<Event>,
     /// The events wait until the batch is sent.
     batch_first: bool,
+    /// The last commit in the batch.
+    mark: Option<Mark>,
     reported: Reach,
+    /// The last commit before the position that was received.
+    token: ResumeToken,
 }
 
 impl Outgoing {
-    /// Nothing waits; everything before `position` is known.
-    pub(crate) fn new(position: Lsn) -> Self {
+    /// Nothing waits; everything before `position` is known, and `mark` is the last commit of it.
+    pub(crate) fn new(position: Lsn, mark: Option<Mark>) -> Self {
         let reported = Reach { received: position, settled: position };
-        Self { batch: ChangeBatch::default(), part: Part::Nothing, events: VecDeque::new(), batch_first: false, reported }
+        let token = Mark::token_of(mark);
+        Self {
+            batch: ChangeBatch::default(),
+            part: Part::Nothing,
+            events: VecDeque::new(),
+            batch_first: false,
+            mark: None,
+            reported,
+            token,
+        }
     }
 
     /// Where the next row change of the open transaction goes, whose commit record starts at `start`.
@@ -74,15 +87,16 @@ impl Outgoing {
         &mut self.batch
     }
 
-    /// The open transaction has ended. One without changes leaves no mark.
-    pub(crate) fn commit(&mut self, start: Lsn, end: Lsn) {
+    /// The open transaction has ended with the commit `mark`. One without changes leaves nothing in the batch.
+    pub(crate) fn commit(&mut self, mark: Mark) {
         match self.part {
             Part::Nothing => return,
             Part::All => {}
             // Its last piece belongs to the others.
             Part::Rest => self.batch_first = true,
         }
-        self.batch.commit(start, end);
+        self.batch.commit(mark.start, mark.end);
+        self.mark = Some(mark);
         self.part = Part::Nothing;
     }
 
@@ -143,21 +157,23 @@ impl Outgoing {
             Ready::Event => {
                 let event = self.events.pop_front();
                 // A cut tells a position, too: everything before it has been reported.
-                if let Some(Event::Cut { position: Position::Lsn(point), .. }) = &event {
-                    self.reported.received = self.reported.received.max(*point);
+                if let Some(Event::Cut { position: Position::Lsn(point, token), .. }) = &event {
+                    self.receive(*point, token.clone());
                     self.reported.settled = self.reported.settled.max(*point);
                 }
                 event
             }
             Ready::Batch => {
-                let batch = std::mem::take(&mut self.batch);
+                let mut batch = std::mem::take(&mut self.batch);
+                let token = Mark::token_of(self.mark.take());
+                batch.resumes_with(token.clone());
                 self.batch_first = false;
                 self.part = if self.part == Part::Nothing { Part::Nothing } else { Part::Rest };
                 if let Some(last) = batch.commits().last() {
-                    self.reported.received = self.reported.received.max(last.end);
+                    self.receive(last.end, token);
                 }
                 self.reported.settled = self.reported.settled.max(settled.min(self.reported.received));
-                Some(Event::Changes { batch, settled: Position::Lsn(self.reported.settled) })
+                Some(Event::Changes { batch, settled: self.settled() })
             }
         }
     }
@@ -169,11 +185,23 @@ impl Outgoing {
         !waits && (reach.received > before.received || reach.settled > before.settled)
     }
 
-    /// The position as an event.
-    pub(crate) fn progress(&mut self, reach: Reach) -> Event {
-        self.reported.received = self.reported.received.max(reach.received);
+    /// The position as an event; `mark` is the last commit before what was received.
+    pub(crate) fn progress(&mut self, reach: Reach, mark: Option<Mark>) -> Event {
+        self.receive(reach.received, Mark::token_of(mark));
         self.reported.settled = self.reported.settled.max(reach.settled);
-        Event::Progress { received: Position::Lsn(self.reported.received), settled: Position::Lsn(self.reported.settled) }
+        Event::Progress { received: Position::Lsn(self.reported.received, self.token.clone()), settled: self.settled() }
+    }
+
+    fn receive(&mut self, to: Lsn, token: ResumeToken) {
+        if to > self.reported.received {
+            (self.reported.received, self.token) = (to, token);
+        }
+    }
+
+    /// The same position as the received one where it is the same place.
+    fn settled(&self) -> Position {
+        let Reach { received, settled } = self.reported;
+        if settled == received { Position::Lsn(settled, self.token.clone()) } else { settled.into() }
     }
 }
 
@@ -197,13 +225,17 @@ mod tests {
     }
 
     fn cut(point: u64) -> Event {
-        Event::Cut { position: Position::Lsn(Lsn(point)), views: Vec::new(), snapshot: false }
+        Event::Cut { position: Lsn(point).into(), views: Vec::new(), snapshot: false }
+    }
+
+    fn mark(start: u64, end: u64) -> Mark {
+        Mark { timeline: 1, start: Lsn(start), end: Lsn(end), xid: 1, time: 0 }
     }
 
     proptest! {
         #[test]
         fn commits_are_whole_in_order_and_cuts_come_after_what_was_before_them(steps in steps()) {
-            let mut outgoing = Outgoing::new(Lsn(0));
+            let mut outgoing = Outgoing::new(Lsn(0), None);
             let mut clock = 0;
             let (mut open, mut sent, mut committed) = (false, Vec::new(), Vec::new());
             let (mut torn, mut settled, mut told) = (false, Lsn(0), 0);
@@ -217,7 +249,7 @@ mod tests {
                         }
                     }
                     Step::Commit => {
-                        outgoing.commit(Lsn(clock), Lsn(clock));
+                        outgoing.commit(mark(clock, clock));
                         if std::mem::take(&mut open) {
                             committed.push(clock);
                         }
@@ -228,12 +260,15 @@ mod tests {
                             sent.extend(batch.commits().iter().map(|commit| commit.end.0));
                             torn = batch.commits().last().map_or(0, |commit| commit.changes) < batch.len();
                             prop_assert_eq!(torn, batch.open().is_some(), "each piece says which transaction goes on");
-                            let Position::Lsn(now) = now else { panic!("{now:?}") };
+                            let Position::Lsn(now, token) = now else { panic!("{now:?}") };
                             told = told.max(sent.last().copied().unwrap_or(0));
                             prop_assert!(now >= settled && now.0 <= told);
                             settled = now;
+                            if let (Some(last), true) = (batch.commits().last(), settled.0 == told) {
+                                prop_assert_eq!(Mark::of(&token), Some(mark(last.start.0, last.end.0)), "a position tells its last commit");
+                            }
                         }
-                        Some(Event::Cut { position: Position::Lsn(point), .. }) => {
+                        Some(Event::Cut { position: Position::Lsn(point, _), .. }) => {
                             prop_assert!(!torn, "a cut between two pieces of a transaction");
                             let before: Vec<u64> = committed.iter().copied().filter(|end| *end < point.0).collect();
                             prop_assert!(sent.len() >= before.len(), "a cut before the changes before it");
@@ -252,16 +287,16 @@ mod tests {
 
     #[test]
     fn a_position_waits_for_the_changes_before_it() {
-        let mut outgoing = Outgoing::new(Lsn(1));
+        let mut outgoing = Outgoing::new(Lsn(1), None);
         let reach = Reach { received: Lsn(9), settled: Lsn(9) };
         assert!(outgoing.is_behind(reach));
         outgoing.batch(Lsn(5)).truncate(1);
         assert!(outgoing.is_behind(reach), "a transaction that is being received is after the position");
-        outgoing.commit(Lsn(5), Lsn(6));
+        outgoing.commit(mark(5, 6));
         assert!(!outgoing.is_behind(reach));
-        assert!(matches!(outgoing.take(Lsn(9)), Some(Event::Changes { settled: Position::Lsn(Lsn(6)), .. })));
+        assert!(matches!(outgoing.take(Lsn(9)), Some(Event::Changes { settled: Position::Lsn(Lsn(6), _), .. })));
         assert!(outgoing.is_behind(reach));
-        assert!(matches!(outgoing.progress(reach), Event::Progress { received: Position::Lsn(Lsn(9)), .. }));
+        assert!(matches!(outgoing.progress(reach, None), Event::Progress { received: Position::Lsn(Lsn(9), _), .. }));
         assert!(!outgoing.is_behind(reach));
     }
 }

@@ -19,11 +19,12 @@ use crate::{
         self, PreparedView, SourceError, ViewMode,
         postgres::{
             analyze::{self, AnalysedView, Analysis},
-            catalog::{self, Kind},
+            catalog::{self, Column, Kind, Trace},
+            copy::bounded,
             fault,
             images::{Announced, Kept, KeptColumn},
-            publication::{self, Publication, quoted},
-            pulse::{self, Shapes},
+            publication::{self, Publication, Standing, quoted},
+            pulse::{self, Look, Shapes},
             session::{Purpose, Server},
         },
     },
@@ -56,7 +57,8 @@ impl Prepared {
     /// What the engine asks of every source.
     pub(crate) fn describe(self, database: &str) -> source::Prepared {
         // Not the timeline: after a failover it is still the same database.
-        source::Prepared { identity: format!("database \"{database}\" of cluster {}", self.system_identifier), views: self.views }
+        let identity = source::Prepared::identify(&format!("database \"{database}\""), &self.system_identifier);
+        source::Prepared { identity, views: self.views }
     }
 }
 
@@ -68,10 +70,8 @@ pub(crate) struct Survey {
     definitions: Vec<String>,
     /// How each view is kept up to date, and its fingerprint.
     pub(crate) views: Vec<PreparedView>,
-    /// The publication, as [`publication::identity`] has it.
-    pub(crate) publication: String,
-    /// The partitions of the watched tables.
-    pub(crate) shapes: Shapes,
+    /// The catalogues, as heartbeats see them.
+    pub(crate) look: Look,
 }
 
 impl Survey {
@@ -81,25 +81,33 @@ impl Survey {
         let mut session = server.connect(Purpose::Analyze).await?;
         session.client.batch_execute(&format!("SET lock_timeout = '{LOCK_PATIENCE}'")).await.map_err(failed)?;
         let analysis = analyze::analyze(server, &mut session, views).await?;
+        let mut standing = Standing::Right;
         if ensure {
             let writer = server.connect(Purpose::Write).await?;
-            publication::ensure(server, &writer, slot, &analysis).await?;
+            standing = publication::ensure(server, &writer, slot, &analysis).await?;
         }
         // The texts that heartbeats compare come first: a change in between is noticed by the next heartbeat.
         let shapes = pulse::shapes(&session.client, &watched(&analysis)).await.map_err(failed)?;
+        let statement = session.client.prepare(pulse::MARKS).await.map_err(failed)?;
+        let marks = pulse::marks(&session.client, &statement, &analysis.named).await.map_err(failed)?;
         let identity = publication::identity(&session.client, slot, analysis.server_version).await.map_err(failed)?;
         let published = Publication::read(&session.client, slot, analysis.server_version).await.map_err(failed)?;
+        let tables: Vec<u32> = analysis.tables.keys().copied().collect();
+        let traces = catalog::traces(&session.client, &tables).await.map_err(failed)?;
         let definition = |(view, analysed): (&View<String>, &Result<AnalysedView, String>)| match analysed {
-            Ok(analysed) => definition(&analysis, analysed, published.as_ref()),
+            Ok(analysed) => definition(&analysis, analysed, published.as_ref(), &traces),
             Err(problem) => digest([&*view.fact_type.to_string(), &view.query, problem]),
         };
         let definitions: Vec<String> = views.iter().zip(&analysis.views).map(definition).collect();
         let prepared = analysis.views.iter().zip(&definitions).map(|(analysed, definition)| PreparedView {
             fingerprint: analysed.as_ref().map_or(definition.clone(), |view| fingerprint(&analysis, view, definition, &shapes)),
-            mode: mode(&analysis, analysed.as_ref()),
+            mode: match unpublished(&analysis, analysed, published.as_ref(), &standing) {
+                Some(problem) => ViewMode::Refused(problem),
+                None => mode(&analysis, analysed.as_ref()),
+            },
         });
         let views = prepared.collect();
-        Ok(Self { definitions, views, publication: identity, shapes, analysis })
+        Ok(Self { definitions, views, look: Look { shapes, publication: identity, marks }, analysis })
     }
 
     /// What must stay the same for each view while it is followed: for the views `incremental` everything. The others are read again when a
@@ -141,7 +149,13 @@ impl Survey {
             let users: Vec<_> = plans().filter_map(|(view, plan)| Some((view, plan.tables.get(&oid)?))).collect();
             let column = |number: i16| {
                 let column = table.columns.get(&number)?;
-                Some(KeptColumn { number, name: column.name.clone(), type_oid: column.type_oid, modifier: column.typmod })
+                Some(KeptColumn {
+                    number,
+                    name: column.name.clone(),
+                    type_oid: column.type_oid,
+                    modifier: column.typmod,
+                    labels: self.analysis.labels.get(&column.type_oid).cloned(),
+                })
             };
             let kept = Kept {
                 title: table.title(),
@@ -149,8 +163,10 @@ impl Survey {
                 identity: users.first()?.1.identity.clone(),
                 announced: match &table.identity {
                     catalog::Identity::Full => Announced::Full,
-                    catalog::Identity::Columns(names) => Announced::Columns(names.iter().cloned().collect()),
-                    catalog::Identity::Missing => Announced::Columns(Vec::new()),
+                    catalog::Identity::Columns(names) => {
+                        Announced::Columns { key: names.iter().cloned().collect(), included: table.included.iter().cloned().collect() }
+                    }
+                    catalog::Identity::Missing => Announced::Columns { key: Vec::new(), included: Vec::new() },
                 },
                 partitioned: table.kind == Kind::Partitioned,
                 users: users.iter().map(|(view, table)| (*view, table.columns.clone())).collect(),
@@ -202,11 +218,43 @@ fn watched(analysis: &Analysis) -> Vec<u32> {
     used.into_iter().filter(moves).collect()
 }
 
+/// What stands against following a view whose tables are not published as it needs them.
+fn unpublished(
+    analysis: &Analysis,
+    view: &Result<AnalysedView, String>,
+    published: Option<&Publication>,
+    standing: &Standing,
+) -> Option<String> {
+    let (Ok(view), Standing::Lacking(problem)) = (view, standing) else { return None };
+    let covered = published.is_some_and(|published| published.covers(&publication::needed_by(analysis, std::iter::once(view))));
+    (!covered).then(|| problem.clone())
+}
+
+/// What tells that the rows of a view's tables were written anew without a row in the change log: a column gets another type, and
+/// perhaps other values, where no column list stands in the way; a table is unlogged for a while; a generated column gets another
+/// expression.
+fn rewritten(view: &AnalysedView, published: Option<&Publication>, traces: &BTreeMap<u32, Trace>) -> String {
+    let mut parts = Vec::new();
+    for (oid, used) in &view.tables {
+        let Some(trace) = traces.get(oid) else { continue };
+        let columns = || trace.columns.iter().filter(|(name, _)| used.columns.contains(*name));
+        parts.extend(columns().filter_map(|(name, _)| Some(format!("{name} {}", trace.generated.get(name)?))));
+        if !published.is_some_and(|published| published.lists_columns(*oid)) {
+            parts.extend(columns().map(|(name, writer)| format!("{name} {writer}")));
+        }
+        if !published.is_some_and(|published| published.names(*oid)) {
+            parts.push(trace.file.to_string());
+        }
+    }
+    parts.join(", ")
+}
+
 /// What a view's query means and which changes of its tables are in the change log.
-fn definition(analysis: &Analysis, view: &AnalysedView, published: Option<&Publication>) -> String {
+fn definition(analysis: &Analysis, view: &AnalysedView, published: Option<&Publication>, traces: &BTreeMap<u32, Trace>) -> String {
     let mut parts = vec![view.fingerprint.clone()];
     let family: BTreeSet<u32> = view.tables.keys().flat_map(|oid| family(analysis, *oid)).collect();
     parts.push(published.map(|published| published.of(&family)).unwrap_or_default());
+    parts.push(rewritten(view, published, traces));
     // A partition is published with its root; an inheritance child is not.
     let parents = view.with_children.iter().filter_map(|oid| analysis.tables.get(oid)).filter(|table| table.kind == Kind::Table);
     parts.extend(parents.map(|table| format!("{:?}", table.descendants)));
@@ -285,7 +333,8 @@ pub(crate) fn table_queries(analysis: &Analysis, plan: &ViewPlan) -> BTreeMap<u3
     let queries = plan.tables.iter().filter_map(|(oid, used)| {
         let table = analysis.tables.get(oid)?;
         let columns = used.columns.iter().filter_map(|number| table.columns.get(number));
-        let mut cells: Vec<String> = columns.map(|column| format!("t.{}", escape_identifier(&column.name))).collect();
+        let cell = |column: &Column| bounded(&format!("t.{}", escape_identifier(&column.name)), column.type_oid);
+        let mut cells: Vec<String> = columns.map(cell).collect();
         if used.identity == Identity::Full {
             cells.push("t.tableoid::pg_catalog.text || t.ctid::pg_catalog.text".to_owned());
         }

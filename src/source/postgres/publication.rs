@@ -8,20 +8,25 @@
 //! change of it makes a hole: changes before it were decoded under the old one. Hence what it has of a view's tables
 //! ([`Publication::of`]) is part of the view's fingerprint, and a different fingerprint means that the view is read again. So that one
 //! view's needs do not disturb the others, only what is wrong is altered: an entry that is the same in `SET TABLE` keeps
-//! its row in the catalogue.
+//! its row in the catalogue. And where this role may not alter it, the views go on whose tables it has ([`Standing`]).
+//!
+//! A table that has lost its identity is taken out: published, it could not be updated any more, not even by the application.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use postgres_protocol::escape::escape_identifier;
 use tokio_postgres::{Client, Error};
 
-use crate::source::{
-    SourceError,
-    postgres::{
-        analyze::Analysis,
-        catalog::{Identity, Kind, Table},
-        fault,
-        session::{Server, Session},
+use crate::{
+    error::causes,
+    source::{
+        SourceError,
+        postgres::{
+            analyze::{self, AnalysedView, Analysis},
+            catalog::{Identity, Kind, Table},
+            fault,
+            session::{Server, Session},
+        },
     },
 };
 
@@ -54,10 +59,23 @@ pub(crate) struct Publication {
     tables: BTreeMap<u32, Option<BTreeSet<String>>>,
 }
 
+/// How the publication stands after an attempt to make it right.
+pub(crate) enum Standing {
+    /// Every change that matters is published.
+    Right,
+    /// It exists, and this role may not alter it: what somebody else has to do.
+    Lacking(String),
+}
+
 /// The tables and columns that the views need.
 pub(crate) fn needed(analysis: &Analysis) -> BTreeMap<u32, Published> {
+    needed_by(analysis, analysis.views.iter().flatten())
+}
+
+/// The tables and columns that these views need.
+pub(crate) fn needed_by<'a>(analysis: &Analysis, views: impl Iterator<Item = &'a AnalysedView>) -> BTreeMap<u32, Published> {
     let mut needed: BTreeMap<u32, Published> = BTreeMap::new();
-    for view in analysis.views.iter().flatten() {
+    for view in views {
         for (oid, used) in &view.tables {
             let Some(table) = analysis.tables.get(oid) else { continue };
             let children = table.descendants.iter().filter_map(|child| Some((child, analysis.tables.get(child)?)));
@@ -148,6 +166,16 @@ impl Publication {
         format!("{} {}", self.general, entries.join(" "))
     }
 
+    /// Whether a table is published with a list of columns. The server lets nobody give these columns another type.
+    pub(crate) fn lists_columns(&self, oid: u32) -> bool {
+        matches!(self.tables.get(&oid), Some(Some(_))) && !self.all_tables
+    }
+
+    /// Whether a table is published by its own name. The server does not let it become unlogged then.
+    pub(crate) fn names(&self, oid: u32) -> bool {
+        self.entries.contains_key(&oid)
+    }
+
     /// Whether every change that matters to `needed` is published.
     pub(crate) fn covers(&self, needed: &BTreeMap<u32, Published>) -> bool {
         self.complete && needed.iter().all(|(oid, wanted)| self.has(*oid, wanted))
@@ -210,28 +238,66 @@ pub(crate) fn plan(name: &str, existing: Option<&Publication>, needed: &BTreeMap
     statements
 }
 
-/// Makes the publication right.
-pub(crate) async fn ensure(server: &Server, session: &Session, name: &str, analysis: &Analysis) -> Result<Publication, SourceError> {
-    let action = "set up the publication";
-    let failed = |error| fault::sql(&server.name, action, error);
-    let read = || Publication::read(&session.client, name, analysis.server_version);
+/// Makes the publication right, as far as this role may.
+pub(crate) async fn ensure(server: &Server, session: &Session, name: &str, analysis: &Analysis) -> Result<Standing, SourceError> {
+    let failed = |error| fault::sql(&server.name, "set up the publication", error);
     let needed = needed(analysis);
-    let existing = read().await.map_err(failed)?;
+    let existing = Publication::read(&session.client, name, analysis.server_version).await.map_err(failed)?;
     let statements = plan(name, existing.as_ref(), &needed);
+    let mut standing = Standing::Right;
     if !statements.is_empty() {
         tracing::info!(source = &*server.name, publication = name, tables = needed.len(), "setting up the publication");
-        session.client.batch_execute(&statements.join("; ")).await.map_err(|error| match failed(error) {
-            SourceError::Refused { name, action, source, .. } => {
-                let hint = format!(
-                    "Have an administrator run what `factsync setup CONFIG` prints, or `factsync setup CONFIG --apply` as one: {};",
-                    statements.join("; ")
-                );
-                SourceError::Refused { name, action, hint, source }
-            }
-            other => other,
-        })?;
+        let done = session.client.batch_execute(&statements.join("; ")).await;
+        match done.map_err(|error| with_statements(failed(error), &statements)) {
+            Ok(()) => {}
+            Err(error @ SourceError::Refused { .. }) if existing.is_some() => standing = Standing::Lacking(causes(&error)),
+            Err(error) => return Err(error),
+        }
     }
-    read().await.map_err(failed)?.ok_or_else(|| fault::timeout(&server.name, action))
+    for (_, table) in existing.iter().flat_map(|existing| harmful(existing, &needed, analysis)) {
+        let statement = format!("ALTER PUBLICATION {} DROP TABLE {}", escape_identifier(name), quoted(&table.schema, &table.name));
+        match session.client.batch_execute(&statement).await.map_err(failed) {
+            Ok(()) => tracing::warn!(source = &*server.name, statement, "a table without a key was taken out of the publication"),
+            Err(error) => {
+                let reason = causes(&error);
+                tracing::error!(
+                    source = &*server.name,
+                    reason,
+                    "the application cannot change a table that is published: run {statement};"
+                );
+            }
+        }
+    }
+    Ok(standing)
+}
+
+fn with_statements(error: SourceError, statements: &[String]) -> SourceError {
+    match error {
+        SourceError::Refused { name, action, source, .. } => {
+            let hint = format!(
+                "Have an administrator run what `factsync setup CONFIG` prints, or `factsync setup CONFIG --apply` as one: {};",
+                statements.join("; ")
+            );
+            SourceError::Refused { name, action, hint, source }
+        }
+        other => other,
+    }
+}
+
+/// Tables that are published, that no view can be kept up to date with, and that nobody can update or delete from while they are.
+fn harmful<'a>(
+    existing: &'a Publication,
+    needed: &'a BTreeMap<u32, Published>,
+    analysis: &'a Analysis,
+) -> impl Iterator<Item = (&'a u32, &'a Table)> {
+    let bare = |table: &&Table| {
+        table.kind == Kind::Table && (table.identity == Identity::Missing || analyze::is_stuck(table, analysis.server_version))
+    };
+    let published = analysis.tables.iter().filter(|(oid, _)| existing.names(**oid) && !needed.contains_key(oid));
+    published.filter(move |(_, table)| {
+        let partitions = table.descendants.iter().filter(|_| table.kind == Kind::Partitioned).filter_map(|oid| analysis.tables.get(oid));
+        std::iter::once(*table).chain(partitions).any(|member| bare(&member))
+    })
 }
 
 /// `schema.name` for SQL.

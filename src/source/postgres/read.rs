@@ -4,6 +4,15 @@
 //! results are of one state. A query that fails poisons only its worker's transaction; the worker opens another one on the
 //! same snapshot, which works as long as its exporter lives, and the other views go on.
 //!
+//! # What a snapshot does not keep
+//!
+//! Commands that give a table another file (a rewrite by ALTER TABLE, TRUNCATE) take effect for older snapshots, too: there the table is
+//! empty from then on, and so is one that was made anew under the same name. What is missing would be revoked. A lock keeps such commands
+//! away from a table, but only from the moment on at which its query has it. So after each query, while the locks are held, the file that
+//! each locked relation has is compared with the one that it had in the snapshot ([`REPLACED`]); where they differ, nothing that was read
+//! is used.
+//! `CLUSTER` and `VACUUM FULL` keep the rows' visibility, but cannot be told apart, so reading is tried again.
+//!
 //! Loaded views that depend on the time are read by one worker in one transaction, with a savepoint for each: `now()` is the
 //! transaction's, so it is one for all of them.
 
@@ -23,7 +32,7 @@ use crate::{
     source::{
         Observer, Reading, Snapshot, SourceError,
         postgres::{
-            copy::Decoder,
+            copy::{Decoder, bounded_query},
             fault,
             pulse::micros,
             session::{Purpose, Server, Session},
@@ -35,6 +44,18 @@ use crate::{
 const READERS: usize = 4;
 /// Rows between two calls of the observer.
 const OBSERVE_EVERY: u64 = 4096;
+
+/// The relations that this transaction has locked and whose file is not the one of its snapshot. `pg_class` is read in the snapshot and
+/// `pg_relation_filenode` tells what is; one that the snapshot does not have was made later; an index
+/// that was does not matter.
+const REPLACED: &str = "SELECT pg_catalog.string_agg(coalesce(n.nspname || '.' || c.relname, l.relation::pg_catalog.regclass::text), ', ')
+    FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_class c ON c.oid = l.relation
+    LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'relation' AND l.granted
+      AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+      AND (c.oid IS NULL AND pg_catalog.pg_get_indexdef(l.relation) IS NULL
+        OR c.relkind IN ('r', 'm') AND c.relfilenode <> 0 AND c.relpersistence <> 't'
+        AND c.relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(c.oid))";
 
 /// A query as it is run.
 #[derive(Debug, Clone)]
@@ -77,6 +98,8 @@ enum Job {
 enum Part {
     Answer(Extent, Option<i64>),
     Table(u32, Extent),
+    /// Its tables do not do, for this reason.
+    Unfit(String),
 }
 
 impl Reader {
@@ -131,8 +154,11 @@ impl Reader {
                 session.client.batch_execute("SAVEPOINT one").await.map_err(failed)?;
                 let part = match &job {
                     Job::Answers { .. } => self.answer(&session, view, observer).await.map(|answer| Part::Answer(answer, now)),
-                    Job::Table(_, oid, sql, width) => self.table(&session, view, sql, *width).await.map(|rows| Part::Table(*oid, rows)),
+                    Job::Table(_, oid, sql, width) => self.table(&session, view, (*oid, sql), *width).await,
                 };
+                if part.is_ok() {
+                    self.check_files(&session, view).await?;
+                }
                 match &part {
                     Ok(_) => session.client.batch_execute("RELEASE one").await.map_err(failed)?,
                     Err(SourceError::View { .. }) => session.client.batch_execute("ROLLBACK TO one").await.map_err(failed)?,
@@ -143,6 +169,14 @@ impl Reader {
         }
         session.close().await;
         Ok(parts)
+    }
+
+    /// Whether what was read is what the snapshot had.
+    async fn check_files(&self, session: &Session, view: usize) -> Result<(), SourceError> {
+        let row = session.client.query_one(REPLACED, &[]).await.map_err(|error| fault::sql(&self.server.name, "read a view", error))?;
+        let Some(replaced) = row.get::<_, Option<String>>(0) else { return Ok(()) };
+        let problem = format!("{replaced} was rewritten, truncated or made anew while it was read");
+        Err(SourceError::ViewsChanged { name: self.server.name.to_string(), views: vec![view], problem })
     }
 
     async fn now(&self, session: &Session) -> Result<i64, SourceError> {
@@ -160,12 +194,15 @@ impl Reader {
             return Err(self.problem(query, format!("{counts}; the fact type needs {} columns and no parameter", query.variables)));
         }
         let booleans = columns.iter().map(|column| is_boolean(column.type_())).collect();
-        self.copy(session, query, &query.sql, booleans, &|rows| observer(view, rows)).await
+        let types: Vec<u32> = columns.iter().map(|column| column.type_().oid()).collect();
+        let sql = bounded_query(&query.sql, &types);
+        self.copy(session, query, &sql, booleans, &|rows| observer(view, rows)).await.map(|(answer, _)| answer)
     }
 
     /// Rows of a table, every cell as the change log has it: a boolean stays `t` or `f`.
-    async fn table(&self, session: &Session, view: usize, sql: &str, width: usize) -> Result<Extent, SourceError> {
-        self.copy(session, &self.queries[view], sql, vec![false; width], &|_| ()).await
+    async fn table(&self, session: &Session, view: usize, (oid, sql): (u32, &str), width: usize) -> Result<Part, SourceError> {
+        let (rows, cut) = self.copy(session, &self.queries[view], sql, vec![false; width], &|_| ()).await?;
+        Ok(if cut == 0 { Part::Table(oid, rows) } else { Part::Unfit(format!("{cut} values of its tables are too long to be followed")) })
     }
 
     async fn copy(
@@ -175,7 +212,7 @@ impl Reader {
         sql: &str,
         booleans: Vec<bool>,
         observer: &(dyn Fn(u64) + Sync),
-    ) -> Result<Extent, SourceError> {
+    ) -> Result<(Extent, u64), SourceError> {
         let failed = |error| self.failed(query, error);
         let spool = |source| SourceError::Spool { name: self.server.name.to_string(), source };
         let mut decoder = Decoder::new(booleans);
@@ -199,9 +236,10 @@ impl Reader {
             spilled.map_err(spool)?;
             decoded.map_err(|error| self.problem(query, error.to_string()))?;
         }
+        let cut = decoder.cut();
         decoder.finish().map_err(|error| self.problem(query, error.to_string()))?;
         observer(rows);
-        builder.finish().map_err(spool)
+        Ok((builder.finish().map_err(spool)?, cut))
     }
 
     fn failed(&self, query: &Query, error: tokio_postgres::Error) -> SourceError {
@@ -236,16 +274,18 @@ fn assemble(parts: impl Iterator<Item = (usize, Result<Part, SourceError>)>) -> 
     let mut tables: BTreeMap<usize, BTreeMap<u32, Extent>> = BTreeMap::new();
     let mut answers: BTreeMap<usize, (Extent, Option<i64>)> = BTreeMap::new();
     let mut outcomes: BTreeMap<usize, Result<Reading, SourceError>> = BTreeMap::new();
+    let mut unfit = BTreeMap::new();
     for (view, part) in parts {
         match part {
             Ok(Part::Table(oid, rows)) => drop(tables.entry(view).or_default().insert(oid, rows)),
             Ok(Part::Answer(answer, now)) => drop(answers.insert(view, (answer, now))),
+            Ok(Part::Unfit(why)) => drop(unfit.insert(view, why)),
             Err(problem) => drop(outcomes.entry(view).or_insert(Err(problem))),
         }
     }
     for (view, (answer, now)) in answers {
         let tables = tables.remove(&view).unwrap_or_default();
-        outcomes.entry(view).or_insert(Ok(Reading { answer, tables, now }));
+        outcomes.entry(view).or_insert(Ok(Reading { answer, tables, now, unfit: unfit.remove(&view) }));
     }
     outcomes.into_iter().collect()
 }

@@ -36,8 +36,9 @@ const TIMEOUTS: [&str; 5] =
 const HAS_TRANSACTION_TIMEOUT: u32 = 170_000;
 /// Beyond the TCP connection, how long TLS and authentication may take together; SCRAM and LDAP take tens of milliseconds.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Replication events waiting to be handled; about a megabyte at the usual 100 bytes, and the server waits when they are full.
-const EVENT_BUFFER: usize = 8192;
+/// Replication events waiting to be handled; the server waits when they are full. They are counted and not weighed, and a row may have
+/// megabytes: so no more than make the switch between two tasks cheap for each of them.
+const EVENT_BUFFER: usize = 64;
 /// How often the server hears what is durable, and that we are alive.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// Notices kept until they are read. Preparing one query makes two or three; what does not fit is dropped, and a query without its
@@ -204,7 +205,9 @@ fn settings(purpose: Purpose) -> String {
     let timeouts = TIMEOUTS.map(|name| format!("'{name}'")).join(", ");
     statements.push_str(&format!("SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name IN ({timeouts}); "));
     statements.push_str(match purpose {
-        Purpose::Read | Purpose::Analyze => "SET default_transaction_read_only = on",
+        // A policy would hide rows, and what is hidden would be revoked: with this setting the query fails instead.
+        Purpose::Read => "SET default_transaction_read_only = on; SET row_security = off",
+        Purpose::Analyze => "SET default_transaction_read_only = on",
         // A heartbeat must be flushed to be seen, and must not wait for standbys.
         Purpose::Write => "SET synchronous_commit = local",
     });

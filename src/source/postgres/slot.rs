@@ -21,7 +21,11 @@ use crate::{
     data::Lsn,
     source::{
         SourceError,
-        postgres::{fault, session::Server},
+        postgres::{
+            fault,
+            mark::{Log, Resume},
+            session::Server,
+        },
     },
 };
 
@@ -29,8 +33,13 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the server may take to accept START_REPLICATION; it reads the slot from disk and answers.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// The first version whose standbys can have the slots of their primary.
+const HAS_FAILOVER: u32 = 170_000;
 /// Bytes kept of the slot's name in the name of a temporary one: 63 are allowed, 17 are taken by a separator and randomness.
 const TEMPORARY_PREFIX: usize = 46;
+/// Texts in the stream are the bytes that the server has. In a database of another encoding a text may have no counterpart in UTF-8, and the
+/// server would end the stream at it, each time again. There no view is incremental, so nobody reads them; in one of UTF-8 it is the same.
+const AS_STORED: &str = "SET client_encoding = 'SQL_ASCII'";
 
 /// A slot, seen from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +83,12 @@ impl Anchor {
             Lifetime::Temporary => (temporary_name(&slot), " TEMPORARY"),
         };
         let mut client = server.replicate(&name, version, 0).await?;
-        let command = format!("CREATE_REPLICATION_SLOT {name}{temporary} LOGICAL pgoutput EXPORT_SNAPSHOT");
+        let options = match lifetime {
+            // A standby that synchronizes slots has it, too, so that a failover costs no snapshot.
+            Lifetime::Permanent if version >= HAS_FAILOVER => "(SNAPSHOT 'export', FAILOVER true)",
+            Lifetime::Permanent | Lifetime::Temporary => "EXPORT_SNAPSHOT",
+        };
+        let command = format!("CREATE_REPLICATION_SLOT {name}{temporary} LOGICAL pgoutput {options}");
         let rows = {
             let creating = client.simple_query(&command);
             tokio::pin!(creating);
@@ -104,10 +118,22 @@ impl Anchor {
     }
 }
 
+/// A started stream.
+pub(crate) struct Streaming {
+    pub(crate) client: ReplicationClient,
+    /// The position that it goes on from.
+    pub(crate) from: Lsn,
+    /// How it proves that it goes on from there.
+    pub(crate) resume: Resume,
+    /// The server's log.
+    pub(crate) log: Log,
+}
+
 /// Sends START_REPLICATION and waits until the slot is ours.
 pub(crate) async fn start(server: &Server, mut client: ReplicationClient) -> Result<ReplicationClient, SourceError> {
     let action = "start replication";
     let failed = |error| fault::replication(&server.name, action, error);
+    client.simple_query(AS_STORED).await.map_err(failed)?;
     client.start().await.map_err(failed)?;
     time::timeout(START_TIMEOUT, client.wait_started()).await.map_err(|_| fault::timeout(&server.name, action))?.map_err(failed)?;
     Ok(client)
@@ -122,9 +148,10 @@ fn temporary_name(slot: &str) -> String {
 pub(crate) async fn state(client: &Client, name: &str) -> Result<SlotState, tokio_postgres::Error> {
     let row = client
         .query_opt(
+            // The reason is a column from PostgreSQL 17 on.
             "SELECT active, plugin::text, database::text, database = pg_catalog.current_database(), temporary, wal_status,
-                    confirmed_flush_lsn::text
-             FROM pg_catalog.pg_replication_slots WHERE slot_name = $1",
+                    confirmed_flush_lsn::text, pg_catalog.to_jsonb(slots.*) ->> 'invalidation_reason'
+             FROM pg_catalog.pg_replication_slots AS slots WHERE slot_name = $1",
             &[&name],
         )
         .await?;
@@ -141,7 +168,15 @@ pub(crate) async fn state(client: &Client, name: &str) -> Result<SlotState, toki
         return Ok(SlotState::Active);
     }
     match (row.get::<_, Option<&str>>(5), row.get::<_, Option<&str>>(6).and_then(|lsn| lsn.parse().ok())) {
-        (Some("lost"), _) => Ok(SlotState::Lost(format!("slot \"{name}\" fell behind max_slot_wal_keep_size and was invalidated"))),
+        (Some("lost"), _) => {
+            let why = match row.get::<_, Option<&str>>(7) {
+                Some("wal_removed") | None => "it fell behind max_slot_wal_keep_size",
+                Some("idle_timeout") => "nobody used it for idle_replication_slot_timeout",
+                Some("wal_level_insufficient") => "wal_level was lowered",
+                Some(other) => other,
+            };
+            Ok(SlotState::Lost(format!("slot \"{name}\" was invalidated by the server: {why}")))
+        }
         (_, None) => Ok(SlotState::Lost(format!("slot \"{name}\" was never completed"))),
         (_, Some(confirmed)) => Ok(SlotState::Free(confirmed)),
     }

@@ -18,6 +18,7 @@
 //! refresh view's last reported result either; so it is never beyond the first commit of a dirty view ([`Dirty::bound`]), and a view
 //! stays dirty until its result was sent.
 
+mod check;
 mod receive;
 
 use std::{
@@ -45,11 +46,13 @@ use crate::{
         postgres::{
             fault,
             images::Images,
+            mark::{self, History, Mark, lsn},
             outgoing::{Outgoing, Reach},
-            pulse::{self, Beat, ClockTime, Pulse, Rhythm, Shapes},
+            pulse::{self, Beat, ClockTime, Look, Pulse, Rhythm},
             refresh::{Cut, Refresh, Turn},
             session::Server,
-            tail::receive::Transaction,
+            slot::Streaming,
+            tail::{check::Checked, receive::Transaction},
         },
     },
 };
@@ -64,10 +67,10 @@ const CLOCK_REST: u32 = 10;
 const FAILED_RERUN: Duration = Duration::from_secs(30);
 /// Between two looks at whether tables, functions or the publication have changed. DDL on the tables themselves shows in the stream.
 const REANALYZE_EVERY: Duration = Duration::from_secs(60);
+/// The same while a view is refused: somebody is about to set right what it lacks, and waits for the effect.
+const REANALYZE_REFUSED: Duration = Duration::from_secs(10);
 /// Between two of them when the stream asks for one: TRUNCATE announces a table anew as DDL does, and may do so in every commit.
 const REANALYZE_PAUSE: Duration = Duration::from_secs(1);
-/// How long the analysis may fail, because somebody has locked a table for instance, before the attempt ends.
-const ANALYSIS_PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at the source's clock. In between it is taken to run like ours; a second of drift is far below a microsecond's worth
 /// for any clock that is kept right.
 const CLOCK_EVERY: Duration = Duration::from_secs(1);
@@ -78,9 +81,6 @@ const DRAIN: usize = 1024;
 const STOP_GRACE: Duration = Duration::from_secs(2);
 /// How often that is looked at.
 const STOP_POLL: Duration = Duration::from_millis(20);
-
-/// A started stream and where it starts.
-pub(crate) type Streaming = (ReplicationClient, Lsn);
 
 /// Repeats the analysis and tells what each view depends on, as [`Plan::essence`].
 pub(crate) type Reanalyze = Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<String>, SourceError>> + Send + Sync>;
@@ -104,10 +104,16 @@ pub(crate) struct Plan {
     pub(crate) failed: BTreeSet<usize>,
     /// What each view depends on ([`Survey::essence`](super::prepare::Survey::essence)), under which all of this holds.
     pub(crate) essence: Vec<String>,
-    /// The publication under which it holds.
-    pub(crate) publication: String,
-    /// The partitions with which it holds.
-    pub(crate) shapes: Shapes,
+    /// The catalogues under which it holds.
+    pub(crate) look: Look,
+    /// Whether a view cannot be followed as the catalogues are now.
+    pub(crate) refuses: bool,
+}
+
+impl Plan {
+    fn analysis_every(&self) -> Duration {
+        if self.refuses { REANALYZE_REFUSED } else { REANALYZE_EVERY }
+    }
 }
 
 /// Everything the loop owns.
@@ -122,12 +128,18 @@ pub(crate) struct Tail {
     beating: Option<BoxFuture<'static, Result<Beat, SourceError>>>,
     asking: Option<BoxFuture<'static, Result<ClockTime, SourceError>>>,
     analyzing: Option<BoxFuture<'static, Result<Vec<String>, SourceError>>>,
+    /// While there is one, the stream is not read.
+    checking: Option<BoxFuture<'static, Result<Checked, SourceError>>>,
     next_clock: Option<Instant>,
     analyzed: Instant,
     next_analysis: Instant,
     unanalyzed: Option<Instant>,
-    known: BTreeSet<u32>,
     transaction: Option<Transaction>,
+    history: History,
+    /// Whether the server asks for the whole position, since nothing came after it.
+    asks: bool,
+    /// The last commit before the point of the refresh under way.
+    cut_mark: Option<Mark>,
     dirty: Dirty,
     reruns: BTreeMap<usize, Instant>,
     outgoing: Outgoing,
@@ -147,6 +159,7 @@ enum Wake {
     Beat(Result<Beat, SourceError>),
     Time(Result<ClockTime, SourceError>),
     Analysis(Result<Vec<String>, SourceError>),
+    Checked(Result<Checked, SourceError>),
     Timer,
     Stream(Result<Option<ReplicationEvent>, PgWireError>),
 }
@@ -157,7 +170,7 @@ impl Tail {
         server: Server,
         slot: &str,
         plan: Plan,
-        (client, position): Streaming,
+        Streaming { client, from: position, resume, log }: Streaming,
         refresh: Refresh,
         pulse: Pulse,
         reanalyze: Reanalyze,
@@ -165,7 +178,7 @@ impl Tail {
         let now = Instant::now();
         let reruns = plan.clock.iter().chain(&plan.failed).map(|view| (*view, now + CLOCK_RERUN)).collect();
         let mut dirty = Dirty::default();
-        let mut outgoing = Outgoing::new(position);
+        let mut outgoing = Outgoing::new(position, resume.last());
         // Another start before they are read must still know that they are stale.
         let settled = plan.settled.unwrap_or_default().min(position);
         for view in &plan.stale {
@@ -175,6 +188,7 @@ impl Tail {
         Self {
             server,
             next_clock: plan.tells_time.then_some(now),
+            next_analysis: now + plan.analysis_every(),
             plan,
             client,
             refresh,
@@ -184,11 +198,13 @@ impl Tail {
             beating: None,
             asking: None,
             analyzing: None,
+            checking: None,
             analyzed: now,
-            next_analysis: now + REANALYZE_EVERY,
             unanalyzed: None,
-            known: BTreeSet::new(),
             transaction: None,
+            history: History::new(log.timeline, position, resume),
+            asks: false,
+            cut_mark: None,
             dirty,
             reruns,
             outgoing,
@@ -217,11 +233,15 @@ impl Tail {
                 Wake::Beat(beat) => self.beaten(beat?)?,
                 Wake::Time(time) => self.tell_time(time?),
                 Wake::Analysis(essence) => self.compare(essence)?,
+                Wake::Checked(checked) => self.checked(checked?)?,
                 Wake::Timer => self.check_link()?,
                 Wake::Stream(event) => {
                     self.rhythm.hear(Instant::now());
                     self.event(event.map_err(|error| self.lost(error))?)?;
                     self.drain()?;
+                    if self.asks && self.history.is_proven() {
+                        self.acknowledge(link);
+                    }
                     self.beg(link);
                 }
             }
@@ -231,7 +251,7 @@ impl Tail {
     async fn wake(&mut self, link: &mut Link) -> Wake {
         let room = self.has_news(link);
         let timer = self.next_wake();
-        let reads = self.outgoing.has_room();
+        let reads = self.outgoing.has_room() && self.checking.is_none();
         let Link { events, durable, wanted, stop } = link;
         tokio::select! {
             biased;
@@ -243,6 +263,7 @@ impl Tail {
             beat = finish(&mut self.beating) => Wake::Beat(beat),
             time = finish(&mut self.asking) => Wake::Time(time),
             essence = finish(&mut self.analyzing) => Wake::Analysis(essence),
+            checked = finish(&mut self.checking) => Wake::Checked(checked),
             () = time::sleep_until(timer) => Wake::Timer,
             event = self.client.recv(), if reads => Wake::Stream(event),
         }
@@ -251,7 +272,10 @@ impl Tail {
     /// Handles what the stream has ready, up to the end of a transaction where that is near: only there changes can be sent.
     fn drain(&mut self) -> Result<(), SourceError> {
         for handled in 1.. {
-            if !self.outgoing.has_room() || (handled >= DRAIN && (self.outgoing.is_between() || handled >= 2 * DRAIN)) {
+            if self.checking.is_some()
+                || !self.outgoing.has_room()
+                || (handled >= DRAIN && (self.outgoing.is_between() || handled >= 2 * DRAIN))
+            {
                 return Ok(());
             }
             // The worker that ends is awaited in the selection, where its error cannot get lost.
@@ -278,7 +302,7 @@ impl Tail {
             self.asking = Some(Box::pin(async move { pulse.clock().await }));
         }
         if self.analyzing.is_none() && self.next_analysis <= now {
-            (self.analyzed, self.next_analysis) = (now, now + REANALYZE_EVERY);
+            (self.analyzed, self.next_analysis) = (now, now + self.plan.analysis_every());
             self.analyzing = Some((self.reanalyze)());
         }
         for (view, due) in &mut self.reruns {
@@ -301,7 +325,8 @@ impl Tail {
         // What cannot start yet must not wake the loop either: the timer comes before the stream and would starve it.
         let clock = self.next_clock.filter(|_| self.asking.is_none());
         let analysis = Some(self.next_analysis).filter(|_| self.analyzing.is_none());
-        let others = [refresh, beat, report, clock, analysis, self.rhythm.deadline()];
+        let deadline = self.rhythm.deadline().filter(|_| self.checking.is_none());
+        let others = [refresh, beat, report, clock, analysis, deadline];
         let reruns = self.reruns.values().copied();
         others.into_iter().flatten().chain(reruns).fold(Instant::now() + REANALYZE_EVERY, Instant::min)
     }
@@ -335,14 +360,14 @@ impl Tail {
             }
             None => {
                 self.next_report = Instant::now() + PROGRESS_EVERY;
-                permit.send(self.outgoing.progress(reach));
+                permit.send(self.outgoing.progress(reach, self.history.last()));
                 self.beg(link);
             }
         }
     }
 
     fn acknowledge(&mut self, link: &mut Link) {
-        if let Some(durable) = lsn(&link.durable.borrow_and_update()) {
+        if let Some(durable) = mark::acknowledged(&link.durable.borrow_and_update(), self.asks) {
             self.client.update_applied_lsn(pgwire_replication::Lsn::from_u64(durable.0));
             crash::moment(Moment::Confirmed);
         }
@@ -393,61 +418,23 @@ impl Tail {
                 }
             }
         }
+        let token = Mark::token_of(self.cut_mark);
         tracing::debug!(source = &*self.server.name, point = %cut.point, views = views.len(), took = ?cut.took, "views read again");
-        self.outgoing.push_after_changes(Event::Cut { position: Position::Lsn(cut.point), views, snapshot: false });
+        self.outgoing.push_after_changes(Event::Cut { position: Position::Lsn(cut.point, token), views, snapshot: false });
     }
 
     fn beaten(&mut self, beat: Beat) -> Result<(), SourceError> {
         self.head = self.head.max(beat.head);
-        self.outgoing.push(Event::Head(Position::Lsn(self.head)));
-        if beat.publication != self.plan.publication {
-            self.plan.publication = beat.publication;
-            self.analyze_soon();
-        }
-        let before = std::mem::replace(&mut self.plan.shapes, beat.shapes);
-        let changed: Vec<u32> =
-            before.into_iter().filter(|(table, shape)| self.plan.shapes.get(table) != Some(shape)).map(|(table, _)| table).collect();
-        if !changed.is_empty() {
-            // An inheritance child has to be published before its changes are seen.
-            self.analyze_soon();
-        }
-        for view in changed.iter().flat_map(|table| self.plan.views.get(table).into_iter().flatten()) {
-            self.dirty.touch(*view, self.received);
-        }
-        let views: BTreeSet<usize> = changed.iter().flat_map(|table| self.plan.images.users(*table)).collect();
-        if views.is_empty() {
-            return Ok(());
-        }
-        let problem = "a partition was attached, detached, truncated or rewritten".to_owned();
-        Err(self.changed(views.into_iter().collect(), problem))
+        self.outgoing.push(Event::Head(self.head.into()));
+        self.looked(beat.look)
     }
 
     fn tell_time(&mut self, time: ClockTime) {
         self.outgoing.push(Event::Clock { at: time.at, seen: time.seen });
     }
 
-    /// Tables, functions or the publication have changed: what the stream means for these views is no longer known.
-    fn compare(&mut self, essence: Result<Vec<String>, SourceError>) -> Result<(), SourceError> {
-        let essence = match (essence, self.unanalyzed) {
-            (Ok(essence), _) => essence,
-            (Err(SourceError::Unreachable { .. }), since) if since.is_none_or(|since| since.elapsed() < ANALYSIS_PATIENCE) => {
-                self.unanalyzed.get_or_insert(self.analyzed);
-                self.analyze_soon();
-                return Ok(());
-            }
-            (Err(error), _) => return Err(error),
-        };
-        self.unanalyzed = None;
-        let pairs = self.plan.essence.iter().zip(&essence).enumerate();
-        let views: Vec<usize> = pairs.filter(|(_, (before, now))| before != now).map(|(view, _)| view).collect();
-        if views.is_empty() {
-            return Ok(());
-        }
-        Err(self.changed(views, "their tables, functions or publication have changed".to_owned()))
-    }
-
     fn check_link(&self) -> Result<(), SourceError> {
-        match self.rhythm.deadline() {
+        match self.rhythm.deadline().filter(|_| self.checking.is_none()) {
             Some(deadline) if deadline <= Instant::now() => Err(fault::timeout(&self.server.name, "get a heartbeat back")),
             Some(_) | None => Ok(()),
         }
@@ -455,7 +442,7 @@ impl Tail {
 
     async fn stop(&mut self, link: &mut Link) {
         self.acknowledge(link);
-        let Some(durable) = lsn(&link.durable.borrow()) else { return };
+        let Some(durable) = mark::acknowledged(&link.durable.borrow(), self.asks) else { return };
         let metrics = self.client.metrics();
         let acknowledged = async {
             while metrics.last_applied_lsn().as_u64() < durable.0 && self.client.is_running() {
@@ -484,13 +471,5 @@ async fn finish<T>(running: &mut Option<BoxFuture<'static, T>>) -> T {
             *running = None;
             output
         }
-    }
-}
-
-/// A position of this source.
-pub(crate) fn lsn(position: &Option<Position>) -> Option<Lsn> {
-    match position {
-        Some(Position::Lsn(lsn)) => Some(*lsn),
-        Some(Position::Time(..) | Position::Digest(_)) | None => None,
     }
 }

@@ -42,6 +42,8 @@ pub(crate) struct ColumnsUsed {
 pub(crate) struct Uses {
     /// Relations by OID; views are expanded and not listed.
     pub(crate) relations: BTreeMap<u32, ColumnsUsed>,
+    /// The views that were expanded.
+    pub(crate) views: BTreeSet<u32>,
     /// Functions by OID.
     pub(crate) functions: BTreeSet<u32>,
     /// Operators by OID, whose functions are called.
@@ -133,6 +135,8 @@ impl Uses {
         if node.has("securityQuals") {
             self.refuse("row-level security filters it for this role, so the facts would depend on who reads. Use a role with BYPASSRLS");
         }
+        // With the subquery it stands for, or in a placeholder's entry.
+        self.views.extend(node.number("relid").filter(|&relid| relid != 0 && node.atom("relkind") == Some("v")));
         match node.number("rtekind") {
             // The rewriter leaves an expanded view's placeholders OLD and NEW in its range table (PostgreSQL 15 and older).
             Some(RTE_RELATION) if node.atom("relkind") == Some("v") => {}

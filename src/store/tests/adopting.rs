@@ -19,13 +19,13 @@ const LIMITS: MaxRemovals = MaxRemovals { count: u64::MAX, percent: 100 };
 const STRICT: MaxRemovals = MaxRemovals { count: 0, percent: 0 };
 
 impl Fixture {
-    fn snapshot(&mut self, lsn: u64, result: &BTreeSet<String>, guard: Guard) {
+    pub(super) fn snapshot(&mut self, lsn: u64, result: &BTreeSet<String>, guard: Guard) {
         let fresh = (self.view.clone(), extent(result)).into();
         self.store.replace("db", &at(lsn).into(), vec![fresh], guard).expect("replaced");
         self.view = self.store.reread(&self.view).expect("read");
     }
 
-    fn compare(&mut self, listed: &BTreeSet<String>, guard: Guard) -> Change {
+    pub(super) fn compare(&mut self, listed: &BTreeSet<String>, guard: Guard) -> Change {
         let listed = vec![(self.view.clone(), extent(listed))];
         let change = self.store.correct("db", listed, guard).expect("corrected").views.remove(0);
         self.view = self.store.reread(&self.view).expect("read");

@@ -265,9 +265,11 @@ fn guarded_removals_of_commits_wait_and_come_back_without_being_sent() {
     let change = changed(&followed);
     assert_eq!((change.inserted, change.removed, change.held, change.facts), (0, 1, 2, 4));
     assert_eq!(followers.sent(), "-d");
-    let records = [followers.views[0].0.clone()];
-    let change = followers.store.release(&records).expect("released").views.remove(0);
+    let hold = followers.store.holds().expect("read").remove(0);
+    assert_eq!((hold.removals, hold.facts, hold.position), (2, 4, Some(at(31).to_string())));
+    let change = followers.store.release(hold.id).expect("released").expect("there").views.remove(0);
     assert_eq!((change.removed, change.held, change.facts), (2, 0, 2));
+    assert!(followers.store.release(hold.id).expect("asked").is_none(), "once");
     assert_eq!((followers.sent().as_str(), followers.desired(0)), ("-b -c", names("a e")));
     followers.follow(transaction(50, "7=b"));
     assert_eq!(followers.sent(), "+b");

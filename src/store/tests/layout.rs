@@ -3,11 +3,12 @@
 use rusqlite::Connection;
 
 use crate::{
+    config::MaxRemovals,
     data::{Lsn, Position, Row},
     fact::FactType,
     store::{LAYOUT, Store, StoreError, ViewRecord, state::ViewState, tests::Fixture},
     target::{Offset, Op},
-    view::{Space, State},
+    view::{Cause, Space, State},
 };
 
 /// Every table with its columns.
@@ -104,7 +105,10 @@ fn check_states(mut store: Store) {
     let number = state.get(Space(1), Row::from_texts(["2", "member"]).as_bytes()).expect("read").expect("there");
     assert_eq!(state.weight(&number), -7);
     drop(state);
-    let released = store.release(std::slice::from_ref(view)).expect("released");
+    let hold = store.holds().expect("read").remove(0);
+    assert_eq!((hold.view, hold.removals), (view.id, 1));
+    assert!([Cause::Adopted, Cause::Earlier, Cause::Change].contains(&hold.cause), "{hold:?}");
+    let released = store.release(hold.id).expect("released").expect("there");
     assert_eq!((released.views[0].removed, facts(&store, view)), (1, vec!["has_role(User:1, String:admin)".to_owned()]));
 }
 
@@ -135,6 +139,22 @@ fn a_store_of_layout_4_still_opens() {
         .query_row("SELECT value FROM meta WHERE key = 'epoch'", [], |row| Ok(row.get::<_, String>(0)?.parse().expect("a number")))
         .expect("read");
     assert_eq!(epoch, 4);
+    check_states(store);
+}
+
+#[test]
+fn a_store_of_layout_5_still_opens() {
+    let (_folder, mut store) = stored(include_str!("../../../tests/fixtures/state-v5.sql"));
+    let fact_type: FactType = "has_role(User:_, String:_)".parse().expect("a signature");
+    let hold = store.holds().expect("read").remove(0);
+    let limits = MaxRemovals { count: 1000, percent: 20 };
+    assert_eq!((hold.cause, hold.facts, hold.since, hold.limits), (Cause::Change, 5_001, Some(1_795_000_000), Some(limits)));
+    assert_eq!((hold.signature, hold.position.as_deref()), (fact_type.to_string(), Some("16/B374D000")));
+    // The numbers of holds that have ended are not given out again.
+    store.forget_hold(hold.id).expect("forgotten").expect("there");
+    let insert = "INSERT INTO hold (view, cause, removals, facts) VALUES (3, 'change', 1, 1) RETURNING id";
+    assert_eq!(store.connection.query_row(insert, [], |row| row.get::<_, i64>(0)).expect("written"), 9);
+    let (_folder, store) = stored(include_str!("../../../tests/fixtures/state-v5.sql"));
     check_states(store);
 }
 

@@ -32,6 +32,8 @@ pub(crate) enum Scene {
     Outage,
     /// A fact store that does not answer, or refuses: `faults/deaths.rs`.
     Fault,
+    /// A hold that a person ends: `hold/deaths.rs`.
+    Hold,
     /// Commits of what no view reads.
     Quiet,
     /// Rows that cease to count.
@@ -73,6 +75,7 @@ fn scene(moment: Moment) -> Scene {
         Moment::Split | Moment::Settled => Scene::LargeCommit,
         Moment::Folded => Scene::Outage,
         Moment::Doubted | Moment::Parked => Scene::Fault,
+        Moment::Released => Scene::Hold,
         Moment::Passed => Scene::Time,
         Moment::Advanced => Scene::Quiet,
         Moment::Forgotten => Scene::LostSlot,
@@ -178,10 +181,8 @@ async fn atomic_a_death_inside_of_a_large_commit() {
             first += 100;
             // Some 10 MB of changes, a thousand new facts, and the end of all there were.
             let rows = "repeat(md5(i::text), 250)";
-            app.sql(&format!(
-                "BEGIN; DELETE FROM member; INSERT INTO member SELECT i, 'r{first}' || i % 10, {rows} FROM generate_series({first}, {first} + 1200) AS i; COMMIT"
-            ))
-            .await;
+            let rows = format!("SELECT i, 'r{first}' || i % 10, {rows} FROM generate_series({first}, {first} + 1200) AS i");
+            app.sql(&format!("BEGIN; DELETE FROM member; INSERT INTO member {rows}; COMMIT")).await;
             assert_died(process, &moment);
             app.sql(&format!("DELETE FROM member WHERE id BETWEEN 500 AND 1000 + {first}")).await;
             ends_equal(&app, &moment).await;

@@ -19,13 +19,14 @@ async fn atomic_a_death_in_the_middle_of_a_failure() {
         scene.holds(&["a", "b", "c"]).await;
         let Scene { folder, store, process } = scene;
         assert!(process.terminate().success());
-        match moment {
-            Moment::Parked => store.obey(|request| {
+        if moment == Moment::Parked {
+            store.obey(|request| {
                 let refused = request.changes().iter().any(|(_, fact)| fact.contains("bad"));
                 if refused { Act::Say(error(422, "no such user")) } else { Act::Serve }
-            }),
+            });
+        } else {
             // Applied, and the answer is lost.
-            _ => store.script([Act::Cut { applied: true }]),
+            store.script([Act::Cut { applied: true }]);
         }
         let process = Scene::follower(&folder, &store, &args, &[("FACTSYNC_DIE_AT", &format!("{}:1", moment.name()))]);
         super::write(&folder, &["b", "bad", "d"]);

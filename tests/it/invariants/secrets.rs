@@ -185,7 +185,7 @@ fn secrets_are_in_no_debug_output() {
         path
     };
     let postgres = "version: 1\nsource: postgres\nfacts:\n  a(User:_): {db: x, query: SELECT 1}\ndbs:\n  x: {connection_string: $URL}\n";
-    let mongo = "version: 1\nsource: mongodb\nfacts:\n  b(User:_):\n    db: y\n    collection: c\n    fields: [_id]\n    query: {find: {}}\n\
+    let mongo = "version: 1\nsource: mongodb\nfacts:\n  b(User:_): {db: y, collection: c, fields: [_id], query: {find: {}}}\n\
                  dbs:\n  y: {connection_string: $MONGO}\n";
     let files = [write("postgres.yaml", postgres), write("mongo.yaml", mongo)];
     let lookup = |name: &str| {

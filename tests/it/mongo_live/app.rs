@@ -80,7 +80,7 @@ impl App {
         Process::spawn(&args, &[("MONGODB_URL", &self.server.uri(DATABASE))])
     }
 
-    /// [`Self::run`] of a process that dies at a moment of `engine/crash.rs`.
+    /// [`Self::run`] of a process that dies at a moment of `src/crash.rs`.
     pub(super) fn run_to_death(&self, moment: &str) -> Process {
         let (config, state) = (self.config(), self.state());
         let args = ["run", config.to_str().expect("UTF-8"), "--limits", "off", "--state", state.to_str().expect("UTF-8")];

@@ -27,10 +27,10 @@ const MAY_REFRESH: [&str; 4] = [
 ];
 
 /// Rows without NULLs, as the facts of one query have them.
-pub(super) type Answer = BTreeSet<Vec<String>>;
+pub(crate) type Answer = BTreeSet<Vec<String>>;
 
 /// The answers of every query, in order.
-pub(super) type Answers = Vec<Answer>;
+pub(crate) type Answers = Vec<Answer>;
 
 /// How a transaction ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,7 +133,7 @@ pub(super) async fn end(process: Process, client: &Client, slot: &str) {
 }
 
 /// How the facts of one query differ.
-pub(super) fn difference(number: usize, stored: &Answer, wanted: &Answer) -> String {
+pub(crate) fn difference(number: usize, stored: &Answer, wanted: &Answer) -> String {
     let (missing, stale): (Vec<_>, Vec<_>) = (wanted.difference(stored).collect(), stored.difference(wanted).collect());
     format!("q{number} lacks {missing:?} and still has {stale:?}")
 }

@@ -18,10 +18,10 @@ use super::followed::{Answers, arguments};
 
 /// What it holds and has held.
 #[derive(Debug, Default)]
-pub(super) struct Record {
+pub(crate) struct Record {
     facts: BTreeSet<String>,
     /// After every batch: the facts of each query.
-    pub(super) states: Vec<Answers>,
+    pub(crate) states: Vec<Answers>,
     /// Inserts of what was there and deletes of what was not.
     pub(super) idle: Vec<String>,
     repeated: BTreeSet<String>,
@@ -29,8 +29,8 @@ pub(super) struct Record {
 }
 
 /// The fact store; it ends with the test's runtime.
-pub(super) struct Recorder {
-    pub(super) url: String,
+pub(crate) struct Recorder {
+    pub(crate) url: String,
     record: Arc<Mutex<Record>>,
 }
 
@@ -38,7 +38,7 @@ type Shared = State<Arc<Mutex<Record>>>;
 
 impl Recorder {
     /// For facts whose predicates are `q0` and so on, `queries` of them.
-    pub(super) async fn start(queries: usize) -> Self {
+    pub(crate) async fn start(queries: usize) -> Self {
         let record = Arc::new(Mutex::new(Record { queries, ..Record::default() }));
         let router = Router::new().route("/api/batch", post(batch)).route("/api/facts", get(facts)).with_state(record.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -48,8 +48,18 @@ impl Recorder {
     }
 
     /// How many batches it has acknowledged.
-    pub(super) fn batches(&self) -> usize {
+    pub(crate) fn batches(&self) -> usize {
         self.record.lock().expect("no panic").states.len()
+    }
+
+    /// The states since the first `seen`, after each batch.
+    pub(crate) fn since(&self, seen: usize) -> Vec<Answers> {
+        self.record.lock().expect("no panic").states[seen..].to_vec()
+    }
+
+    /// The facts it holds.
+    pub(crate) fn holds(&self) -> Answers {
+        self.record.lock().expect("no panic").state()
     }
 
     /// Everything it remembers; it starts anew.

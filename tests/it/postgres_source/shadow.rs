@@ -251,7 +251,7 @@ impl Incremental {
             Event::Progress { received, settled } => self.advance(lsn(&received), lsn(&settled)),
             Event::Clock { at, seen } => self.clocks.push((at, seen)),
             Event::ViewFailed { problem, .. } => self.failed.push(problem.to_string()),
-            Event::State(_) | Event::Head(_) => {}
+            Event::State(_) | Event::Head(_) | Event::WalKept { .. } => {}
         }
         true
     }
@@ -260,7 +260,7 @@ impl Incremental {
         assert!(received >= self.received && settled >= self.settled && settled <= received, "{received} {settled}");
         (self.received, self.settled) = (received, settled);
         // As the engine does: between two transactions only.
-        self.durable.send_replace(Some(Position::Lsn(settled)));
+        self.durable.send_replace(Some(settled.into()));
     }
 
     fn changes(&mut self, batch: &ChangeBatch, settled: Lsn) {
@@ -292,7 +292,7 @@ impl Incremental {
         assert!(settled >= self.settled && settled <= received);
         self.settled = settled;
         if !self.torn {
-            self.durable.send_replace(Some(Position::Lsn(settled)));
+            self.durable.send_replace(Some(settled.into()));
         }
     }
 
@@ -321,14 +321,14 @@ impl Incremental {
         self.stop.send_replace(true);
         while self.next().await {}
         self.task.await.expect("no panic").expect("a stop is no error");
-        (Some(Position::Lsn(self.settled)), self.shadows)
+        (Some(self.settled.into()), self.shadows)
     }
 
     /// The error it ends with, the position and the copies then.
     pub(super) async fn error(mut self) -> (SourceError, Option<Position>, BTreeMap<usize, Shadow>) {
         while self.next().await {}
         let error = self.task.await.expect("no panic").expect_err("an error");
-        (error, Some(Position::Lsn(self.settled)), self.shadows)
+        (error, Some(self.settled.into()), self.shadows)
     }
 }
 
@@ -349,7 +349,7 @@ fn replayed<'a>(bytes: &[u8], batch: &'a mut ChangeBatch) -> Change<'a> {
 
 pub(super) fn lsn(position: &Position) -> Lsn {
     match position {
-        Position::Lsn(lsn) => *lsn,
+        Position::Lsn(lsn, _) => *lsn,
         other => panic!("{other:?}"),
     }
 }

@@ -73,6 +73,8 @@ async fn guarded_removals_are_held_while_adds_go_and_a_person_can_let_them_go() 
     assert_eq!(desk.store.facts("member").await.len(), 4, "one removal is below the limit");
 
     desk.members([("1", "red"), ("6", "red")]);
+    // Who only looks removes nothing, so nothing is refused.
+    assert_eq!(summary(&desk.reconcile(&[&config]).expect_code(0).json())[0].2, 3);
     let held = desk.reconcile(&[&config, "--perform-updates"]).expect_code(4);
     assert_eq!(summary(&held.json())[0].2, 3, "what is held is reported");
     let want = "member(User:_, String:parent, Team:_): 3 removals of 4 facts are held, more than max_removals allows";

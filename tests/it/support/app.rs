@@ -1,7 +1,8 @@
 //! An application of a test's own: its schema, its fact types and queries, and a factsync that follows it.
 //!
 //! factsync connects as the role that `factsync setup` prints, which reads what the queries need and owns nothing; an administrator runs
-//! `setup` before each run, as the README asks. [`App::as_owner`] is for what only an owner's factsync does: mending the publication itself.
+//! `setup` before each run, as the README asks. [`App::as_owner`] is for what only an owner's factsync does: mending the publication
+//! itself.
 
 use std::path::PathBuf;
 
@@ -45,7 +46,11 @@ impl App {
 
     /// The same on another server.
     pub(crate) async fn start_on(major: Major, schema: &str, facts: &[(&str, &str)], sync: &str) -> Self {
-        let cluster = Cluster::start(major);
+        Self::on(Cluster::start(major), schema, facts, sync).await
+    }
+
+    /// The same on a server of the test's own.
+    pub(crate) async fn on(cluster: Cluster, schema: &str, facts: &[(&str, &str)], sync: &str) -> Self {
         let database = cluster.database();
         let client = cluster.client(&database).await;
         client.batch_execute(schema).await.expect("the schema runs");
@@ -71,6 +76,18 @@ impl App {
         }
         yaml.push_str(&format!("dbs:\n  app:\n    connection_string: $DATABASE_URL\nsync:\n  slot: app\n  {sync}\n"));
         std::fs::write(self.config(), yaml).expect("the configuration can be written");
+    }
+
+    /// Lets [`Self::assert_equal`] compare these of the configured fact types only.
+    pub(crate) fn compare_only(&mut self, facts: &[(&str, &str)]) {
+        let listed = |of: &FactType| facts.iter().any(|(signature, _)| of.to_string() == *signature);
+        self.facts.retain(|(of, _)| listed(of));
+    }
+
+    /// Goes on with another server in the place of the first, which is gone.
+    pub(crate) async fn move_to(&mut self, cluster: Cluster) {
+        self.client = cluster.client(&self.database).await;
+        self.cluster = cluster;
     }
 
     pub(crate) fn config(&self) -> PathBuf {

@@ -185,6 +185,13 @@ impl Process {
         serde_json::from_str(&body).unwrap_or_else(|error| panic!("the list of facts is not JSON ({error}): {body}"))
     }
 
+    /// The same; `None` while it does not answer with facts, as a standby.
+    pub(crate) async fn facts_or_none(&self, predicate: &str) -> Option<Vec<Value>> {
+        let request = self.client.get(format!("{}/api/facts?predicate={predicate}", self.url)).bearer_auth(DEVELOPMENT_KEY);
+        let response = request.send().await.ok().filter(|response| response.status().as_u16() == 200)?;
+        response.json().await.ok()
+    }
+
     /// Asks it to stop (SIGTERM) and gives its exit status.
     pub(crate) fn terminate(mut self) -> ExitStatus {
         self.daemon.signal("TERM");
@@ -205,6 +212,21 @@ impl Process {
     /// Whether it has ended by itself.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.daemon.exit_status().is_some()
+    }
+
+    /// Stops it in its tracks (SIGSTOP); it answers nobody until [`Self::go_on`].
+    pub(crate) fn pause(&self) {
+        self.send("STOP");
+    }
+
+    /// Lets it go on (SIGCONT).
+    pub(crate) fn go_on(&self) {
+        self.send("CONT");
+    }
+
+    fn send(&self, signal: &str) {
+        let status = Command::new("kill").args(["-s", signal, &self.pid().to_string()]).status().expect("kill can be run");
+        assert!(status.success());
     }
 
     /// Ends it as a crash would (SIGKILL).

@@ -59,7 +59,7 @@ impl Github {
         Process::spawn(&args, &[("DATABASE_URL", &self.sync_url())])
     }
 
-    /// [`Github::run`] of a process that dies at a moment of `engine/crash.rs`.
+    /// [`Github::run`] of a process that dies at a moment of `src/crash.rs`.
     pub(crate) fn run_to_death(&self, state: &std::path::Path, moment: &str) -> Process {
         let state = state.to_str().expect("a UTF-8 path");
         let args = ["run", "examples/github/github.yaml", "--limits", "off", "--state", state];

@@ -93,6 +93,45 @@ impl Cluster {
         cluster
     }
 
+    /// A physical standby that follows this server, with settings that override those of its primary.
+    pub(crate) fn standby(&self, settings: &[(&str, &str)]) -> Self {
+        let home = server_tempdir();
+        let port = free_port();
+        let standby = Self { binaries: self.binaries.clone(), port, databases: AtomicU32::new(1000), server: Mutex::new(None), home };
+        let mut backup = as_server(self.binaries.join("pg_basebackup"));
+        backup.args(["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync", "--dbname", &self.url("postgres")]);
+        succeed(backup.arg("--pgdata").arg(standby.data_dir()).current_dir("/"));
+        standby.configure(settings);
+        standby.start_again();
+        standby
+    }
+
+    /// Makes a standby the primary.
+    pub(crate) fn promote(&self) {
+        assert_eq!(self.psql("postgres", "SELECT pg_promote()"), "t");
+    }
+
+    /// Serves at `port` from the next start on.
+    pub(crate) fn take_port(&mut self, port: u16) {
+        self.port = port;
+        self.configure(&[]);
+    }
+
+    /// A copy of its data; the server must be stopped.
+    pub(crate) fn copy_data(&self) -> TempDir {
+        assert!(self.running().is_none(), "a running server's files are no backup");
+        let copy = server_tempdir();
+        succeed(Command::new("cp").arg("-a").arg("--").arg(self.data_dir()).arg(copy.path()));
+        copy
+    }
+
+    /// Puts a copy in the place of its data; the server must be stopped.
+    pub(crate) fn put_back(&self, copy: &TempDir) {
+        assert!(self.running().is_none(), "the server is running");
+        std::fs::remove_dir_all(self.data_dir()).expect("the data can be deleted");
+        succeed(Command::new("cp").arg("-a").arg("--").arg(copy.path().join("data")).arg(self.home.path()));
+    }
+
     /// URL of a database, over TCP, as the superuser, without a password.
     pub(crate) fn url(&self, database: &str) -> String {
         format!("postgresql://postgres@127.0.0.1:{}/{database}", self.port)

@@ -7,11 +7,12 @@ use pgwire_replication::{PgWireError, ReplicationEvent};
 use crate::{
     data::Lsn,
     source::{
-        SourceError,
+        Event, SourceError, SourceState,
         postgres::{
             decode::{Message, RowChange, decode},
             fault,
             images::Wrong,
+            mark::OtherHistory,
             pulse,
             tail::Tail,
         },
@@ -24,8 +25,13 @@ const UNREADABLE: &str = "a message of the stream cannot be read";
 const UNDEFINED_OBJECT: &str = "42704";
 /// A transaction that is being received.
 pub(super) struct Transaction {
+    /// Its number.
+    pub(super) xid: u32,
     /// Where its commit record starts.
     pub(super) commit: Lsn,
+    time: i64,
+    /// Whether it is the position's [mark](crate::source::postgres::mark), and was applied before.
+    known: bool,
     /// The refresh views it touches.
     pub(super) touched: BTreeSet<usize>,
 }
@@ -33,18 +39,22 @@ pub(super) struct Transaction {
 impl Tail {
     pub(super) fn event(&mut self, event: Option<ReplicationEvent>) -> Result<(), SourceError> {
         match event {
-            Some(ReplicationEvent::Begin { final_lsn, .. }) => {
-                self.transaction = Some(Transaction { commit: Lsn(final_lsn.as_u64()), touched: BTreeSet::new() });
+            Some(ReplicationEvent::Begin { final_lsn, xid, commit_time_micros: time }) => {
+                self.begin(Lsn(final_lsn.as_u64()), xid, time)?;
             }
             Some(ReplicationEvent::XLogData { data, .. }) => self.change(&data)?,
-            Some(ReplicationEvent::Commit { lsn, end_lsn, .. }) => self.commit(Lsn(lsn.as_u64()), Lsn(end_lsn.as_u64())),
-            Some(ReplicationEvent::KeepAlive { wal_end, .. }) => {
+            Some(ReplicationEvent::Commit { lsn, end_lsn, .. }) => self.commit(Lsn(lsn.as_u64()), Lsn(end_lsn.as_u64()))?,
+            Some(ReplicationEvent::KeepAlive { wal_end, reply_requested, .. }) => {
+                // It hears of us every few seconds, so it asks because it shuts down, and waits.
+                self.asks |= reply_requested;
                 if self.transaction.is_none() {
-                    self.receive(Lsn(wal_end.as_u64()));
+                    let end = Lsn(wal_end.as_u64());
+                    self.history.passes(end).map_err(|other| self.forked(other))?;
+                    self.receive(end);
                 }
             }
             Some(ReplicationEvent::Message { prefix, content, .. }) => {
-                if prefix == pulse::PREFIX {
+                if prefix == pulse::PREFIX && !self.transaction.as_ref().is_some_and(|transaction| transaction.known) {
                     self.rhythm.returned(&content);
                 }
             }
@@ -56,8 +66,18 @@ impl Tail {
         Ok(())
     }
 
+    fn begin(&mut self, commit: Lsn, xid: u32, time: i64) -> Result<(), SourceError> {
+        let known = self.history.begins(commit, xid, time).map_err(|other| self.forked(other))?;
+        self.asks = false;
+        self.transaction = Some(Transaction { commit, xid, time, known, touched: BTreeSet::new() });
+        Ok(())
+    }
+
     fn change(&mut self, data: &[u8]) -> Result<(), SourceError> {
+        let known = self.transaction.as_ref().is_some_and(|transaction| transaction.known);
         match decode(data) {
+            // Applied before; but what it announces is announced once only.
+            Message::Row(_) | Message::Truncate(_) if known => {}
             Message::Row(row) => {
                 self.touched(row.relation);
                 if self.plan.images.keep(row.relation) {
@@ -75,10 +95,10 @@ impl Tail {
             }
             Message::Shape(shape) => {
                 self.plan.images.shape(&shape);
-                // Sent once for each table, and again after DDL on it.
-                let used = self.plan.views.contains_key(&shape.relation) || self.plan.images.keep(shape.relation);
-                if !self.known.insert(shape.relation) && used {
+                // Sent before the first row of each table, and again after DDL on it.
+                if self.plan.views.contains_key(&shape.relation) || self.plan.images.keep(shape.relation) {
                     self.analyze_soon();
+                    self.check();
                 }
             }
             Message::Nothing => {}
@@ -101,14 +121,22 @@ impl Tail {
         }
     }
 
-    fn commit(&mut self, start: Lsn, end: Lsn) {
+    fn commit(&mut self, start: Lsn, end: Lsn) -> Result<(), SourceError> {
+        let Some(Transaction { xid, time, known, touched, .. }) = self.transaction.take() else { return Err(self.broken(UNREADABLE)) };
+        if known {
+            self.history.continues(end).map_err(|other| self.forked(other))?;
+            self.outgoing.push(Event::State(SourceState::Streaming));
+            return Ok(());
+        }
         // Commits come in the order of their records: everything before this one has been received.
         self.pass(start);
-        for view in self.transaction.take().into_iter().flat_map(|transaction| transaction.touched) {
+        for view in touched {
             self.dirty.touch(view, start);
         }
-        self.outgoing.commit(start, end);
+        let mark = self.history.commits((start, end), xid, time);
+        self.outgoing.commit(mark);
         self.receive(end);
+        Ok(())
     }
 
     fn receive(&mut self, end: Lsn) {
@@ -122,7 +150,13 @@ impl Tail {
         if let Some(point) = self.refresh.waits_for().filter(|point| *point <= seen) {
             let views = self.dirty.take(point);
             self.refresh.read(views);
+            // Commits after the point may have been received already, without any event: the position of the cut is not behind them.
+            self.cut_mark = self.history.last_before(point);
         }
+    }
+
+    fn forked(&self, other: OtherHistory) -> SourceError {
+        SourceError::PositionLost { name: self.server.name.to_string(), problem: other.to_string() }
     }
 
     pub(super) fn lost(&self, error: PgWireError) -> SourceError {
