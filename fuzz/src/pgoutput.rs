@@ -153,6 +153,8 @@ fn written_again(message: &[u8]) {
             let numbers: Vec<u8> = relations.iter().flat_map(|number| number.to_be_bytes()).collect();
             assert_eq!([b"T", &count.to_be_bytes()[..], &[message[5]], &numbers].concat(), message);
         }
+        // A name that is no UTF-8 is read as something else.
+        Decoded::Shape(_, _, columns) if columns.iter().any(|(_, name, ..)| name.contains('\u{fffd}')) => {}
         Decoded::Shape(relation, identity, columns) => {
             let names: Vec<&[u8]> = message[5..].splitn(3, |&byte| byte == 0).take(2).collect();
             let count = u16::try_from(columns.len()).expect("as many as were counted");

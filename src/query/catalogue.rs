@@ -210,6 +210,7 @@ pub(crate) struct Table {
     /// Its own identity; a partitioned table's rows have that of their partition.
     pub(crate) identity: ReplicaIdentity,
     /// Columns that the index of its identity has besides, which old rows do not tell.
+    #[cfg_attr(fuzzing, serde(default))]
     pub(crate) included: BTreeSet<String>,
     /// Its columns by attribute number, dropped ones left out.
     pub(crate) columns: BTreeMap<i16, Column>,

@@ -116,6 +116,7 @@ impl Stream {
                 name: name.to_owned(),
                 type_oid,
                 modifier,
+                labels: None,
             });
             let columns: Vec<KeptColumn> = columns.collect();
             let names = |key: &Vec<i16>| {
@@ -125,7 +126,7 @@ impl Stream {
             let kept = Kept {
                 title: format!("public.t{}", table.relation),
                 identity: table.key.clone().map_or(Identity::Full, Identity::Key),
-                announced: table.key.as_ref().map_or(Announced::Full, |key| Announced::Columns(names(key))),
+                announced: table.key.as_ref().map_or(Announced::Full, |key| Announced::Columns { key: names(key), included: Vec::new() }),
                 partitioned: table.partitioned,
                 users: vec![(0, columns.iter().map(|column| column.number).collect())],
                 columns,
