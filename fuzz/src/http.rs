@@ -64,8 +64,9 @@ impl Served {
         let store = EmbeddedStore::open(&store).expect("a store");
         // Whoever would wait is told that the process ends.
         let (_, stop) = watch::channel(true);
-        let api = embedded::router(store, Access::new(SecretString::from(KEY)), Limits::Off);
-        Self { runtime, router: server::router(board, telemetry::init_metrics(), Some(api), stop) }
+        let access = Access::new(SecretString::from(KEY));
+        let api = embedded::router(store, access.clone(), Limits::Off);
+        Self { runtime, router: server::router(board, telemetry::init_metrics(), Some(access), Some(api), stop) }
     }
 
     fn answer(&self, request: Request<Body>) -> Answer {
@@ -157,7 +158,7 @@ fn request(asked: &Asked<'_>) -> Option<Request<Body>> {
 fn judge(asked: &Asked<'_>, path: &str, answer: &Answer) {
     let shown = || format!("{} {path}: {} {}", asked.method, answer.status, answer.text());
     assert!(answer.status != StatusCode::INTERNAL_SERVER_ERROR, "{}", shown());
-    let may_be_stopping = path == "/v1/wait" || path == "/readyz";
+    let may_be_stopping = path.starts_with("/v1/") || path == "/readyz";
     assert!(answer.status != StatusCode::SERVICE_UNAVAILABLE || may_be_stopping, "{}", shown());
     assert!(!answer.text().contains(KEY), "{}", shown());
     let is_api = path.starts_with("/api/") || path.starts_with("//api/");
