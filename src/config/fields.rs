@@ -240,10 +240,19 @@ impl Fields {
     }
 }
 
+/// Characters of a name that is still compared with others for a slip: the time and the memory of a comparison are the product of both
+/// lengths, and a person sees no likeness in more than this.
+const NEAREST_CHARS: usize = 128;
+
 /// The candidate that `text` is most plausibly a slip of: a third of its letters may be wrong.
 pub(super) fn nearest<'c>(text: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
+    let is_short = |text: &str| text.chars().nth(NEAREST_CHARS).is_none();
+    if !is_short(text) {
+        return None;
+    }
     let text = text.to_lowercase();
     candidates
+        .filter(|candidate| is_short(candidate))
         .map(|candidate| (strsim::damerau_levenshtein(&text, &candidate.to_lowercase()), candidate))
         .filter(|(distance, candidate)| distance * 3 <= candidate.chars().count().max(text.chars().count()))
         .min_by_key(|(distance, _)| *distance)
@@ -268,5 +277,13 @@ mod tests {
         ] {
             assert_eq!(nearest(text, known.into_iter()), want, "{text}");
         }
+    }
+
+    /// A comparison of these would take terabytes.
+    #[test]
+    fn a_name_of_a_megabyte_is_no_slip() {
+        let (long, other) = ("a".repeat(1 << 20), "b".to_owned() + &"a".repeat(1 << 20));
+        assert_eq!(nearest(&long, [other.as_str(), "facts"].into_iter()), None);
+        assert_eq!(nearest("fact", [other.as_str(), "facts"].into_iter()), Some("facts"));
     }
 }

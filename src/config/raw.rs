@@ -8,15 +8,19 @@
 //! There are no serde structs for the file's sections: serde stops at the first thing it does not like, and the report shall hold
 //! all of them. For the same reason a mapping keeps its repeated keys.
 
-use std::fmt;
+use std::{cell::Cell, fmt};
 
 use serde::{
-    Deserialize, Deserializer,
-    de::{EnumAccess, Error, MapAccess, SeqAccess, VariantAccess, Visitor},
+    Deserializer,
+    de::{DeserializeSeed, EnumAccess, Error, MapAccess, SeqAccess, VariantAccess, Visitor},
 };
 use serde_yaml::Number;
 
 use crate::config::{place::Spot, spots::Spots};
+
+/// The most bytes that the values of a file take. An alias is a copy of what it names, so a file of a megabyte could become a terabyte;
+/// serde_yaml limits the number of aliases, not the size of what they copy. This is four times the largest file.
+const MAX_VALUE_BYTES: usize = 64 << 20;
 
 /// A YAML value and where it begins.
 ///
@@ -60,7 +64,8 @@ impl Node {
         let Some(first) = documents.next() else {
             return Ok(Self { spot: Spot::START, value: Value::Null });
         };
-        let mut node = Self::deserialize(first).map_err(|error| SyntaxError::new(text, &error))?;
+        let room = Room(Cell::new(MAX_VALUE_BYTES));
+        let mut node = (&room).deserialize(first).map_err(|error| SyntaxError::new(text, &error))?;
         // Only now: what serde_yaml has read is bounded in depth.
         let (spots, second_document) = Spots::read(text);
         if documents.next().is_some() {
@@ -128,16 +133,32 @@ fn is_printable(c: char) -> bool {
     matches!(c, '\t' | '\n' | '\r' | ' '..='~' | '\u{85}' | '\u{a0}'..='\u{fffd}' | '\u{10000}'..)
 }
 
-impl<'de> Deserialize<'de> for Node {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = deserializer.deserialize_any(ValueVisitor)?;
-        Ok(Self { spot: Spot::START, value })
+/// How many bytes the values still to come may take.
+struct Room(Cell<usize>);
+
+impl Room {
+    fn take<E: Error>(&self, bytes: usize) -> Result<(), E> {
+        let Some(left) = self.0.get().checked_sub(bytes) else {
+            return Err(E::custom(format!("its values, aliases written out, take more than {} MiB", MAX_VALUE_BYTES >> 20)));
+        };
+        self.0.set(left);
+        Ok(())
     }
 }
 
-struct ValueVisitor;
+impl<'de> DeserializeSeed<'de> for &Room {
+    type Value = Node;
 
-impl<'de> Visitor<'de> for ValueVisitor {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
+        self.take(size_of::<Node>())?;
+        let value = deserializer.deserialize_any(ValueVisitor(self))?;
+        Ok(Node { spot: Spot::START, value })
+    }
+}
+
+struct ValueVisitor<'r>(&'r Room);
+
+impl<'de> Visitor<'de> for ValueVisitor<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -177,12 +198,13 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
+        self.0.take(value.len())?;
         Ok(Value::Text(value.to_owned()))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
-        while let Some(item) = items.next_element()? {
+        while let Some(item) = items.next_element_seed(self.0)? {
             list.push(item);
         }
         Ok(Value::List(list))
@@ -190,7 +212,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut map = Vec::new();
-        while let Some(entry) = entries.next_entry()? {
+        while let Some(entry) = entries.next_entry_seed(self.0, self.0)? {
             map.push(entry);
         }
         Ok(Value::Map(map))
@@ -198,7 +220,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
 
     fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<Value, A::Error> {
         let (_tag, contents) = tagged.variant::<String>()?;
-        contents.newtype_variant::<Node>()?;
+        contents.newtype_variant_seed(self.0)?;
         Ok(Value::Tagged)
     }
 }
@@ -266,5 +288,18 @@ mod tests {
         let error = Node::parse(&text).err().expect("nine to the twelfth");
         assert!(error.message.contains("repetition limit"), "{}", error.message);
         assert!(Node::parse(&"[".repeat(100_000)).is_err());
+    }
+
+    /// Few aliases, each a copy of a large value.
+    #[test]
+    fn aliases_of_something_large_cannot_either() {
+        let list = format!("a: &a [{}]\nb: [{}]\n", vec!["x"; 20_000].join(","), vec!["*a"; 20_000].join(","));
+        let text = format!("a: &a {}\nb: [{}]\n", "x".repeat(1 << 20), vec!["*a"; 1000].join(","));
+        for bomb in [list, text] {
+            let error = Node::parse(&bomb).err().expect("gigabytes");
+            assert!(error.message.contains("aliases written out, take more than 64 MiB"), "{}", error.message);
+        }
+        let few = format!("a: &a {}\nb: [{}]\n", "x".repeat(1 << 10), vec!["*a"; 1000].join(","));
+        assert!(Node::parse(&few).is_ok());
     }
 }

@@ -8,7 +8,7 @@
 //! constant  := any text without "," "(" ")", split from its type at the first ":"
 //! ```
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 use serde::{Serialize, Serializer};
 
@@ -184,7 +184,18 @@ impl FromStr for FactType {
     type Err = SignatureError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        parse(text).map_err(|problem| SignatureError { signature: text.to_owned(), problem })
+        parse(text).map_err(|problem| SignatureError { signature: shown(text).into_owned(), problem })
+    }
+}
+
+/// Characters of a text that an error repeats: more than those of any signature that is meant as one.
+const SHOWN_CHARS: usize = 200;
+
+/// A text for an error: its beginning, if it is long.
+fn shown(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(SHOWN_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
     }
 }
 
@@ -215,7 +226,7 @@ fn argument(text: &str) -> Result<Argument, String> {
     if id == "_" {
         return Ok(Argument::Variable { type_name });
     }
-    Value::check(&type_name, id).map_err(|error| format!("in the constant \"{text}\" {error}"))?;
+    Value::check(&type_name, id).map_err(|error| format!("in the constant \"{}\" {error}", shown(text)))?;
     Ok(Argument::Constant(Value::new(type_name, id)))
 }
 
@@ -223,7 +234,7 @@ fn identifier(text: &str, what: &str) -> Result<String, String> {
     let mut chars = text.chars();
     let starts = chars.next().is_some_and(|c| c.is_alphabetic() || c == '_');
     if text == "_" || !starts || !chars.all(|c| c.is_alphanumeric() || "_-.".contains(c)) {
-        return Err(format!("\"{text}\" is not a {what}; expected letters, digits and \"_\""));
+        return Err(format!("\"{}\" is not a {what}; expected letters, digits and \"_\"", shown(text)));
     }
     Ok(text.to_owned())
 }
@@ -270,6 +281,15 @@ mod tests {
         ] {
             let error = text.parse::<FactType>().expect_err(text).to_string();
             assert!(error.contains(want) && error.contains(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_error_does_not_repeat_a_megabyte() {
+        let long = "é".repeat(1 << 19);
+        for text in [long.clone(), format!("f({long}:_)"), format!("f(User:{long})")] {
+            let error = text.parse::<FactType>().expect_err("too long").to_string();
+            assert!(error.len() < 1000 && error.contains("é…\""), "{} bytes", error.len());
         }
     }
 

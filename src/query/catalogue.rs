@@ -18,6 +18,7 @@ const SPELLED_IN_MANY_WAYS: [u32; 3] = [700, 701, 1700];
 
 /// Everything a query names.
 #[derive(Debug, Clone, Default)]
+#[cfg_attr(fuzzing, derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Catalogue {
     /// Types, with their bases and elements.
     pub(crate) types: BTreeMap<u32, Type>,
@@ -37,6 +38,7 @@ pub(crate) struct Catalogue {
 
 /// What kind of type it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(fuzzing, derive(serde::Serialize, serde::Deserialize))]
 pub(crate) enum TypeKind {
     /// Neither of the others.
     Plain,
@@ -52,6 +54,7 @@ pub(crate) enum TypeKind {
 
 /// How a type's default equality relates to its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(fuzzing, derive(serde::Serialize, serde::Deserialize))]
 pub(crate) enum EqualImage {
     /// Equal values have equal bytes (`btequalimage`).
     Always,
@@ -63,6 +66,7 @@ pub(crate) enum EqualImage {
 
 /// A type.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(fuzzing, derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Type {
     /// As SQL spells it, with its schema unless it is PostgreSQL's own, quoted where needed, without a modifier.
     pub(crate) sql: String,
@@ -92,6 +96,7 @@ pub(crate) struct Type {
 
 /// A collation.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(fuzzing, derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Collation {
     /// As SQL spells it, with its schema, quoted where needed.
     pub(crate) sql: String,
@@ -107,6 +112,7 @@ pub(crate) struct Collation {
 
 /// A function.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(fuzzing, derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Function {
     /// `schema.name`, for people.
     pub(crate) title: String,
@@ -126,6 +132,7 @@ pub(crate) struct Function {
 
 /// An operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(fuzzing, derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Operator {
     /// Its schema, quoted where needed.
     pub(crate) schema: String,
@@ -147,6 +154,7 @@ pub(crate) struct Operator {
 
 /// Which columns of an UPDATE's or DELETE's old row the change log holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(fuzzing, derive(serde::Serialize, serde::Deserialize))]
 pub(crate) enum ReplicaIdentity {
     /// The columns of the primary key or of the chosen index.
     Columns(BTreeSet<String>),
@@ -169,6 +177,7 @@ pub(crate) enum TableKind {
 
 /// One column.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(fuzzing, derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Column {
     /// Its name.
     pub(crate) name: String,
@@ -190,6 +199,7 @@ pub(crate) struct Column {
 
 /// One table.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(fuzzing, derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Table {
     /// Its schema.
     pub(crate) schema: String,
@@ -200,6 +210,7 @@ pub(crate) struct Table {
     /// Its own identity; a partitioned table's rows have that of their partition.
     pub(crate) identity: ReplicaIdentity,
     /// Columns that the index of its identity has besides, which old rows do not tell.
+    #[cfg_attr(fuzzing, serde(default))]
     pub(crate) included: BTreeSet<String>,
     /// Its columns by attribute number, dropped ones left out.
     pub(crate) columns: BTreeMap<i16, Column>,

@@ -18,6 +18,9 @@ pub(crate) mod catalogue;
 pub(crate) mod deparse;
 mod eval;
 mod expr;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod naive;
 mod outline;
 mod plan;

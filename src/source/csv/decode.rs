@@ -161,7 +161,15 @@ impl<R: Read> Gate<R> {
 
 impl<R: Read> Read for Gate<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
+        let mut count = self.inner.read(buffer)?;
+        // The first piece has the whole mark, if there is one, and something after it: here and in the parser a part of the mark would be
+        // text, and to the parser a piece that is nothing but the mark is the end of the file.
+        while !self.started && (1..=BYTE_ORDER_MARK.len()).contains(&count) && count < buffer.len() {
+            match self.inner.read(&mut buffer[count..])? {
+                0 => break,
+                more => count += more,
+            }
+        }
         self.hash(&buffer[..count]);
         let judged = if count == 0 { self.end() } else { self.judge(&buffer[..count]) };
         judged.map(|()| count).map_err(|malformed| io::Error::new(io::ErrorKind::InvalidData, malformed))
@@ -219,6 +227,28 @@ mod tests {
             ("a\nb\n\0\0\0", Malformed::Nul { line: 3 }),
         ] {
             assert_eq!(read(text), Err(want), "{:?}", &text[..text.len().min(40)]);
+        }
+    }
+
+    /// Hands out a byte at a time, as a file may do that comes from far away.
+    struct Slowly<'a>(&'a [u8]);
+
+    impl Read for Slowly<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let count = buffer.len().min(1);
+            self.0.read(&mut buffer[..count])
+        }
+    }
+
+    #[test]
+    fn a_mark_in_pieces_is_a_mark() {
+        for text in [&b"\xEF\xBB\xBF\"a\",b\n"[..], b"\xEF\xBB\xBF", b"\xEF\xBB", b"\xFF\xFEa\0", b"a"] {
+            let cells = |bytes: &mut dyn Read| {
+                let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(Gate::new(bytes, None));
+                let records: Result<Vec<csv::ByteRecord>, csv::Error> = reader.byte_records().collect();
+                records.map_err(|error| error.to_string())
+            };
+            assert_eq!(cells(&mut Slowly(text)), cells(&mut &*text), "{text:?}");
         }
     }
 

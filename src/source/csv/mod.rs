@@ -21,6 +21,9 @@
 //! documentation asks for `mv new.csv users.csv`, which is atomic.
 
 mod decode;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod snapshot;
 mod tail;
 mod watch;

@@ -147,11 +147,7 @@ impl Request {
             Until::End => u64::MAX,
             Until::LastLineBreak => whole_lines(&file, began.length).map_err(failed("read the file"))?,
         };
-        let mut reader = csv::ReaderBuilder::new()
-            .has_headers(false)
-            .flexible(true) // `pass` checks the width, to say what it found.
-            .buffer_capacity(READ_BUFFER)
-            .from_reader(Gate::new(file.try_clone().map_err(failed("open the file"))?.take(length), before));
+        let mut reader = reader_of(Gate::new(file.try_clone().map_err(failed("open the file"))?.take(length), before));
         let views = self.pass(&mut reader, progress);
         let ended = stamp()?;
         let gate = reader.into_inner();
@@ -254,6 +250,15 @@ impl Request {
     fn spool(&self, source: io::Error) -> SourceError {
         SourceError::Spool { name: self.name.clone(), source }
     }
+}
+
+/// The parser behind a gate.
+pub(super) fn reader_of<R: Read>(gate: Gate<R>) -> csv::Reader<Gate<R>> {
+    csv::ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true) // `pass` checks the width, to say what it found.
+        .buffer_capacity(READ_BUFFER)
+        .from_reader(gate)
 }
 
 /// One view's columns and the rows so far.

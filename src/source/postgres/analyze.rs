@@ -146,6 +146,22 @@ fn named(prepared: &[Result<Prepared, String>], catalogue: &Catalogue) -> Named 
     Named { relations: relations.into_iter().collect(), functions: functions.into_iter().collect(), types }
 }
 
+/// The trees of all queries and everything they name, for the corpus of a fuzz target; a query that cannot be prepared is left out.
+#[cfg(fuzzing)]
+pub(crate) async fn capture(
+    server: &Server,
+    session: &mut Session,
+    views: &[View<String>],
+) -> Result<(Vec<String>, Catalogue), SourceError> {
+    let mut prepared = Vec::with_capacity(views.len());
+    for view in views {
+        prepared.push(prepare(server, session, view).await?);
+    }
+    let (catalogue, _) =
+        catalogue(&session.client, &prepared).await.map_err(|error| fault::sql(&server.name, "read the catalogue", error))?;
+    Ok((prepared.into_iter().flatten().map(|prepared| prepared.tree).collect(), catalogue))
+}
+
 /// Everything that the queries name, and the `search_path` by which they were understood.
 async fn catalogue(client: &Client, prepared: &[Result<Prepared, String>]) -> Result<(Catalogue, String), tokio_postgres::Error> {
     let all =

@@ -29,6 +29,9 @@ mod evaluate;
 mod explain;
 mod fault;
 mod follow;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod images;
 mod mark;
 mod outgoing;
