@@ -161,7 +161,10 @@ fn create_private(path: &Path) -> io::Result<()> {
         return Ok(());
     }
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    create_private(parent)?;
+    // What stands there may be a file, of which the next line says so.
+    if !parent.exists() {
+        create_private(parent)?;
+    }
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     // There are file systems that cannot do this and need not.
     let _ = File::open(parent).and_then(|parent| parent.sync_all());
