@@ -101,7 +101,7 @@ async fn loud_a_query_that_fails_heals_after_a_restart_without_a_change_of_its_t
     // A refresh view, which reads its table again; an incremental one is told what changed, whatever it may read.
     let secrets = "SELECT id FROM secret ORDER BY id LIMIT 1000";
     let facts = [("has_role(User:_)", "SELECT id FROM member"), ("has_secret(User:_)", secrets)];
-    let app = App::start(schema, &facts, "").await.as_owner();
+    let app = App::start(schema, &facts, "").await.into_owner();
     // The publication is the owner's; the role only reads.
     app.sql("CREATE PUBLICATION app FOR TABLE member, secret WITH (publish_via_partition_root = true)").await;
     app.sql("GRANT SELECT ON member, secret TO reader").await;
@@ -139,7 +139,7 @@ async fn loud_ghosts_of_a_query_that_failed_at_the_first_start_go_when_it_heals(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn loud_a_dropped_column_stops_only_the_fact_type_that_used_it() {
-    let app = App::start(SCHEMA, &FACTS, "").await.as_owner();
+    let app = App::start(SCHEMA, &FACTS, "").await.into_owner();
     let process = app.started(&[]).await;
     app.settle(&process).await;
     app.sql("ALTER TABLE repository DROP COLUMN name").await;

@@ -107,7 +107,7 @@ const HARMLESS: [&str; 4] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn related_ddl_reloads_only_the_views_it_touches() {
-    let app = App::start(SCHEMA, &FACTS, "").await.as_owner();
+    let app = App::start(SCHEMA, &FACTS, "").await.into_owner();
     let mut copies = Copies::watch(&app).await;
     let process = app.started(&[]).await;
     app.settle(&process).await;
@@ -145,7 +145,7 @@ async fn related_ddl_reloads_only_the_views_it_touches() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unrelated_ddl_reloads_nothing() {
-    let app = App::start(SCHEMA, &FACTS, "").await.as_owner();
+    let app = App::start(SCHEMA, &FACTS, "").await.into_owner();
     let mut copies = Copies::watch(&app).await;
     let process = app.started(&[]).await;
     app.settle(&process).await;

@@ -54,7 +54,7 @@ impl Scene {
             client.database(DATABASE).run_command(index(collection)).await.expect("an index, and a collection for it");
         }
         let mut views = views::all();
-        views.retain(|view| ["has_role", "has_owner", "has_grant", "owns", "is_counted"].contains(&view.predicate()));
+        views.retain(|view| ["has_role", "hinto_owner", "has_grant", "owns", "is_counted"].contains(&view.predicate()));
         let folder = tempfile::tempdir().expect("a folder");
         let facts: Map<String, Value> = views.iter().map(|view| (view.signature.to_owned(), view.config())).collect();
         let dbs = json!({ "app": { "connection_string": "$MONGODB_URL" } });

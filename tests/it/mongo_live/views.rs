@@ -91,7 +91,7 @@ fn filters() -> Vec<View> {
         incremental("is_member(User:_, Team:_)", "users", find(json!({})), &["_id", "team[]"]),
         incremental("is_tagged(Tag:_, User:_)", "users", find(json!({ "n": { "$not": { "$gt": 1 } } })), &["deep.y.z[]", "_id"]),
         incremental("has_level(Level:_)", "users", find(json!({ "role": { "$in": ["admin", "*", 1] } })), &["n"]),
-        incremental("has_owner(Repo:_, User:_, Level:_)", "repos", find(json!({ "owner": { "$exists": true } })), &["_id", "owner", "n"]),
+        incremental("hinto_owner(Repo:_, User:_, Level:_)", "repos", find(json!({ "owner": { "$exists": true } })), &["_id", "owner", "n"]),
         incremental("has_folder(Repo:_, Folder:_)", "team.eu", find(json!({ "$or": [{ "n": 1 }, { "active": true }] })), &["_id", "owner"]),
     ]
 }

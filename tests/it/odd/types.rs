@@ -179,7 +179,7 @@ async fn every_type(major: Major) {
     for (number, (name, values)) in VALUES.iter().enumerate() {
         schema.push_str(&format!("; ALTER TABLE typed ADD COLUMN {} {name}", column(number)));
         // The server that the tests install was built without XML.
-        let values: &[&str] = if (*name, major) == ("xml", Major::V18) { &[] } else { *values };
+        let values: &[&str] = if (*name, major) == ("xml", Major::V18) { &[] } else { values };
         for (row, value) in values.iter().enumerate() {
             let (id, value) = (number * 100 + row, value.replace('\'', "''"));
             schema.push_str(&format!("; INSERT INTO typed (id, {}) VALUES ({id}, '{value}')", column(number)));

@@ -215,11 +215,11 @@ async fn channel_binding_is_kept_or_refused_by_name() {
     // One read of everything follows nothing: it is bound, or it is not done.
     let read = |config: PostgresConfig| async move { snapshot("app_db", &config, &std::env::temp_dir(), &|_, _| ()).await };
     read(server.config("localhost", required)).await.expect("bound to the channel");
-    let error = read(server.config("localhost", "sslmode=disable&channel_binding=require")).await.err().expect("there is no channel");
+    let error = read(server.config("localhost", "sslmode=disable&channel_binding=require")).await.expect_err("there is no channel");
     assert_eq!(error.disposition(), Disposition::Operator, "{error}");
     // A server that asks for no password is bound to nothing.
     let trusting = server.url("localhost", required).replace(&format!("sync:{ENCODED}@"), "postgres@");
-    let error = read(config(&trusting, &VIEWS)).await.err().expect("nothing was proven");
+    let error = read(config(&trusting, &VIEWS)).await.expect_err("nothing was proven");
     let SourceError::Refused { hint, .. } = &error else { panic!("{error}") };
     assert!(hint.contains("channel_binding=require"), "{hint}");
 }

@@ -1,7 +1,7 @@
 //! An application of a test's own: its schema, its fact types and queries, and a factsync that follows it.
 //!
 //! factsync connects as the role that `factsync setup` prints, which reads what the queries need and owns nothing; an administrator runs
-//! `setup` before each run, as the README asks. [`App::as_owner`] is for what only an owner's factsync does: mending the publication
+//! `setup` before each run, as the README asks. [`App::into_owner`] is for what only an owner's factsync does: mending the publication
 //! itself.
 
 use std::path::PathBuf;
@@ -61,7 +61,7 @@ impl App {
     }
 
     /// The same with a factsync that owns the tables and mends the publication by itself.
-    pub(crate) fn as_owner(mut self) -> Self {
+    pub(crate) fn into_owner(mut self) -> Self {
         self.access = Access::Owner;
         self
     }
