@@ -119,7 +119,7 @@ impl Campaign {
         let signatures: Vec<String> = (0..=queries.len()).map(|number| format!("q{number}(String:_, String:_)")).collect();
         let queries_of_all = [BYSTANDERS].into_iter().chain(queries.iter().copied());
         let facts: Vec<(&str, &str)> = signatures.iter().map(String::as_str).zip(queries_of_all).collect();
-        let app = App::start_on(major, &format!("{PINNED}; {BYSTANDER} {schema}"), &facts, "").await;
+        let app = App::start_on(major, &format!("{PINNED}; {BYSTANDER} {schema}"), &facts, "").await.into_owner();
         app.sql(&format!("ALTER DATABASE {} SET log_statement = 'all'; GRANT SELECT ON bystander TO {role}", app.database)).await;
         let recorder = Recorder::start(facts.len()).await;
         let mut campaign = Self { app, recorder, process: None, queries, role };
