@@ -287,7 +287,7 @@ mod tests {
     #[test]
     fn an_error_does_not_repeat_a_megabyte() {
         let long = "é".repeat(1 << 19);
-        for text in [long.clone(), format!("f({long}:_)"), format!("f(User:{long})")] {
+        for text in [long.clone(), format!("f({long}:_"), format!("f(User:{long}")] {
             let error = text.parse::<FactType>().expect_err("too long").to_string();
             assert!(error.len() < 1000 && error.contains("é…\""), "{} bytes", error.len());
         }

@@ -202,7 +202,7 @@ impl Client {
 fn request(method: &str, target: &str, body: Option<&str>) -> String {
     let length = body.map_or(String::new(), |body| format!("Content-Length: {}\r\n", body.len()));
     let body = body.unwrap_or_default();
-    format!("{method} {target} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {DEVELOPMENT_KEY}\r\n{length}\r\n{body}")
+    format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {DEVELOPMENT_KEY}\r\n{length}\r\n{body}")
 }
 
 impl Reply {
