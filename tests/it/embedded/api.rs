@@ -127,7 +127,7 @@ fn the_policy_is_text_and_outlives_clear_data() {
 fn raw_requests_of_real_clients_are_understood() {
     let server = Server::start(Limits::Growth);
     let mut client = server.connect();
-    let key = format!("Authorization: Bearer {DEVELOPMENT_KEY}\r\nHost: x\r\n");
+    let key = format!("Authorization: Bearer {DEVELOPMENT_KEY}\r\nHost: localhost\r\n");
     let body = json!([{"inserts": [fact("f", &[("User", "a b&c=d/é+%")])]}]).to_string();
     for head in ["POST /api/batch? HTTP/1.1", "POST //api/batch HTTP/1.1", "POST /api/batch HTTP/1.1\r\nContent-Type: text/plain"] {
         let reply = client.raw(&format!("{head}\r\n{key}Content-Length: {}\r\n\r\n{body}", body.len()));
@@ -160,7 +160,7 @@ fn every_response_has_the_requests_id() {
         ("/api/list", DEVELOPMENT_KEY, 404),
         ("/api/batch", DEVELOPMENT_KEY, 405),
     ] {
-        let reply = client.raw(&format!("GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nX-Request-ID: {id}\r\n\r\n"));
+        let reply = client.raw(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\nX-Request-ID: {id}\r\n\r\n"));
         assert_eq!((reply.status, reply.header("x-request-id")), (status, Some(id)), "{path}");
     }
     let (first, second) = (client.get("/api/policy"), client.get("/api/policy"));
@@ -182,11 +182,11 @@ fn without_the_key_there_is_only_the_healthcheck() {
             "POST /api/authorize",
             "GET /api/x",
         ] {
-            let reply = client.raw(&format!("{target} HTTP/1.1\r\nHost: x\r\n{header}\r\n"));
+            let reply = client.raw(&format!("{target} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n"));
             assert!(reply.error(401).contains("API key"), "{target}");
         }
         for target in ["GET /api/healthcheck", "GET //api/healthcheck"] {
-            let reply = client.raw(&format!("{target} HTTP/1.1\r\nHost: x\r\n{header}\r\n"));
+            let reply = client.raw(&format!("{target} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n"));
             assert_eq!((reply.status, reply.json()), (200, json!({"message": "ok"})));
         }
     }

@@ -43,7 +43,7 @@ fn a_body_over_960_kib_is_413_and_its_sender_reads_that() {
         let mut client = server.connect();
         let body = format!("[{}]", " ".repeat(size - 2));
         let request = |framing: &str, body: &str| {
-            format!("POST /api/batch HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {DEVELOPMENT_KEY}\r\n{framing}\r\n\r\n{body}")
+            format!("POST /api/batch HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {DEVELOPMENT_KEY}\r\n{framing}\r\n\r\n{body}")
         };
         let reply = client.raw(&request(&format!("Content-Length: {size}"), &body));
         assert_eq!(reply.status, status, "{size}: {reply:?}");
