@@ -71,7 +71,7 @@ pub struct HeldFacts {
     /// The hold as it stands.
     #[serde(flatten)]
     pub hold: HeldStatus,
-    /// The first [`MOST_LISTED`] of its facts.
+    /// The first thousand of its facts.
     pub listed: Vec<Fact>,
 }
 

@@ -160,7 +160,8 @@ fn every_response_has_the_requests_id() {
         ("/api/list", DEVELOPMENT_KEY, 404),
         ("/api/batch", DEVELOPMENT_KEY, 405),
     ] {
-        let reply = client.raw(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\nX-Request-ID: {id}\r\n\r\n"));
+        let reply =
+            client.raw(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\nX-Request-ID: {id}\r\n\r\n"));
         assert_eq!((reply.status, reply.header("x-request-id")), (status, Some(id)), "{path}");
     }
     let (first, second) = (client.get("/api/policy"), client.get("/api/policy"));

@@ -80,7 +80,8 @@ fn listings_that_nobody_reads_on_do_not_block_others() {
     // More than there are reading connections; each goes away in the middle of its listing.
     for _ in 0..40 {
         let mut stream = TcpStream::connect(server.address()).expect("the server listens");
-        write!(stream, "GET /api/facts HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {DEVELOPMENT_KEY}\r\n\r\n").expect("the server reads");
+        write!(stream, "GET /api/facts HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {DEVELOPMENT_KEY}\r\n\r\n")
+            .expect("the server reads");
         let mut byte = [0];
         io::Read::read_exact(&mut stream, &mut byte).expect("the response begins");
     }
