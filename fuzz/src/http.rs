@@ -118,6 +118,10 @@ pub fn run(data: &[u8]) {
     assert_eq!(SERVED.answer(clear.expect("a request")).status, StatusCode::OK);
     let mut model = BTreeSet::new();
     for part in crate::config::split(data, MOST_REQUESTS) {
+        // Somebody who knows the key is not who this is about: an answer repeats what was asked for, and a fact what was written.
+        if part.windows(KEY.len()).any(|bytes| bytes == KEY.as_bytes()) {
+            continue;
+        }
         let Some(asked) = parse(part) else { continue };
         let Some(request) = request(&asked) else { continue };
         let path = request.uri().path().to_owned();
@@ -146,10 +150,7 @@ fn request(asked: &Asked<'_>) -> Option<Request<Body>> {
         request = request.header(header::AUTHORIZATION, format!("Bearer {KEY}"));
     }
     for (name, value) in &asked.headers {
-        // Somebody who knows the key is not who this is about.
-        if !value.contains(KEY) {
-            request = request.header(*name, *value);
-        }
+        request = request.header(*name, *value);
     }
     request.body(Body::from(asked.body.to_vec())).ok()
 }
@@ -171,7 +172,7 @@ fn judge(asked: &Asked<'_>, path: &str, answer: &Answer) {
     }
     if is_api {
         let wanted = asked.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("x-request-id"));
-        if let Some((_, wanted)) = wanted.filter(|(_, value)| !value.contains(KEY)) {
+        if let Some((_, wanted)) = wanted {
             assert_eq!(answer.id.as_deref(), Some(wanted.as_bytes()), "{}", shown());
         }
         assert!(asked.keyed || open || !answer.status.is_success(), "without the key: {}", shown());
