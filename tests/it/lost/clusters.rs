@@ -34,7 +34,7 @@ fn elsewhere(app: &App) -> Cluster {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_a_dump_restored_into_a_new_cluster_costs_the_differences_only() {
-    let mut app = app(Major::V15, "").await;
+    let mut app = app(Major::V15, "").await.into_owner();
     let before = ran(&app).await;
     let cluster = elsewhere(&app);
     cluster.psql(&app.database, &dump(&app));
@@ -85,7 +85,7 @@ async fn lost_a_wrong_cluster_behind_the_url_takes_nobodys_access_away() {
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_a_database_dropped_and_restored_in_its_cluster_costs_the_differences_only() {
     for anew in [false, true] {
-        let mut app = app(Major::V15, "").await;
+        let mut app = app(Major::V15, "").await.into_owner();
         let before = ran(&app).await;
         let (dump, name) = (dump(&app), app.database.clone());
         app.client = app.cluster.client("postgres").await;
