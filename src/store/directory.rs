@@ -184,6 +184,7 @@ fn locked(path: &Path, lock: &mut File) -> StateError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::{Duration, Instant};
 
     #[test]
     fn a_second_one_is_told_to_use_the_first_ones_url() {
@@ -203,15 +204,18 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("state");
         let first = StateDirectory::lock(&path).expect("free");
-        let (begun, begins) = std::sync::mpsc::channel();
         let waiting = {
             let path = path.clone();
-            std::thread::spawn(move || {
-                begun.send(()).expect("the test waits");
-                StateDirectory::lock_when_free(&path)
-            })
+            std::thread::spawn(move || StateDirectory::lock_when_free(&path))
         };
-        begins.recv().expect("it starts");
+        // The system lists who waits for a lock behind an arrow, with the file's number.
+        let file = format!(":{} ", fs::metadata(path.join("lock")).expect("it is there").ino());
+        let waits = |line: &str| line.contains("->") && line.contains(&file);
+        let begun = Instant::now();
+        while !fs::read_to_string("/proc/locks").expect("Linux").lines().any(waits) {
+            assert!(begun.elapsed() < Duration::from_secs(60), "nobody waits");
+            std::thread::yield_now();
+        }
         // Deleted and made again by somebody who knows nothing of the two.
         fs::remove_dir_all(&path).expect("deleted");
         let second = StateDirectory::lock(&path).expect("a new directory is free");
