@@ -2,9 +2,14 @@
 //!
 //! The statements live in `sql/`, where people look for them; braces mark what is filled in here, quoted.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use postgres_protocol::escape::escape_identifier;
+use tokio::time;
+use tokio_postgres::{Client, error::SqlState};
 
 use crate::{
     config::PostgresConfig,
@@ -19,6 +24,11 @@ use crate::{
         },
     },
 };
+
+/// How long the server may take to notice that the reader of a slot has gone. One that goes on reading is told of after that.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
+/// How often that is looked at.
+const RELEASE_POLL: Duration = Duration::from_millis(50);
 
 const ROLE: &str = include_str!("../../../sql/role.sql");
 const GRANTS: &str = include_str!("../../../sql/grants.sql");
@@ -126,13 +136,25 @@ pub async fn apply_reset(name: &str, config: &PostgresConfig) -> Result<ResetPla
     let session = Server::new(name, config)?.connect(Purpose::Write).await?;
     let plan = plan_reset_in(name, config, &session).await?;
     if let Some(slot) = &plan.slot {
-        slot::drop_slot(&session.client, slot).await.map_err(|error| fault::sql(name, "drop the slot", error))?;
+        drop_released(&session.client, slot).await.map_err(|error| fault::sql(name, "drop the slot", error))?;
     }
     if let Some(publication) = &plan.publication {
         let statement = format!("DROP PUBLICATION {}", escape_identifier(publication));
         session.client.batch_execute(&statement).await.map_err(|error| fault::sql(name, "drop the publication", error))?;
     }
     Ok(plan)
+}
+
+/// Drops a slot that its reader may have let go of this very moment: the server's process notices a little later.
+async fn drop_released(client: &Client, slot: &str) -> Result<(), tokio_postgres::Error> {
+    let began = Instant::now();
+    loop {
+        match slot::drop_slot(client, slot).await {
+            Err(error) if error.code() == Some(&SqlState::OBJECT_IN_USE) && began.elapsed() < RELEASE_PATIENCE => {}
+            outcome => return outcome,
+        }
+        time::sleep(RELEASE_POLL).await;
+    }
 }
 
 #[cfg(test)]
