@@ -3,6 +3,7 @@
 //! Values near a gigabyte and transactions of millions of rows cost time and disk, never memory; every type, every name, every way of
 //! changing a row gives the facts that `psql` gives; clocks that jump and databases that are idle stop nothing.
 
+mod arguments;
 mod clocks;
 mod encodings;
 mod idle;
@@ -10,7 +11,6 @@ mod large;
 mod long_values;
 mod names;
 mod statements;
-mod types;
 
 use std::time::Duration;
 

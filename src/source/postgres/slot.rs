@@ -37,8 +37,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 const HAS_FAILOVER: u32 = 170_000;
 /// Bytes kept of the slot's name in the name of a temporary one: 63 are allowed, 17 are taken by a separator and randomness.
 const TEMPORARY_PREFIX: usize = 46;
-/// Texts in the stream are the bytes that the server has. In a database of another encoding a text may have no counterpart in UTF-8, and the
-/// server would end the stream at it, each time again. There no view is incremental, so nobody reads them; in one of UTF-8 it is the same.
+/// Texts in the stream are the bytes that the server has. In a database of another encoding a text may have no counterpart in UTF-8, and
+/// the server would end the stream at it, each time again. There no view is incremental, so nobody reads them; in UTF-8 it is the same.
 const AS_STORED: &str = "SET client_encoding = 'SQL_ASCII'";
 
 /// A slot, seen from outside.

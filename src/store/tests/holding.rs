@@ -77,8 +77,7 @@ proptest! {
         first in prop::collection::btree_set("[a-j]", 0..10),
         steps in prop::collection::vec(step(), 0..14),
     ) {
-        let guard = Guard::Limit(LIMITS);
-        let mut fixture = Fixture::new();
+        let (guard, mut fixture) = (Guard::Limit(LIMITS), Fixture::new());
         fixture.snapshot(1, &first, guard);
         let mut target = BTreeSet::new();
         fixture.compare(&target, guard);

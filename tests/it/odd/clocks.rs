@@ -1,5 +1,5 @@
-//! A wall clock that jumps, forward by hours and back by days: it is shown to people and decides nothing. Waits, pauses, quotas and audits go
-//! by the monotonic clock, and what a query calls `now()` is the source's.
+//! A wall clock that jumps, forward by hours and back by days: it is shown to people and decides nothing. Waits, pauses, quotas and audits
+//! go by the monotonic clock, and what a query calls `now()` is the source's.
 
 use std::{path::PathBuf, process::Command, time::Duration};
 
@@ -27,13 +27,13 @@ impl Shim {
     fn compile() -> Self {
         let shim = Self { folder: tempfile::tempdir().expect("a folder") };
         let mut cc = Command::new("cc");
-        cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(shim.library()).arg(root().join("tests/tools/clock.c")).arg("-ldl");
+        cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(shim.preloaded()).arg(root().join("tests/tools/clock.c")).arg("-ldl");
         assert!(cc.status().expect("cc can be run; apt install gcc").success(), "the shim compiles");
         shim.jump(0);
         shim
     }
 
-    fn library(&self) -> PathBuf {
+    fn preloaded(&self) -> PathBuf {
         self.folder.path().join("clock.so")
     }
 
@@ -65,7 +65,7 @@ fn busy(process: &Process) -> u64 {
 async fn exact_while_the_wall_clock_jumps() {
     let shim = Shim::compile();
     let app = App::start(SCHEMA, &FACTS, "reconcile_every: 1s").await;
-    let (library, offset, url) = (shim.library(), shim.offset(), app.url());
+    let (library, offset, url) = (shim.preloaded(), shim.offset(), app.url());
     let text = |path: &PathBuf| path.to_str().expect("UTF-8").to_owned();
     let (library, offset) = (text(&library), text(&offset));
     let env = [("DATABASE_URL", url.as_str()), ("LD_PRELOAD", library.as_str()), ("CLOCK_OFFSET_FILE", offset.as_str())];
