@@ -23,7 +23,7 @@ const SPARE: [&str; 2] = ["spare", "users.old"];
 const LARGE: i64 = 2_000;
 
 /// What the server may answer to an operation that makes no sense for the documents that are there.
-const REFUSALS: [i32; 25] = [
+const REFUSALS: [i32; 26] = [
     2,     // BadValue: $push to what is no array
     9,     // FailedToParse: an empty update
     14,    // TypeMismatch: $inc of a text
@@ -38,6 +38,7 @@ const REFUSALS: [i32; 25] = [
     85,    // IndexOptionsConflict
     112,   // WriteConflict
     117,   // ConflictingOperationInProgress
+    175,   // QueryPlanKilled: the other session dropped the collection
     171,   // CannotIndexParallelArrays
     225,   // TransactionTooOld
     244,   // TransactionAborted
