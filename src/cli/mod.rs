@@ -5,6 +5,7 @@
 mod check;
 mod explain;
 mod progress;
+mod prove;
 mod reconcile;
 mod remote;
 mod reset;
@@ -121,6 +122,8 @@ enum Command {
     Status,
     /// Wait until the facts of a position are acknowledged by the fact store
     Wait(remote::WaitArgs),
+    /// Have a running factsync compare source, desired facts and fact store at one position, and print a signed report
+    Prove(prove::ProveArgs),
     /// Drop the slot, publication and local state that factsync created
     Reset(reset::ResetArgs),
 }
@@ -150,6 +153,7 @@ pub fn main() -> ExitCode {
         | Command::Setup(_)
         | Command::Status
         | Command::Wait(_)
+        | Command::Prove(_)
         | Command::Reset(_) => "warn,pgwire_replication=off",
     };
     telemetry::init_logs(if matches!(cli.global.log, Log::Json) { LogFormat::Json } else { LogFormat::Text }, default);
@@ -184,6 +188,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Serve => serve::run(&global).await,
         Command::Status => remote::status(&global).await,
         Command::Wait(args) => remote::wait(&global, &args).await,
+        Command::Prove(args) => prove::run(&global, &args).await,
         Command::Reset(args) => reset::run(&global, &args).await,
     }
 }

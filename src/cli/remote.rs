@@ -65,32 +65,43 @@ pub(super) async fn wait(global: &Global, args: &WaitArgs) -> anyhow::Result<Exi
 }
 
 /// Tells why there is no result.
-fn refused(answer: &Answer) -> Exit {
+pub(super) fn refused(answer: &Answer) -> Exit {
     say(&format!("error: {}", answer.body["message"].as_str().unwrap_or("no reason given")));
     Exit::Failure
 }
 
-struct Answer {
-    status: StatusCode,
-    body: Value,
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) body: Value,
 }
 
-async fn ask(global: &Global, path: &str, query: &[(&str, String)], timeout: Duration) -> anyhow::Result<Answer> {
+/// Asks for what every `factsync run` has.
+pub(super) async fn ask(global: &Global, path: &str, query: &[(&str, String)], timeout: Duration) -> anyhow::Result<Answer> {
     let pairs = form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
-    let base = match global.target.as_deref() {
+    let base = base(global)?;
+    let client = reqwest::Client::builder().timeout(timeout).build()?;
+    let answer = send(client.get(format!("{base}{path}?{pairs}")), &base).await?;
+    anyhow::ensure!(
+        answer.status != StatusCode::NOT_FOUND,
+        "what answers at {base} follows no source: `factsync serve` is a fact store alone. Ask a `factsync run`"
+    );
+    Ok(answer)
+}
+
+/// Where the factsync is that is asked.
+pub(super) fn base(global: &Global) -> Result<String, Misuse> {
+    Ok(match global.target.as_deref() {
         Some("embedded") | None => format!("http://{}", global.listen),
         Some(url) if url.starts_with("http://") || url.starts_with("https://") => url.trim_end_matches('/').to_owned(),
         // Not repeated, because it may hold a password.
-        Some(_) => return Err(Misuse("--target is no URL; expected one such as http://127.0.0.1:7878".to_owned()).into()),
-    };
-    let url = format!("{base}{path}?{pairs}");
-    let client = reqwest::Client::builder().timeout(timeout).build()?;
+        Some(_) => return Err(Misuse("--target is no URL; expected one such as http://127.0.0.1:7878".to_owned())),
+    })
+}
+
+/// Sends a request to the factsync at `base`.
+pub(super) async fn send(request: reqwest::RequestBuilder, base: &str) -> anyhow::Result<Answer> {
     let unreachable = || format!("could not ask the factsync at {base}. Is `factsync run` running there? --listen says where it is");
-    let mut response = client.get(&url).send().await.with_context(unreachable)?;
-    anyhow::ensure!(
-        response.status() != StatusCode::NOT_FOUND,
-        "what answers at {base} follows no source: `factsync serve` is a fact store alone. Ask a `factsync run`"
-    );
+    let mut response = request.send().await.with_context(unreachable)?;
     let status = response.status();
     let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await.with_context(unreachable)? {

@@ -103,7 +103,7 @@ pub(super) async fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit>
     state.listens_at(&url)?;
     info!(target = target.kind, "listening on {url}");
     let (stop, stopped) = watch::channel(false);
-    let router = server::router(board, telemetry::init_metrics(), api, stopped.clone());
+    let router = server::router(board, telemetry::init_metrics(), target::holder(global)?, api, stopped.clone());
     let http = tokio::spawn(server::serve(listener, router, stopped.clone(), engine::GRACE));
     let signals = tokio::spawn(until_signalled(signals, stop.clone()));
     let mut outcome = tokio::select! {

@@ -95,6 +95,30 @@ pub(super) fn access(global: &Global) -> Result<Access, Misuse> {
     }
 }
 
+/// Who may end a hold: whom [`access`] lets in, and nobody where that is a misuse, for a fact store elsewhere needs no key here.
+pub(super) fn holder(global: &Global) -> Result<Option<Access>, Misuse> {
+    match key()? {
+        Some(_) => access(global).map(Some),
+        None => Ok(global.listen.ip().is_loopback().then(|| Access::new(embedded::DEVELOPMENT_KEY.into()))),
+    }
+}
+
+/// The key of the environment, which is nobody else's.
+pub(super) fn own_key() -> Result<Option<SecretString>, Misuse> {
+    key()?.map(|key| read(&key)).transpose()
+}
+
+/// The key to present at `url`: that of the environment, or on this machine the public one.
+pub(super) fn key_for(url: &str) -> Result<SecretString, Misuse> {
+    match key()? {
+        Some(key) => read(&key),
+        None if is_loopback(url) => Ok(embedded::DEVELOPMENT_KEY.into()),
+        None => Err(Misuse(
+            "that factsync is not on this machine and needs a key. Set OSO_AUTH or OSO_AUTH_FILE as it was started with".to_owned(),
+        )),
+    }
+}
+
 /// Locks the state directory of `global`.
 pub(super) fn lock(path: &Path) -> anyhow::Result<StateDirectory> {
     Ok(StateDirectory::lock(path)?)

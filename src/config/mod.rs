@@ -187,6 +187,17 @@ pub struct SyncOptions {
     pub reconcile_every: Option<Duration>,
     /// The blast-radius guard.
     pub max_removals: MaxRemovals,
+    /// What becomes of drift. Default `repair`.
+    pub drift: DriftPolicy,
+}
+
+/// What becomes of drift that an audit finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DriftPolicy {
+    /// It is repaired, under the guard.
+    Repair,
+    /// It is told, and nothing is written.
+    Report,
 }
 
 /// A change to one fact type that removes more than both is held.
@@ -200,7 +211,11 @@ pub struct MaxRemovals {
 
 impl Default for SyncOptions {
     fn default() -> Self {
-        Self { reconcile_every: Some(Duration::from_secs(6 * 60 * 60)), max_removals: MaxRemovals { count: 1000, percent: 20 } }
+        Self {
+            reconcile_every: Some(Duration::from_secs(6 * 60 * 60)),
+            max_removals: MaxRemovals { count: 1000, percent: 20 },
+            drift: DriftPolicy::Repair,
+        }
     }
 }
 

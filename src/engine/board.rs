@@ -6,6 +6,7 @@
 //! 1. `applied`: the source's position is in the desired facts, and whatever it changed has a commit number;
 //! 2. `delivered`: the fact store has acknowledged every entry up to that number.
 
+mod audits;
 mod metrics;
 mod waits;
 
@@ -17,15 +18,19 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use tokio::sync::mpsc;
+
 use crate::{
     config::Config,
     data::Position,
     engine::{
+        audit::Asked,
         board::waits::Waits,
         parked::ParkedChanges,
         status::{FactTypeStatus, HeldStatus, OutboxStatus, QuotaStatus, ReconcileStatus, SourceStatus, Status, TargetStatus},
         writer::Queues,
     },
+    reconcile::Drift,
     source::SourceState,
     store::{Change, ViewRecord},
     target::{
@@ -80,6 +85,7 @@ struct Reconciled {
     at: SystemTime,
     missing: u64,
     stale: u64,
+    drift: Drift,
 }
 
 struct SourceLine {
@@ -126,6 +132,7 @@ pub struct Board {
     max_parked: Option<u64>,
     lines: Mutex<Lines>,
     store: OnceLock<Arc<dyn FactStore>>,
+    audits: OnceLock<Vec<mpsc::Sender<Asked>>>,
     applied: Vec<Waits<Applied>>,
     delivered: Waits<Delivered>,
 }
@@ -155,6 +162,7 @@ impl Board {
             plan,
             max_parked: None,
             store: OnceLock::new(),
+            audits: OnceLock::new(),
             lines: Mutex::new(Lines {
                 sources: sources.collect(),
                 views: views.collect(),
@@ -244,7 +252,13 @@ impl Board {
     }
 
     pub(super) fn reconciled(&self, source: usize, missing: u64, stale: u64) {
-        self.lines().sources[source].reconciled = Some(Reconciled { at: SystemTime::now(), missing, stale });
+        let drift = Drift::default();
+        self.lines().sources[source].reconciled = Some(Reconciled { at: SystemTime::now(), missing, stale, drift });
+    }
+
+    pub(super) fn audited(&self, source: usize, drift: Drift) {
+        let (missing, stale) = (drift.missing_grant, drift.stale_access + drift.foreign_fact);
+        self.lines().sources[source].reconciled = Some(Reconciled { at: SystemTime::now(), missing, stale, drift });
     }
 
     pub(super) fn queues(&self, queues: Queues) {
@@ -473,6 +487,7 @@ fn last_reconcile(sources: &[SourceLine]) -> Option<ReconcileStatus> {
         at: timestamp(at),
         missing: reconciled.iter().map(|reconciled| reconciled.missing).sum(),
         stale: reconciled.iter().map(|reconciled| reconciled.stale).sum(),
+        drift: reconciled.iter().fold(Drift::default(), |sum, reconciled| sum + reconciled.drift),
     })
 }
 

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::{
     fact::Fact,
+    reconcile::Drift,
     target::{Offset, Op},
 };
 
@@ -138,6 +139,8 @@ pub struct ReconcileStatus {
     pub missing: u64,
     /// Facts that it held and should not have.
     pub stale: u64,
+    /// What differed, by class; what a comparison after a snapshot finds is the snapshot's news and no drift.
+    pub drift: Drift,
 }
 
 /// A held change in [`Status`].

@@ -5,22 +5,25 @@
 //! | `GET /v1/status` | JSON: [`Status`](crate::engine::Status) |
 //! | `GET /v1/wait?position=P&timeout_ms=N&source=NAME` | `{"position", "offset"}` once every fact of the commits up to P is acknowledged; 504 when time runs out, 503 when too many wait |
 //! | | without `source` the one that counts in the position's measure, if only one does; 400 names the sources |
+//! | `POST /v1/audit?repair=true` | compares source, desired facts and fact store at one position and tells what differs, with the key |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /healthz`, `/readyz` | alive; caught up, fact store reachable and no revocation refused |
 //! | `GET /` | the status page |
 //! | `/api/*` | Oso Cloud's facts API, when the target is the embedded store |
 //!
-//! Nothing here but `/api` changes anything, and nothing here shows a secret, or a cell value other than the ids of the few facts that
-//! the fact store refused, so only `/api` asks for the key.
+//! What changes something asks for the key, and so does what costs the source and the fact store a reading of everything; where no key was
+//! set and there is no `/api`, it is the public one on loopback, and nobody's elsewhere. The rest shows no secret, and no cell value other
+//! than the ids of the few facts that the fact store refused.
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{Query, State},
+    extract::{Query, Request, State},
     http::{StatusCode, header},
+    middleware::{self, Next},
     response::{Html, IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
     serve::ListenerExt,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -31,7 +34,12 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 
-use crate::{data::Position, engine::Board, target::Offset, telemetry};
+use crate::{
+    data::Position,
+    engine::Board,
+    target::{Offset, embedded::Access},
+    telemetry,
+};
 
 /// How long `/v1/wait` waits unless told: what an interactive request can afford.
 const DEFAULT_WAIT: Duration = Duration::from_secs(5);
@@ -50,11 +58,21 @@ struct Shared {
     board: Arc<Board>,
     metrics: PrometheusHandle,
     waiters: Arc<Semaphore>,
+    /// Who may change something; nobody if there is no key.
+    access: Option<Access>,
     stop: watch::Receiver<bool>,
 }
 
-/// The routes of a run; `api` is the embedded store's. From `stop` on nobody waits any longer.
-pub fn router(board: Arc<Board>, metrics: PrometheusHandle, api: Option<Router>, stop: watch::Receiver<bool>) -> Router {
+/// The routes of a run; `access` says who may change something, `api` is the embedded store's. From `stop` on nobody waits any longer.
+pub fn router(
+    board: Arc<Board>,
+    metrics: PrometheusHandle,
+    access: Option<Access>,
+    api: Option<Router>,
+    stop: watch::Receiver<bool>,
+) -> Router {
+    let shared = Shared { board, metrics, waiters: Arc::new(Semaphore::new(MOST_WAITERS)), access, stop };
+    let keyed = Router::new().route("/v1/audit", post(audit)).route_layer(middleware::from_fn_with_state(shared.clone(), with_key));
     let router = Router::new()
         .route("/", get(async || Html(include_str!("page.html"))))
         .route("/v1/status", get(status))
@@ -62,7 +80,8 @@ pub fn router(board: Arc<Board>, metrics: PrometheusHandle, api: Option<Router>,
         .route("/metrics", get(render_metrics))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
-        .with_state(Shared { board, metrics, waiters: Arc::new(Semaphore::new(MOST_WAITERS)), stop });
+        .merge(keyed)
+        .with_state(shared);
     with_api(router, api)
 }
 
@@ -100,6 +119,39 @@ fn with_api(router: Router, api: Option<Router>) -> Router {
 
 async fn status(State(shared): State<Shared>) -> Response {
     Json(shared.board.status()).into_response()
+}
+
+async fn with_key(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    match &shared.access {
+        Some(access) if access.admits(request.headers()) => next.run(request).await,
+        Some(_) => problem(StatusCode::UNAUTHORIZED, "the API key is missing or wrong; send it as \"Authorization: Bearer KEY\""),
+        None => problem(StatusCode::UNAUTHORIZED, "this factsync listens to other machines and has no key: start it with OSO_AUTH"),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Audit {
+    #[serde(default)]
+    repair: bool,
+}
+
+/// Whoever has asked may go away; what is under way ends by itself, and the next one waits for that.
+async fn audit(State(shared): State<Shared>, query: Result<Query<Audit>, axum::extract::rejection::QueryRejection>) -> Response {
+    let Query(Audit { repair }) = match query {
+        Ok(query) => query,
+        Err(rejection) => return problem(StatusCode::BAD_REQUEST, &rejection.body_text()),
+    };
+    if shared.board.is_shadow() {
+        return problem(StatusCode::CONFLICT, "this factsync runs with --shadow, which compares by itself and repairs nothing");
+    }
+    let mut stop = shared.stop.clone();
+    tokio::select! {
+        biased;
+        audited = shared.board.audit(repair) => Json(audited).into_response(),
+        // A dropped sender is the end of the process as well.
+        _ = stop.wait_for(|stop| *stop) => try_again("factsync is being stopped"),
+    }
 }
 
 async fn render_metrics(State(shared): State<Shared>) -> Response {

@@ -11,6 +11,7 @@ use crate::{
         adopt::{self, Adopted, Seen},
         backlog::{self, Changed, DOUBTED},
         facts::{Rows, Set, count, desired, reader, rows},
+        journal::note_removal,
         outbox, set_meta,
     },
     target::Op,
@@ -66,6 +67,7 @@ impl Store {
     pub fn replace(&mut self, source: &str, reached: &Reached, views: Vec<Fresh>, guard: Guard) -> Result<Changes, StoreError> {
         let (path, spool) = (self.path.clone(), self.spool());
         let (before, fresh) = (self.commit_no, self.backlog.len() == 0);
+        let journals = self.journals.clone();
         let (views, dropped, changed) = self.write(|tx| {
             let mut changes = Vec::with_capacity(views.len());
             let (mut dropped, mut changed) = (0, Changed::default());
@@ -73,6 +75,7 @@ impl Store {
             for Fresh { view, answer, loaded } in views {
                 let first = adopt::first_contact(tx, view.id, guard)?;
                 let mut revoked = if first { adopt::revoked(tx, view.id, &spool)? } else { ExtentBuilder::new(&spool) };
+                journals.lock().disturb(view.id);
                 dropped += outbox::forget(tx, view.id)?;
                 backlog::forget(tx, &mut changed, view.id)?;
                 tx.execute("DELETE FROM parked WHERE view = ?1", [view.id.0])?;
@@ -171,6 +174,7 @@ impl Store {
     pub fn correct(&mut self, source: &str, views: Vec<(ViewRecord, Extent)>, guard: Guard) -> Result<Changes, StoreError> {
         let (path, spool) = (self.path.clone(), self.spool());
         let (before, epoch, fresh) = (self.commit_no, self.backlog.epoch(), self.backlog.len() == 0);
+        let journals = self.journals.clone();
         let (views, dropped, changed) = self.write(|tx| {
             let (mut changes, mut dropped, mut changed) = (Vec::with_capacity(views.len()), 0, Changed::default());
             for (view, listed) in views {
@@ -181,7 +185,11 @@ impl Store {
                 // What is still wanted and still refused will be parked again.
                 tx.execute("DELETE FROM parked WHERE view = ?1", [view.id.0])?;
                 let differences = diff(desired(&path, view.id)?, listed);
+                let id = view.id;
+                journals.lock().disturb(id);
+                let differences = differences.inspect(|difference| note_removal(&journals, id, difference));
                 changes.push(correct_one(tx, &mut changed, view, differences, (guard, seen), (epoch, &spool))?);
+                journals.lock().made_equal(id);
             }
             number(tx, &mut changed, fresh, before)?;
             tx.execute("UPDATE source SET compared = 1 WHERE name = ?1", [source])?;
@@ -226,7 +234,7 @@ impl Store {
 }
 
 /// What is in the backlog since `before` is a commit of its own.
-fn number(tx: &Transaction<'_>, changed: &mut Changed, fresh: bool, before: u64) -> Result<(), Failure> {
+pub(super) fn number(tx: &Transaction<'_>, changed: &mut Changed, fresh: bool, before: u64) -> Result<(), Failure> {
     if changed.grew() {
         set_meta(tx, "commit_no", &(before + 1).to_string())?;
         changed.begin(tx, fresh, before)?;
@@ -236,7 +244,7 @@ fn number(tx: &Transaction<'_>, changed: &mut Changed, fresh: bool, before: u64)
 
 /// The differences of one view, of which the guard may hold the removals. With `seen` this is the first contact, and all of them are
 /// held but for what is in there.
-fn correct_one(
+pub(super) fn correct_one(
     tx: &Transaction<'_>,
     changed: &mut Changed,
     view: ViewRecord,

@@ -41,6 +41,7 @@ mod directory;
 mod facts;
 mod flips;
 mod follow;
+mod journal;
 mod layout;
 mod load;
 mod maintain;
@@ -65,6 +66,7 @@ pub use checkpoint::Checkpoint;
 pub use cut::{Fresh, LoadedState, Reached};
 pub use directory::{StateDirectory, StateError};
 pub use follow::{Applied, Followed, Live};
+pub use journal::{Differing, Found, Sight, Watching};
 pub use layout::LAYOUT;
 pub use load::{Audit, Doubt, Loaded};
 pub use maintain::Maintain;
@@ -179,6 +181,8 @@ pub struct Store {
     kept_flips: usize,
     /// How large the outbox's blocks become.
     blocks: block::Limits,
+    /// Who wants to know what is on its way.
+    journals: journal::SharedJournals,
 }
 
 impl Store {
@@ -213,6 +217,7 @@ impl Store {
             poisoned: false,
             kept_flips: flips::KEPT_BYTES,
             blocks: block::LIMITS,
+            journals: journal::SharedJournals::default(),
         })
     }
 
@@ -312,9 +317,9 @@ impl Store {
         &mut self,
         body: impl FnOnce(&Transaction<'_>, &mut outbox::Writer) -> Result<Option<T>, Failure>,
     ) -> Result<Option<T>, StoreError> {
-        let (before, blocks) = (self.commit_no, self.blocks);
+        let (before, blocks, journals) = (self.commit_no, self.blocks, self.journals.clone());
         let done = self.attempt(|tx| {
-            let mut writer = outbox::Writer::new(before + 1, blocks);
+            let mut writer = outbox::Writer::new(before + 1, blocks, journals);
             let Some(value) = body(tx, &mut writer)? else { return Ok(None) };
             let pushed = writer.finish(tx)?;
             let commit_no = if pushed == 0 { before } else { before + 1 };

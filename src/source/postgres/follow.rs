@@ -32,7 +32,7 @@ use crate::{
     config::{PostgresConfig, View},
     data::{Lsn, Position},
     source::{
-        self, Evaluate, Event, Follow, Link, Reading, Role, SourceError, SourceState, Start,
+        self, Evaluate, Event, Follow, Link, Reading, Role, SourceError, SourceState, Start, Witness,
         postgres::{
             evaluate::Evaluator,
             fault,
@@ -44,6 +44,7 @@ use crate::{
             session::{Purpose, Server},
             slot::{self, Anchor, Lifetime, SlotState},
             tail::{Plan, Reanalyze, Streaming, Tail, lsn, stopped},
+            witness::PostgresWitness,
         },
     },
 };
@@ -346,6 +347,14 @@ impl Follow for Follower {
 
     fn evaluator(&self) -> Option<Arc<dyn Evaluate>> {
         self.server.clone().ok().map(|server| Arc::new(Evaluator::new(server)) as Arc<dyn Evaluate>)
+    }
+
+    fn witness(&self) -> Option<Arc<dyn Witness>> {
+        let (server, survey) = (self.server.clone().ok()?, self.survey.as_ref()?);
+        let reader = self.reader(&server);
+        let clocks = (0..self.views.len()).filter(|view| survey.has_clock(*view)).collect();
+        let version = survey.analysis.server_version;
+        Some(Arc::new(PostgresWitness { server, slot: self.slot.clone(), version, reader, clocks }))
     }
 }
 

@@ -41,6 +41,7 @@ mod slot;
 mod tail;
 mod tls;
 mod uses;
+mod witness;
 
 pub use analyze::{AnalysedView, TableUse};
 pub use copy::Decoder;

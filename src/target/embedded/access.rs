@@ -20,7 +20,7 @@ impl Access {
     }
 
     /// Whether the request with these headers may go on. Takes as long for a key that is nearly right as for one that is not.
-    pub(super) fn admits(&self, headers: &HeaderMap) -> bool {
+    pub fn admits(&self, headers: &HeaderMap) -> bool {
         let presented = headers.get(header::AUTHORIZATION).map_or(&[][..], |value| value.as_bytes());
         let Some((scheme, presented)) = presented.split_at_checked("Bearer ".len()) else { return false };
         let key = self.key.expose_secret().as_bytes();
