@@ -1,8 +1,7 @@
 //! `factsync prove` and `factsync reconcile --live`: source, desired facts and fact store compared at one position.
 //!
-//! With configuration files `prove` compares by itself, sources against fact store, without anybody's desired facts: there is no stream that
-//! would know what is on its way, so what changes meanwhile is told as drift. Without files it asks the factsync that runs at `--listen`,
-//! which goes on meanwhile and tells nothing that is only late.
+//! Both ask the factsync that runs at `--listen`, which goes on meanwhile and tells nothing that is only late: only a process that follows the
+//! sources knows what is desired at which position and what is on its way. Where none runs, `reconcile` compares the two ends.
 //!
 //! # What the signature says
 //!
@@ -37,6 +36,11 @@ use crate::{
 /// How long an audit may take: ten million facts are listed and read in minutes, from a fact store far away in tens of them.
 const PATIENCE: Duration = Duration::from_secs(2 * 60 * 60);
 
+/// Audits until one judges everything: a refreshed fact type that was about to be read again has been by then.
+const MOST_AUDITS: u32 = 5;
+/// Between two of them.
+const AGAIN: Duration = Duration::from_secs(2);
+
 #[derive(Debug, Args)]
 pub(super) struct ProveArgs {}
 
@@ -70,12 +74,18 @@ async fn ask(global: &Global, repair: bool) -> anyhow::Result<Option<Value>> {
     let base = remote::base(global)?;
     let key = target::key_for(&base)?;
     let client = reqwest::Client::builder().timeout(PATIENCE).build()?;
-    let request = client.request(Method::POST, format!("{base}/v1/audit?repair={repair}")).bearer_auth(key.expose_secret());
-    let answer = remote::send(request, &base).await?;
-    if answer.status == StatusCode::OK {
-        return Ok(Some(answer.body));
+    for audits in 1.. {
+        let request = client.request(Method::POST, format!("{base}/v1/audit?repair={repair}")).bearer_auth(key.expose_secret());
+        let answer = remote::send(request, &base).await?;
+        if answer.status != StatusCode::OK {
+            remote::refused(&answer);
+            break;
+        }
+        if answer.body["verdict"] != "unjudged" || audits == MOST_AUDITS {
+            return Ok(Some(answer.body));
+        }
+        tokio::time::sleep(AGAIN).await;
     }
-    remote::refused(&answer);
     Ok(None)
 }
 

@@ -317,7 +317,7 @@ mod tests {
     fn a_batch_is_split_between_two_commits() {
         let text = |image: &mut ImageWriter<'_>, text: &str| image.text(text);
         let told = |batch: &ChangeBatch| {
-            let rows: Vec<Vec<u8>> = batch.changes(0..batch.len()).filter_map(|(_, change)| match change {
+            let rows = batch.changes(0..batch.len()).filter_map(|(_, change)| match change {
                 Change::Insert { new } => Some(new.as_bytes().to_vec()),
                 Change::Update { .. } | Change::Delete { .. } | Change::Truncate => None,
             });

@@ -60,8 +60,9 @@ use judge::{Candidate, Case, Judged};
 /// How long the stream is held up for a source to choose a state: what somebody who waits for a fact does not notice much, and several
 /// times what PostgreSQL takes while it is busy.
 const PAUSE: Duration = Duration::from_millis(250);
-/// How long the stream may take to get to the state that was chosen. A heartbeat carries it there at once.
-const ARRIVAL: Duration = Duration::from_secs(60);
+/// How long the stream may take to get to the state that was chosen. A heartbeat carries it there at once, unless it is behind; who is behind
+/// by more than this is audited when that is over, for until then the source has to keep the state.
+const ARRIVAL: Duration = Duration::from_secs(10 * 60);
 /// States that are asked for until one is told before it is passed. Each time the loop waits for [`PAUSE`], so only somebody who leaves
 /// transactions open all the time makes it more than two or three.
 const MOST_STANDS: u32 = 20;
@@ -259,10 +260,11 @@ impl Ingest {
         };
         match &outcome {
             Ok(_) => session.compared = Compared::Done(self.next_audit()),
-            Err(reason) => {
+            Err(reason) if reply.is_none() => {
                 warn!(source = self.name, reason, "audit could not be finished, will retry");
                 session.compared.postpone(COMPARE_AGAIN);
             }
+            Err(reason) => warn!(source = self.name, reason, "audit could not be finished"),
         }
         if let Some(reply) = reply {
             // Who asked may have lost patience.

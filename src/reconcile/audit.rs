@@ -43,7 +43,6 @@ impl Marks {
 
 /// Compares the desired facts of one type, which are told one by one in row order, with what was listed.
 pub struct Scale<'t> {
-    fact_type: &'t FactType,
     listed: Peekable<Extent>,
     held: Marks,
     on_their_way: Marks,
@@ -87,7 +86,6 @@ impl<'t> Scale<'t> {
     /// Nothing is desired yet.
     pub fn new(fact_type: &'t FactType, listed: Extent, held: Extent, on_their_way: Extent, folder: &Path) -> Self {
         Self {
-            fact_type,
             listed: listed.peekable(),
             held: Marks(held.peekable()),
             on_their_way: Marks(on_their_way.peekable()),
@@ -160,11 +158,6 @@ impl<'t> Scale<'t> {
             stale: stale.finish()?,
             wanted: wanted.finish()?,
         })
-    }
-
-    /// The fact type it weighs.
-    pub fn fact_type(&self) -> &'t FactType {
-        self.fact_type
     }
 }
 

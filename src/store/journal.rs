@@ -119,6 +119,12 @@ impl Journals {
         self.equal.insert(view);
     }
 
+    /// How many journals there are.
+    #[cfg(test)]
+    pub(super) fn open_count(&self) -> usize {
+        self.open.len()
+    }
+
     /// Whether a fact that should not be there was certainly not one of ours.
     fn is_foreign(&self, view: ViewId, row: &[u8]) -> bool {
         self.equal.contains(&view) && !self.removed.may_have(view, row)
@@ -313,6 +319,10 @@ impl Settling<'_> {
         let Some(guard) = mend else {
             differences.try_for_each(|difference| difference.map(drop))?;
             drop(differences);
+            let Differing { stale, foreign, .. } = counts.get();
+            if stale + foreign == 0 {
+                journals.lock().made_equal(view.id);
+            }
             return Ok((counts.get(), None));
         };
         let differences = differences.inspect(|difference| note_removal(journals, view.id, difference));

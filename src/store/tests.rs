@@ -4,6 +4,7 @@
 mod adopting;
 mod backlog;
 mod following;
+mod journaled;
 mod layout;
 mod loading;
 mod outbox;
