@@ -40,6 +40,7 @@
 //! | what goes first: commits, backfills, what an outage left? | `engine/deliver.rs` decides; `store/outbox.rs` and `store/backlog.rs` are its queues |
 //! | who keeps the fact store's quota? | [`target::quota`] |
 //! | what does `--shadow` do in place of delivery, and `--adopt` with what is there? | `engine/shadow.rs`; `store/adopt.rs` |
+//! | who compares source, desired facts and fact store at one position while the stream goes on? | `engine/audit.rs`; `store/journal.rs` knows what is on its way, `reconcile/audit.rs` merges |
 //! | who decides between resuming and a new snapshot, for each view? | `engine/start.rs` |
 //! | what becomes of sources and fact types that come, go and move between two runs? | `store/views.rs`, `reassign` |
 //! | which replication slot has a source, whatever comes and goes beside it? | `config/merge.rs` decides, `store/slots.rs` remembers |

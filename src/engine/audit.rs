@@ -67,6 +67,9 @@ const ARRIVAL: Duration = Duration::from_secs(10 * 60);
 /// transactions open all the time makes it more than two or three.
 const MOST_STANDS: u32 = 20;
 
+/// How long the stream goes on between two of them: a file that was replaced is applied by then.
+const REST: Duration = PAUSE;
+
 /// Somebody wants an audit now.
 pub(super) struct Asked {
     /// Whether what differs is repaired, whatever the configuration says.
@@ -134,6 +137,8 @@ enum Phase {
     Listing(Running<Result<Listed, Trouble>>),
     /// The source chooses a state; entered when everything is listed. Events wait until `resume`.
     Standing { listed: Listed, choosing: Running<Result<Stand, SourceError>>, since: Instant, paused: bool },
+    /// The stream goes on for a moment; entered when it was not where the source was.
+    Resting { listed: Listed, until: Instant },
     /// The stream gets to the state; entered when it is known. The task carries it there.
     Reaching { listed: Listed, stand: Stand, since: Instant, _nudge: Running<()> },
     /// Everything is compared; entered when exactly the state is in.
@@ -159,6 +164,7 @@ pub(super) enum Turn {
     Listed(Result<Listed, Trouble>),
     Stood(Result<Stand, SourceError>),
     Resumed,
+    Rested,
     Late,
     Judged(Result<Judged, Trouble>),
 }
@@ -188,6 +194,10 @@ impl Auditing {
                     },
                     () = tokio::time::sleep_until(resume.into()), if *paused => Turn::Resumed,
                 }
+            }
+            Phase::Resting { until, .. } => {
+                tokio::time::sleep_until((*until).into()).await;
+                Turn::Rested
             }
             Phase::Reaching { since, .. } => {
                 tokio::time::sleep_until((*since + ARRIVAL).into()).await;
@@ -242,6 +252,12 @@ impl Ingest {
                 }
                 return Ok(Next::GoOn);
             }
+            Turn::Rested => match std::mem::take(&mut session.audit.phase) {
+                Phase::Resting { listed, .. } => return self.listed(session, listed).await,
+                Phase::Idle | Phase::Listing(_) | Phase::Standing { .. } | Phase::Reaching { .. } | Phase::Judging(_) => {
+                    return Ok(Next::GoOn);
+                }
+            },
             Turn::Late => Err(Trouble::Now(format!("the stream did not get to the state that was chosen within {ARRIVAL:?}"))),
             Turn::Stood(Err(error)) => Err(error.into()),
             Turn::Listed(Err(trouble)) | Turn::Judged(Err(trouble)) => Err(trouble),
@@ -312,8 +328,8 @@ impl Ingest {
         if session.audit.stands >= MOST_STANDS {
             return self.end_audit(session, Err(Trouble::Now("what it reports was always ahead of the state that it chose".to_owned())));
         }
-        drop(stand);
-        self.listed(session, listed).await
+        session.audit.phase = Phase::Resting { listed, until: Instant::now() + REST };
+        Ok(Next::GoOn)
     }
 
     /// Exactly the state that was chosen is in.
