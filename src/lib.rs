@@ -85,6 +85,8 @@
 //! *refresh*, with the reason by name: a commit that touches one of the view's tables runs its query again, in the only kind of snapshot
 //! that PostgreSQL ties to a log position. A MongoDB view is incremental where its pipeline works document by document: what has changed is
 //! looked up at the cluster time of its change ([`source::mongo`]); other pipelines are refreshed. CSV files are refreshed.
+#![doc = ""]
+#![doc = include_str!("complaints.md")]
 
 pub mod cli;
 pub mod config;

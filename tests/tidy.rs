@@ -6,6 +6,8 @@
 
 #[path = "tidy/code.rs"]
 mod code;
+#[path = "tidy/complaints.rs"]
+mod complaints;
 #[path = "tidy/planted.rs"]
 mod planted;
 
@@ -349,6 +351,9 @@ fn the_repository_keeps_its_own_rules() {
             dependencies_without_a_reason(&file.text).into_iter().map(|found| format!("Cargo.toml:{}: {}", found.line, found.problem)),
         );
     }
+    let complaints = files.iter().find(|file| file.path == "src/complaints.md").expect("the table of complaints is tracked");
+    let unproven = complaints::unproven_complaints(&complaints.text, &files);
+    problems.extend(unproven.into_iter().map(|found| format!("src/complaints.md:{}: {}", found.line, found.problem)));
     problems.extend(undeclared_modules(&files).into_iter().map(|path| format!("{path}: no `mod` names it")));
     for (path, _) in LONG_FILES {
         let is_long = files.iter().any(|file| file.path == *path && file.text.lines().count() > TALK_AT_LINES);

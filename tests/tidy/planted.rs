@@ -1,7 +1,8 @@
 //! The rules tested: each finds what was planted for it, and nothing in its harmless neighbour.
 
 use super::{
-    FUNCTION_LINES, File, Found, LINE_CHARS, RULES, STOP_AT_LINES, TALK_AT_LINES, dependencies_without_a_reason, undeclared_modules,
+    FUNCTION_LINES, File, Found, LINE_CHARS, RULES, STOP_AT_LINES, TALK_AT_LINES, complaints::unproven_complaints,
+    dependencies_without_a_reason, undeclared_modules,
 };
 
 /// Rule, path, a text that breaks it, the line that is to be reported, and a text that does not break it.
@@ -91,4 +92,21 @@ fn modules_that_nobody_declares_are_found() {
         File::new("src/c.rs", ""),
     ];
     assert_eq!(undeclared_modules(&files), ["src/a/bb.rs", "src/c.rs"]);
+}
+
+#[test]
+fn complaints_need_tests_that_exist() {
+    let files = [File::new("tests/it/a.rs", "//! x\nasync fn it_holds() {}\n")];
+    let row = |number: usize, shown: &str| format!("| {number} | [a](https://b) | c | {shown} |\n");
+    let table = |shown: [&str; 25]| {
+        let rows: String = shown.iter().enumerate().map(|(index, shown)| row(index + 1, shown)).collect();
+        format!("# x\n\n| | complaint | what | shown by |\n|---|---|---|---|\n{rows}")
+    };
+    let mut shown = ["`it_holds`"; 25];
+    assert_eq!(unproven_complaints(&table(shown), &files), []);
+    (shown[3], shown[4]) = ("`it_holds`, `nobody_wrote_it`", "trust us");
+    let lines: Vec<usize> = unproven_complaints(&table(shown), &files).iter().map(|found| found.line).collect();
+    assert_eq!(lines, [8, 9]);
+    let short = table(["`it_holds`"; 25]).replace(&row(25, "`it_holds`"), "");
+    assert_eq!(unproven_complaints(&short, &files).len(), 1);
 }

@@ -38,9 +38,7 @@ fn peak(process: &Process) -> u64 {
 
 /// `/v1/wait` for as long as it takes in a debug build.
 async fn settle(app: &App, process: &Process) {
-    let position = app.position().await.replace('/', "%2F");
-    let (status, body) = process.get(&format!("/v1/wait?position={position}&timeout_ms=1800000")).await;
-    assert_eq!(status, 200, "{body}");
+    process.wait_position(&app.position().await).await;
 }
 
 /// The number and a checksum of the facts of `predicate`.

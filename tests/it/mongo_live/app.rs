@@ -19,8 +19,6 @@ use crate::support::factsync::Process;
 
 /// The database that everything is about.
 pub(super) const DATABASE: &str = "live";
-/// Milliseconds that the facts of a write may take, a restart of a server and several readings of everything included.
-const PATIENCE: u32 = 50_000;
 /// A collection that no view reads.
 const MARKS: &str = "marks";
 
@@ -114,11 +112,7 @@ impl App {
     /// Waits until the facts of all writes so far are acknowledged; gives the fact store's token.
     pub(super) async fn settle(&self, process: &Process) -> String {
         let mark = position(self.mark().await);
-        let (status, body) = process.get(&format!("/v1/wait?position={mark}&timeout_ms={PATIENCE}")).await;
-        if status != 200 {
-            panic!("waiting for {mark}: {body}; {:#}\n{}", process.status().await, process.log());
-        }
-        let answer: Value = serde_json::from_str(&body).expect("JSON");
+        let answer = process.wait_position(&mark).await;
         answer["offset"].as_str().unwrap_or_default().to_owned()
     }
 

@@ -1,6 +1,10 @@
 //! Collections come, go and change places; documents and transactions are as large as they can be.
 
-use mongodb::bson::{Document, doc};
+use mongodb::{
+    ClientSession,
+    bson::{Document, doc},
+    error::{Error, TRANSIENT_TRANSACTION_ERROR},
+};
 
 use super::{
     app::{App, DATABASE},
@@ -85,6 +89,28 @@ async fn a_dropped_database_takes_its_facts_along_and_may_come_back() {
     }
 }
 
+/// Inserts documents of several oplog entries in one transaction. A server with little cache left asks for it again.
+async fn insert_at_once(app: &App, blobs: Vec<(&str, String)>) {
+    let mut session = app.client().start_session().await.expect("a session");
+    loop {
+        match try_insert(app, &mut session, &blobs).await {
+            Ok(()) => return,
+            Err(error) => assert!(error.contains_label(TRANSIENT_TRANSACTION_ERROR), "{error}"),
+        }
+        // The server has ended it already; the driver wants to hear it too.
+        let _ = session.abort_transaction().await;
+    }
+}
+
+async fn try_insert(app: &App, session: &mut ClientSession, blobs: &[(&str, String)]) -> Result<(), Error> {
+    session.start_transaction().await?;
+    for (collection, blob) in blobs {
+        let document = doc! { "_id": "c", "role": "admin", "owner": "c", "n": 1, "blob": blob };
+        app.database().collection(collection).insert_one(document).session(&mut *session).await?;
+    }
+    session.commit_transaction().await
+}
+
 /// With the images that an event could hold, it would be three times as large as an event may be.
 #[tokio::test(flavor = "multi_thread")]
 async fn documents_and_transactions_of_the_largest_size_are_followed() {
@@ -101,14 +127,9 @@ async fn documents_and_transactions_of_the_largest_size_are_followed() {
     app.assert_settled(&process, "replaced").await;
     app.run_command(doc! { "insert": "users", "documents": [{ "_id": "b", "role": "admin", "blob": large("d", LARGE) }] }).await;
     app.assert_settled(&process, "inserted").await;
-    // A transaction of several oplog entries.
-    let mut session = app.client().start_session().await.expect("a session");
-    session.start_transaction().await.expect("none is open");
-    for (number, collection) in ["users", "repos", "team.eu"].into_iter().enumerate() {
-        let document = doc! { "_id": "c", "role": "admin", "owner": "c", "n": 1, "blob": large("e", LARGE / 2 - number) };
-        app.database().collection(collection).insert_one(document).session(&mut session).await.expect("inserted");
-    }
-    session.commit_transaction().await.expect("committed");
+    let blobs =
+        ["users", "repos", "team.eu"].into_iter().enumerate().map(|(number, collection)| (collection, large("e", LARGE / 2 - number)));
+    insert_at_once(&app, blobs.collect()).await;
     app.assert_settled(&process, "a large transaction").await;
     app.run_command(doc! { "delete": "users", "deletes": [{ "q": {}, "limit": 0 }] }).await;
     app.assert_settled(&process, "deleted").await;
