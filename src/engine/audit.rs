@@ -70,6 +70,11 @@ const MOST_STANDS: u32 = 20;
 /// How long the stream goes on between two of them: a file that was replaced is applied by then.
 const REST: Duration = PAUSE;
 
+/// Failures after which an audit is begun again: a collection was just created, a view was read anew, a server was restarted.
+const MOST_TROUBLES: u32 = 5;
+/// How long the stream goes on before that.
+const TROUBLE_REST: Duration = Duration::from_secs(1);
+
 /// Somebody wants an audit now.
 pub(super) struct Asked {
     /// Whether what differs is repaired, whatever the configuration says.
@@ -137,8 +142,8 @@ enum Phase {
     Listing(Running<Result<Listed, Trouble>>),
     /// The source chooses a state; entered when everything is listed. Events wait until `resume`.
     Standing { listed: Listed, choosing: Running<Result<Stand, SourceError>>, since: Instant, paused: bool },
-    /// The stream goes on for a moment; entered when it was not where the source was.
-    Resting { listed: Listed, until: Instant },
+    /// The stream goes on for a moment; entered when it was not where the source was, with what was listed, and after a failure without.
+    Resting { listed: Option<Listed>, until: Instant },
     /// The stream gets to the state; entered when it is known. The task carries it there.
     Reaching { listed: Listed, stand: Stand, since: Instant, _nudge: Running<()> },
     /// Everything is compared; entered when exactly the state is in.
@@ -155,6 +160,7 @@ pub(super) struct Auditing {
     began: Option<Instant>,
     held_up: Duration,
     stands: u32,
+    troubles: u32,
     /// The first look, whose views the second one is to confirm.
     first: Option<SourceAudit>,
 }
@@ -253,7 +259,11 @@ impl Ingest {
                 return Ok(Next::GoOn);
             }
             Turn::Rested => match std::mem::take(&mut session.audit.phase) {
-                Phase::Resting { listed, .. } => return self.listed(session, listed).await,
+                Phase::Resting { listed: Some(listed), .. } => return self.listed(session, listed).await,
+                Phase::Resting { listed: None, .. } => {
+                    self.list_for_audit(session);
+                    return Ok(Next::GoOn);
+                }
                 Phase::Idle | Phase::Listing(_) | Phase::Standing { .. } | Phase::Reaching { .. } | Phase::Judging(_) => {
                     return Ok(Next::GoOn);
                 }
@@ -268,6 +278,15 @@ impl Ingest {
     /// The audit is over, one way or the other.
     fn end_audit(&mut self, session: &mut Session, outcome: Result<SourceAudit, Trouble>) -> Result<Next, EngineError> {
         session.inbox.stop_at(None);
+        if let Err(Trouble::Now(reason)) = &outcome
+            && session.audit.troubles < MOST_TROUBLES
+        {
+            info!(source = self.name, reason, "audit is begun again");
+            session.audit.stands = 0;
+            session.audit.troubles += 1;
+            session.audit.phase = Phase::Resting { listed: None, until: Instant::now() + TROUBLE_REST };
+            return Ok(Next::GoOn);
+        }
         let Auditing { reply, .. } = std::mem::take(&mut session.audit);
         let outcome = match outcome {
             Ok(audit) => Ok(audit),
@@ -328,7 +347,7 @@ impl Ingest {
         if session.audit.stands >= MOST_STANDS {
             return self.end_audit(session, Err(Trouble::Now("what it reports was always ahead of the state that it chose".to_owned())));
         }
-        session.audit.phase = Phase::Resting { listed, until: Instant::now() + REST };
+        session.audit.phase = Phase::Resting { listed: Some(listed), until: Instant::now() + REST };
         Ok(Next::GoOn)
     }
 
