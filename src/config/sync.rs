@@ -31,8 +31,11 @@ pub(super) struct SyncBlock {
 impl SyncBlock {
     /// Reads the block; `slots` is whether the file's source has replication slots.
     pub(super) fn read(reader: &mut Reader<'_>, block: Field, slots: bool) -> Self {
-        let known: &[&str] =
-            if slots { &["reconcile_every", "max_removals", "max_wal", "drift", "slot"] } else { &["reconcile_every", "max_removals", "drift"] };
+        let known: &[&str] = if slots {
+            &["reconcile_every", "max_removals", "max_wal", "drift", "slot"]
+        } else {
+            &["reconcile_every", "max_removals", "drift"]
+        };
         let Some(mut fields) = reader.fields(block, known) else { return Self::default() };
         let reconcile_every = fields.take("reconcile_every").and_then(|field| reconcile_every(reader, &field));
         let drift = fields.take("drift").and_then(|field| drift(reader, &field));

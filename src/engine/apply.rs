@@ -8,10 +8,11 @@ use crate::{
     crash::{self, Moment},
     data::{ChangeBatch, Position},
     engine::{
+        compare::Compared,
         error::EngineError,
         flows::{Flows, Task},
         inbox::Inbox,
-        ingest::{ACKNOWLEDGE_EVERY, Compared, Ingest, Next, Session},
+        ingest::{ACKNOWLEDGE_EVERY, Ingest, Next, Session},
     },
     error::causes,
     source::{Reading, SourceError},

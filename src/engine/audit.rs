@@ -42,9 +42,9 @@ use crate::{
     config::DriftPolicy,
     data::{Extent, ExtentBuilder, Position},
     engine::{
-        compare::COMPARE_AGAIN,
+        compare::{COMPARE_AGAIN, Compared},
         error::EngineError,
-        ingest::{Compared, Ingest, Next, Session},
+        ingest::{Ingest, Next, Session},
         shadow::Observed,
         writer::Writer,
     },
@@ -176,6 +176,12 @@ pub(super) enum Turn {
 }
 
 impl Auditing {
+    /// What the next attempt at the source has to begin anew: whoever asked waits until there is an answer, or goes.
+    pub(super) fn unanswered(&mut self) -> Option<Asked> {
+        let Self { repair, reply, .. } = std::mem::take(self);
+        reply.filter(|reply| !reply.is_closed()).map(|reply| Asked { repair, reply })
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.phase, Phase::Idle)
     }
@@ -231,6 +237,8 @@ impl Ingest {
     /// Begins an audit: because it is time, or for somebody.
     pub(super) fn begin_audit(&mut self, session: &mut Session, asked: Option<Asked>) {
         let (repair, reply) = match asked {
+            // Whoever asked has lost patience.
+            Some(Asked { reply, .. }) if reply.is_closed() => return,
             Some(Asked { repair, reply }) => (repair, Some(reply)),
             None => (self.drift == DriftPolicy::Repair, None),
         };
@@ -294,7 +302,12 @@ impl Ingest {
             Err(Trouble::Now(reason)) => Err(reason),
         };
         match &outcome {
-            Ok(_) => session.compared = Compared::Done(self.next_audit()),
+            // A comparison that has come due meanwhile stays due.
+            Ok(_) => {
+                if let Compared::Done(next) = &mut session.compared {
+                    *next = self.next_audit();
+                }
+            }
             Err(reason) if reply.is_none() => {
                 warn!(source = self.name, reason, "audit could not be finished, will retry");
                 session.compared.postpone(COMPARE_AGAIN);

@@ -10,7 +10,7 @@ use crate::{
     engine::{
         board::TargetState,
         error::EngineError,
-        ingest::{Compared, Ingest, Session},
+        ingest::{Ingest, Session},
         shadow::Asked,
     },
     error::causes,
@@ -22,6 +22,24 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long after a failed comparison it is tried again.
 pub(super) const COMPARE_AGAIN: Duration = Duration::from_secs(5);
+
+/// Whether the fact store was compared with the desired facts since the last snapshot.
+pub(super) enum Compared {
+    /// Not yet; tried again at that time.
+    Due(Instant),
+    /// Yes; audited again at that time.
+    Done(Option<Instant>),
+}
+
+impl Compared {
+    pub(super) fn postpone(&mut self, by: Duration) {
+        let at = Instant::now() + by;
+        *self = match self {
+            Self::Due(_) => Self::Due(at),
+            Self::Done(_) => Self::Done(Some(at)),
+        };
+    }
+}
 
 impl Ingest {
     /// Compares the fact store with the desired facts after a snapshot, and again every `reconcile_every`.

@@ -139,7 +139,9 @@ fn divide(event: Event, point: Lsn) -> (Option<Event>, Option<Event>) {
 fn settled(event: &Event) -> Option<&Position> {
     match event {
         Event::Changes { settled, .. } | Event::Progress { settled, .. } => Some(settled),
-        Event::State(_) | Event::Cut { .. } | Event::ViewFailed { .. } | Event::Head(_) | Event::WalKept { .. } | Event::Clock { .. } => None,
+        Event::State(_) | Event::Cut { .. } | Event::ViewFailed { .. } | Event::Head(_) | Event::WalKept { .. } | Event::Clock { .. } => {
+            None
+        }
     }
 }
 

@@ -35,6 +35,7 @@ use crate::{
         backoff::Backoff,
         board::Board,
         clock::SourceClock,
+        compare::Compared,
         error::EngineError,
         flows::Flows,
         inbox::{Inbox, Taken},
@@ -84,6 +85,8 @@ pub(super) struct Ingest {
     pub(super) drift: DriftPolicy,
     /// Who wants an audit now.
     pub(super) asked: mpsc::Receiver<audit::Asked>,
+    /// Who did, and was not answered before the last attempt ended.
+    pub(super) unanswered: Option<audit::Asked>,
     /// What reads views for an audit.
     pub(super) witness: Option<Arc<dyn Witness>>,
     pub(super) kind: &'static str,
@@ -189,24 +192,6 @@ pub(super) enum Next {
     StartAgain,
 }
 
-/// Whether the fact store was compared with the desired facts since the last snapshot.
-pub(super) enum Compared {
-    /// Not yet; tried again at that time.
-    Due(Instant),
-    /// Yes; audited again at that time.
-    Done(Option<Instant>),
-}
-
-impl Compared {
-    pub(super) fn postpone(&mut self, by: Duration) {
-        let at = Instant::now() + by;
-        *self = match self {
-            Self::Due(_) => Self::Due(at),
-            Self::Done(_) => Self::Done(Some(at)),
-        };
-    }
-}
-
 impl Ingest {
     /// Follows the source until the process stops. An error is a bug or a store that cannot be written to.
     pub(super) async fn run(mut self, mut follower: Box<dyn Follow>) -> Result<(), EngineError> {
@@ -298,6 +283,10 @@ impl Ingest {
         self.compare_if_due(&mut session).await?;
         let next = loop {
             let auditable = session.can_be_audited() && self.shadow.is_none();
+            if let Some(asked) = self.unanswered.take_if(|_| auditable) {
+                self.begin_audit(&mut session, Some(asked));
+                continue;
+            }
             let wake = tokio::select! {
                 biased;
                 () = stopped(&mut self.stop), if !session.halting => Wake::Stop,
@@ -341,6 +330,8 @@ impl Ingest {
         self.persist(&mut session).await?;
         self.acknowledge(&mut session).await?;
         session.halt.send_replace(true);
+        // One that waited while this attempt could not be audited goes on waiting.
+        self.unanswered = session.audit.unanswered().or(self.unanswered.take());
         drop(session.inbox);
         self.rest(session.flows);
         match session.follow.await {

@@ -140,6 +140,7 @@ pub async fn run(config: &Config, parts: Parts, stop: watch::Receiver<bool>) -> 
             stranger: None,
             drift,
             asked,
+            unanswered: None,
             witness: None,
             kind: source.kind_name(),
             reloads: vec![0; views.len()],

@@ -10,8 +10,8 @@ use serde::Serialize;
 use crate::{
     config::MaxRemovals,
     fact::Fact,
-    store::{Hold, HoldId},
     reconcile::Drift,
+    store::{Hold, HoldId},
     target::{Offset, Op},
     view::Cause,
 };

@@ -17,7 +17,13 @@ use crate::support::{
 
 /// What `POST /v1/audit` answers.
 pub(crate) async fn audit(process: &Process, repair: bool) -> Value {
-    let request = client().post(format!("{}/v1/audit?repair={repair}", process.url())).bearer_auth(DEVELOPMENT_KEY);
+    audit_at(process.url().to_owned(), repair).await
+}
+
+/// The same of a factsync at `url`.
+#[expect(clippy::disallowed_methods, reason = "what a test asks for is small")]
+pub(crate) async fn audit_at(url: String, repair: bool) -> Value {
+    let request = client().post(format!("{url}/v1/audit?repair={repair}")).bearer_auth(DEVELOPMENT_KEY);
     let response = request.send().await.expect("it answers");
     assert_eq!(response.status(), StatusCode::OK);
     response.json().await.expect("JSON")

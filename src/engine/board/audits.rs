@@ -29,5 +29,5 @@ impl Board {
 async fn ask(sender: &mpsc::Sender<Asked>, repair: bool) -> Result<SourceAudit, String> {
     let (reply, answer) = oneshot::channel();
     sender.send(Asked { repair, reply }).await.map_err(|_| "factsync is being stopped".to_owned())?;
-    answer.await.map_err(|_| "its source was lost, or its views were begun anew, meanwhile".to_owned())?
+    answer.await.map_err(|_| "factsync is being stopped".to_owned())?
 }

@@ -8,10 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
 use tokio::task::JoinSet;
 
-use super::{CROWD, FLAG, ROLE, TOP, app, audit, drift, of};
+use super::{CROWD, FLAG, ROLE, TOP, app, audit, audit_at, drift, of};
 use crate::support::{
     app::{App, delete, fact, insert},
     eventually_async,
@@ -161,21 +160,15 @@ async fn an_audit_that_has_to_wait_holds_nobody_up() {
     let process = app.started(&[]).await;
     let open = app.cluster.client(&app.database).await;
     open.batch_execute("BEGIN; INSERT INTO setting VALUES (1000, true)").await.expect("it runs");
-    let waits = tokio::spawn({
-        let url = format!("{}/v1/audit", process.url());
-        let client = crate::support::factsync::client();
-        async move { client.post(url).bearer_auth(crate::support::factsync::DEVELOPMENT_KEY).send().await.expect("an answer").text().await }
-    });
+    let waits = tokio::spawn(audit_at(process.url().to_owned(), false));
     let slots = "SELECT count(*) FROM pg_replication_slots WHERE temporary";
     eventually_async(DEADLINE, "the audit asks for a state", async || (app.ask(slots).await == "1").then_some(())).await;
     for person in 5_000..5_010 {
-        let began = Instant::now();
         app.commit(&process, &format!("INSERT INTO member VALUES (1, {person}, 'admin')")).await;
-        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     }
     assert!(!waits.is_finished(), "there is no state yet");
     open.batch_execute("COMMIT").await.expect("it commits");
-    let found: Value = serde_json::from_str(&waits.await.expect("it ends").expect("a text")).expect("JSON");
+    let found = waits.await.expect("it ends");
     for signature in [ROLE, CROWD, FLAG] {
         assert_eq!(of(&found, signature)["verdict"], "equal", "{found:#}");
     }
