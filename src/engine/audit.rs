@@ -430,9 +430,7 @@ impl Ingest {
     async fn judged(&mut self, session: &mut Session, judged: Judged) -> Result<Next, EngineError> {
         let Judged { watching, found, mut audit } = judged;
         let mend: Option<Guard> = session.audit.repair.then_some(self.guard);
-        let source = self.name.clone();
-        let settle = move |store: &mut crate::store::Store| store.settle_drift(&source, &watching, found, mend);
-        let Some((differing, changes)) = self.writer.run(settle).await? else {
+        let Some((differing, changes)) = self.writer.settle_drift(&self.name, watching, found, mend).await? else {
             return self.end_audit(session, Err(Trouble::Now("its views were read anew meanwhile".to_owned())));
         };
         self.note(&audit.numbers, &changes);

@@ -23,8 +23,8 @@ use crate::{
         parked::ParkedChanges,
     },
     store::{
-        Changes, Followed, Fresh, Loaded, OutboxEntry, OutboxKey, Reached, SourceRecord, Store, StoreError, Turn, ViewId, ViewRecord,
-        Waiting,
+        Changes, Differing, Followed, Found, Fresh, Loaded, OutboxEntry, OutboxKey, Reached, SourceRecord, Store, StoreError, Turn, ViewId,
+        ViewRecord, Waiting, Watching,
     },
     target::Offset,
     view::Guard,
@@ -186,6 +186,24 @@ impl Writer {
     pub(super) async fn apply(&self, name: &str, reached: Reached, views: Vec<Fresh>, guard: Guard) -> Result<Changes, EngineError> {
         let name = name.to_owned();
         self.run(move |store| store.apply(&name, &reached, views, guard)).await
+    }
+
+    /// The outcome is `None` if the views were read anew since they were watched.
+    pub(super) async fn settle_drift(
+        &self,
+        name: &str,
+        watching: Watching,
+        found: Vec<Found>,
+        mend: Option<Guard>,
+    ) -> Result<Option<(Vec<Differing>, Changes)>, EngineError> {
+        let name = name.to_owned();
+        let board = self.board.clone();
+        let body = move |store: &mut Store| {
+            let settled = store.settle_drift(&name, &watching, found, mend)?;
+            board.parked(ParkedChanges::of(store)?);
+            Ok(settled)
+        };
+        self.run(body).await
     }
 
     pub(super) async fn correct(&self, name: &str, views: Vec<(ViewRecord, Extent)>, guard: Guard) -> Result<Changes, EngineError> {

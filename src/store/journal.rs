@@ -16,6 +16,9 @@
 //! **Why a repair is safe.** What is found is put into the backlog in a transaction at t2, but for facts that were pushed since t1: the
 //! outbox makes these right. For all others nothing waits, which is what an entry of the backlog means.
 //!
+//! **What was refused.** A parked change that was neither pushed nor refused since t0 is judged like any other: it differs, and is tried
+//! again if there is a repair, or it does not differ any more, and is parked no longer. One that was refused meanwhile was on its way.
+//!
 //! What changes desired facts by another way than the outbox (a snapshot, the comparison after it) ends the journals of its views:
 //! [`Store::sight`] and [`Store::settle_drift`] then give nothing, and the comparison is begun again.
 //!
@@ -33,7 +36,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use crate::{
     data::{Extent, ExtentBuilder, Row},
@@ -67,7 +70,15 @@ struct Journal {
     holder: Weak<()>,
     spool: PathBuf,
     /// `None` after something else than the outbox changed the view, or the spool failed.
-    views: BTreeMap<ViewId, Option<ExtentBuilder>>,
+    views: BTreeMap<ViewId, Option<Moves>>,
+}
+
+/// What happened to the facts of a view.
+struct Moves {
+    /// On their way since they were asked for last.
+    pushed: ExtentBuilder,
+    /// Refused since the journal began.
+    parked: ExtentBuilder,
 }
 
 /// All journals, and what was removed.
@@ -102,8 +113,17 @@ impl Journals {
         self.open.retain(|journal| journal.holder.strong_count() > 0);
         for journal in &mut self.open {
             let Some(entry) = journal.views.get_mut(&view) else { continue };
-            let kept = entry.as_mut().map(|rows| Row::from_bytes(row).and_then(|row| rows.push(row)));
+            let kept = entry.as_mut().map(|moves| Row::from_bytes(row).and_then(|row| moves.pushed.push(row)));
             if let Some(Err(_)) = kept {
+                *entry = None;
+            }
+        }
+    }
+
+    /// A change of a fact was refused.
+    pub(super) fn park(&mut self, view: ViewId, row: &Row) {
+        for entry in self.open.iter_mut().filter_map(|journal| journal.views.get_mut(&view)) {
+            if let Some(Err(_)) = entry.as_mut().map(|moves| moves.parked.push(row.clone())) {
                 *entry = None;
             }
         }
@@ -112,7 +132,7 @@ impl Journals {
     /// Something else than the outbox changes the desired facts of `view`.
     pub(super) fn disturb(&mut self, view: ViewId) {
         self.equal.remove(&view);
-        self.open.iter_mut().filter_map(|journal| journal.views.get_mut(&view)).for_each(|rows| *rows = None);
+        self.open.iter_mut().filter_map(|journal| journal.views.get_mut(&view)).for_each(|moves| *moves = None);
     }
 
     /// The fact store is made what it should be for `view`, but for what is `held`.
@@ -136,8 +156,15 @@ impl Journals {
         let holder = Arc::downgrade(&watching.0);
         let journal = self.open.iter_mut().find(|journal| journal.holder.ptr_eq(&holder))?;
         let spool = journal.spool.clone();
-        let fresh = |rows: &mut Option<ExtentBuilder>| rows.as_mut().map(|rows| std::mem::replace(rows, ExtentBuilder::new(&spool)));
-        journal.views.iter_mut().map(|(view, rows)| Some((*view, fresh(rows)?))).collect()
+        let fresh = |moves: &mut Moves| std::mem::replace(&mut moves.pushed, ExtentBuilder::new(&spool));
+        journal.views.iter_mut().map(|(view, moves)| Some((*view, fresh(moves.as_mut()?)))).collect()
+    }
+
+    /// The same of a journal that ends by it.
+    fn end(&mut self, watching: &Watching) -> Option<BTreeMap<ViewId, Moves>> {
+        let holder = Arc::downgrade(&watching.0);
+        let journal = self.open.extract_if(.., |journal| journal.holder.ptr_eq(&holder)).next()?;
+        journal.views.into_iter().map(|(view, moves)| Some((view, moves?))).collect()
     }
 }
 
@@ -231,7 +258,10 @@ impl Store {
             return Ok(None);
         }
         let spool = self.spool();
-        let waiting = self.write(|tx| views.iter().map(|view| Ok((*view, Some(waiting(tx, *view, &spool)?)))).collect());
+        let waiting = self.write(|tx| {
+            let moves = |view| Ok::<_, Failure>(Moves { pushed: waiting(tx, view, &spool)?, parked: ExtentBuilder::new(&spool) });
+            views.iter().map(|view| Ok((*view, Some(moves(*view)?)))).collect()
+        });
         let watching = Watching(Arc::new(()));
         self.journals.lock().open.push(Journal { holder: Arc::downgrade(&watching.0), spool, views: waiting? });
         Ok(Some(watching))
@@ -259,7 +289,7 @@ impl Store {
         mend: Option<Guard>,
     ) -> Result<Option<(Vec<Differing>, Changes)>, StoreError> {
         let journals = self.journals.clone();
-        let Some(mut since) = journals.lock().take(watching) else { return Ok(None) };
+        let Some(mut since) = journals.lock().end(watching) else { return Ok(None) };
         let (before, epoch, fresh, spool) = (self.commit_no, self.backlog.epoch(), self.backlog.len() == 0, self.spool());
         let now = (self.time)();
         let (outcomes, changed) = self.write(|tx| {
@@ -267,8 +297,9 @@ impl Store {
             let position = stored_position(tx, source)?.map(|position| position.to_string());
             let mend = mend.map(|guard| Terms { guard, now, position, occasion: Occasion::Change });
             for found in found {
-                let moved = since.remove(&found.view.id).unwrap_or_else(|| ExtentBuilder::new(&spool));
-                let settling = Settling { tx, journals: &journals, moved: moved.finish()?, spool: &spool, epoch };
+                let nothing = || Moves { pushed: ExtentBuilder::new(&spool), parked: ExtentBuilder::new(&spool) };
+                let moves = since.remove(&found.view.id).unwrap_or_else(nothing);
+                let settling = Settling { tx, journals: &journals, moves, spool: &spool, epoch };
                 outcomes.push(settling.run(found, &mut changed, mend.as_ref())?);
             }
             number(tx, &mut changed, fresh, before)?;
@@ -285,15 +316,15 @@ impl Store {
 struct Settling<'t> {
     tx: &'t Transaction<'t>,
     journals: &'t SharedJournals,
-    /// What was pushed since the sight.
-    moved: Extent,
+    /// What was pushed since the sight, and refused since the journal began.
+    moves: Moves,
     spool: &'t Path,
     epoch: i64,
 }
 
 impl Settling<'_> {
     fn run(self, found: Found, changed: &mut Changed, mend: Option<&Terms>) -> Result<(Differing, Option<Change>), Failure> {
-        let Self { tx, journals, moved, spool, epoch } = self;
+        let Self { tx, journals, moves: Moves { pushed, mut parked }, spool, epoch } = self;
         let Found { view, missing, stale } = found;
         let counts = Cell::new(Differing::default());
         let count = |op: Op, row: &Row| {
@@ -305,13 +336,17 @@ impl Settling<'_> {
                 (Op::Delete, true) => Differing { foreign: others + 1, ..counts.get() },
             });
         };
-        let [mut moved_missing, mut moved_stale] = twice(moved, spool)?;
+        let [mut moved_missing, mut moved_stale] = twice(pushed.finish()?, spool)?;
         let mut stored = Set::Fact.of(tx, view.id);
         let each = missing.map(|row| (Op::Insert, row)).chain(stale.map(|row| (Op::Delete, row)));
         // The desired facts still say so but for what moved; a second look at them costs little beside the two comparisons before.
         let mut differences = each.filter_map(|(op, row)| {
             let judged = row.and_then(|row| {
                 count(op, &row);
+                if mend.is_none() {
+                    // It still differs, and nobody tries it again.
+                    parked.push(row.clone())?;
+                }
                 let moved = match op {
                     Op::Insert => moved_missing.has(&row),
                     Op::Delete => moved_stale.has(&row),
@@ -324,6 +359,7 @@ impl Settling<'_> {
         let Some(terms) = mend else {
             differences.try_for_each(|difference| difference.map(drop))?;
             drop(differences);
+            unpark(tx, view.id, parked, spool)?;
             let Differing { stale, foreign, .. } = counts.get();
             if stale + foreign == 0 {
                 journals.lock().made_equal(view.id);
@@ -333,6 +369,7 @@ impl Settling<'_> {
         let differences = differences.inspect(|difference| note_removal(journals, view.id, difference));
         let nothing_let_go = Seen::new(ExtentBuilder::new(spool))?;
         let change = correct_one(tx, changed, view.clone(), differences, (terms, nothing_let_go), (epoch, spool))?;
+        unpark(tx, view.id, parked, spool)?;
         // What is held is not what it should be, and the next comparison finds it among the desired facts.
         journals.lock().made_equal(view.id);
         Ok((counts.get(), Some(change)))
@@ -344,6 +381,23 @@ pub(super) fn note_removal(journals: &SharedJournals, view: ViewId, difference: 
     if let Ok((Op::Delete, row)) = difference {
         journals.lock().removed.add(view, row.as_bytes());
     }
+}
+
+/// What was refused of `view` is settled, but for what is `kept`.
+fn unpark(tx: &Transaction<'_>, view: ViewId, kept: ExtentBuilder, spool: &Path) -> Result<(), Failure> {
+    let mut select = tx.prepare_cached("SELECT row FROM parked WHERE view = ?1 AND op = ?2 AND row >= ?3 ORDER BY row LIMIT 1")?;
+    let mut delete = tx.prepare_cached("DELETE FROM parked WHERE view = ?1 AND op = ?2 AND row = ?3")?;
+    for (op, mut kept) in [Op::Delete, Op::Insert].into_iter().zip(twice(kept.finish()?, spool)?) {
+        let mut from = Vec::new();
+        while let Some(row) = select.query_row(params![view.0, op, from], |row| row.get::<_, Vec<u8>>(0)).optional()? {
+            if !kept.has(&Row::from_bytes(row.clone())?)? {
+                delete.execute(params![view.0, op, row])?;
+            }
+            // The least that is greater.
+            from = [row, vec![0]].concat();
+        }
+    }
+    Ok(())
 }
 
 /// What waits to be sent of `view`.

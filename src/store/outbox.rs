@@ -282,6 +282,7 @@ impl Store {
 
     /// Takes an entry, which the fact store refuses, out of the way; of the outbox it is the first one.
     pub fn park(&mut self, entry: &Waiting, reason: &str) -> Result<(), StoreError> {
+        self.journals.lock().park(entry.view, &entry.row);
         let (gone, changed) = self.write(|tx| {
             let mut changed = Changed::default();
             tx.execute(

@@ -129,6 +129,11 @@ async fn exact_what_is_not_refused_goes_on_in_order() {
     followed.live();
     work(&mut followed, 50 * times()).await;
     work_until(&mut followed, 60).await;
+    // Chance may have taken away whatever was refused before.
+    let refused = "BEGIN; INSERT INTO account VALUES (900, 'somebody', false); INSERT INTO organization VALUES (900, 'some', NULL);
+        INSERT INTO repository VALUES (900, 900, 'some', false); INSERT INTO repository_member VALUES (900, 900, 'maintainer')";
+    assert!(followed.commit_sql(refused).await);
+    followed.reach().await;
     let parked = followed.status("/outbox/parked").await;
     assert!(parked.as_u64().is_some_and(|parked| parked > 0), "{parked}");
     let seen = followed.finish().await;
