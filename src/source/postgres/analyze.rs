@@ -27,7 +27,7 @@ use crate::{
         postgres::{
             catalog::{self, Function, Identity, Kind, Table},
             fault,
-            pulse::Named,
+            look::Named,
             session::{Server, Session},
             uses::{ColumnsUsed, Uses},
         },
@@ -100,8 +100,8 @@ pub(crate) struct Analysis {
     pub(crate) tables: BTreeMap<u32, Table>,
     /// The labels of the enums among the types of columns, and of the domains over them.
     pub(crate) labels: BTreeMap<u32, Arc<BTreeSet<String>>>,
-    /// Everything that the queries name.
-    pub(crate) named: Named,
+    /// What each query names; nothing, if the server does not understand it.
+    pub(crate) named: Vec<Named>,
 }
 
 /// What preparing one query told.
@@ -136,14 +136,46 @@ fn labels(catalogue: &Catalogue) -> BTreeMap<u32, Arc<BTreeSet<String>>> {
     enums.map(|(oid, base)| (oid, Arc::new(base.labels.iter().map(|(_, label)| label.clone()).collect()))).collect()
 }
 
-/// Everything that the queries name; built-in functions and types do not change.
-fn named(prepared: &[Result<Prepared, String>], catalogue: &Catalogue) -> Named {
-    let of_users = |oid: &u32| *oid >= catalog::FIRST_USER_OID;
-    let uses = || prepared.iter().flatten().map(|prepared| &prepared.uses);
-    let relations: BTreeSet<u32> = catalogue.tables.keys().chain(uses().flat_map(|uses| &uses.views)).copied().collect();
-    let functions: BTreeSet<u32> = uses().flat_map(|uses| called(uses, catalogue)).filter(of_users).collect();
-    let types = catalogue.types.keys().filter(|oid| of_users(oid)).copied().collect();
-    Named { relations: relations.into_iter().collect(), functions: functions.into_iter().collect(), types }
+/// What each query names; built-in functions and types do not change.
+fn named(prepared: &[Result<Prepared, String>], catalogue: &Catalogue) -> Vec<Named> {
+    let users = |oids: BTreeSet<u32>| -> BTreeSet<u32> { oids.into_iter().filter(|oid| *oid >= catalog::FIRST_USER_OID).collect() };
+    let uses = prepared.iter().map(|prepared| prepared.as_ref().map(|prepared| &prepared.uses));
+    let named = uses.map(|uses| match uses {
+        Ok(uses) => Named {
+            relations: uses.relations.keys().flat_map(|oid| with_family(*oid, catalogue)).chain(uses.views.iter().copied()).collect(),
+            functions: users(called(uses, catalogue)),
+            types: users(types_of(uses, catalogue)),
+        },
+        Err(_) => Named::default(),
+    });
+    let mut named: Vec<Named> = named.collect();
+    // A domain over a domain is known by what is below both: the one in between is anybody's.
+    let claimed: BTreeSet<u32> = named.iter().flat_map(|named| named.types.iter().copied()).collect();
+    let anybodys: BTreeSet<u32> = users(catalogue.types.keys().copied().collect()).difference(&claimed).copied().collect();
+    named.iter_mut().for_each(|named| named.types.extend(&anybodys));
+    named
+}
+
+fn with_family(oid: u32, catalogue: &Catalogue) -> impl Iterator<Item = u32> {
+    let relatives = catalogue.tables.get(&oid).into_iter().flat_map(|table| table.descendants.iter().chain(&table.ancestors));
+    relatives.copied().chain([oid])
+}
+
+/// The types that a query has something to do with: those in its tree, those of the columns of its tables, and what they are made of.
+fn types_of(uses: &Uses, catalogue: &Catalogue) -> BTreeSet<u32> {
+    let tables = uses.relations.keys().filter_map(|oid| catalogue.tables.get(oid));
+    let columns = tables.flat_map(|table| table.columns.values()).map(|column| column.type_oid);
+    with_parts(uses.types.iter().copied().chain(columns).collect(), catalogue)
+}
+
+/// The same types with what they are made of: the element of an array, and what is below a domain.
+fn with_parts(mut types: BTreeSet<u32>, catalogue: &Catalogue) -> BTreeSet<u32> {
+    let mut todo: Vec<u32> = types.iter().copied().collect();
+    while let Some(oid) = todo.pop() {
+        let parts = catalogue.types.get(&oid).into_iter().flat_map(|found| [found.base, found.element]);
+        todo.extend(parts.filter(|part| types.insert(*part)));
+    }
+    types
 }
 
 /// The trees of all queries and everything they name, for the corpus of a fuzz target; a query that cannot be prepared is left out.
@@ -404,7 +436,8 @@ fn fingerprint(
             collations.insert(column.collation);
         }
     }
-    for (oid, found) in catalogue.types.iter().filter(|(oid, found)| types.contains(oid) || types.contains(&found.base)) {
+    let types = with_parts(types, catalogue);
+    for (oid, found) in catalogue.types.iter().filter(|(oid, _)| types.contains(oid)) {
         add(format!("{oid} {found:?}").as_bytes());
     }
     for (oid, found) in catalogue.collations.iter().filter(|(oid, _)| collations.contains(oid)) {
