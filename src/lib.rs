@@ -41,6 +41,7 @@
 //! | what goes first: commits, backfills, what an outage left? | `engine/deliver.rs` decides; `store/outbox.rs` and `store/backlog.rs` are its queues |
 //! | who keeps the fact store's quota? | [`target::quota`] |
 //! | what does `--shadow` do in place of delivery, and `--adopt` with what is there? | `engine/shadow.rs`; `store/adopt.rs` |
+//! | who compares source, desired facts and fact store at one position while the stream goes on? | `engine/audit.rs`; `store/journal.rs` knows what is on its way, `reconcile/audit.rs` merges |
 //! | who decides between resuming and a new snapshot, for each view? | `engine/start.rs` |
 //! | who notices a server that was put back, promoted, replaced? | [`source::postgres`], `mark.rs`, `follow.rs`; `engine/stranger.rs` |
 //! | who lets a slot go before the server's disk is full? | [`source::postgres`], `budget.rs` |

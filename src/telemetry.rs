@@ -57,6 +57,9 @@ pub const DRIFT_MISSING: &str = "factsync_drift_missing_facts";
 /// Facts in the fact store that should not be there at the last comparison, by `source`.
 pub const DRIFT_STALE: &str = "factsync_drift_stale_facts";
 
+/// Facts that audits found to differ, by `class` (`missing_grant`, `stale_access`, `foreign_fact`, `view_error`) and `fact_type`.
+pub const DRIFT: &str = "factsync_drift_total";
+
 /// `--log`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -116,6 +119,7 @@ pub fn init_metrics() -> PrometheusHandle {
     metrics::describe_counter!(DELIVERED_FACTS, "Fact changes acknowledged by the fact store");
     metrics::describe_counter!(DROPPED_FACTS, "Changes of the backlog that were not sent, because the desired facts disagreed by then");
     metrics::describe_counter!(POSITIONS_LOST, "Times that the stored position was of no use any more");
+    metrics::describe_counter!(DRIFT, "Facts that audits found to differ, by class and fact type");
     metrics::describe_counter!(DELIVERY_FAILURES, "Attempts to deliver that failed");
     handle
 }

@@ -6,6 +6,7 @@ mod check;
 mod explain;
 mod hold;
 mod progress;
+mod prove;
 mod reconcile;
 mod remote;
 mod reset;
@@ -128,6 +129,8 @@ enum Command {
     Wait(remote::WaitArgs),
     /// Look at removals that wait for a person, let them go, or forget them
     Hold(hold::HoldArgs),
+    /// Have a running factsync compare source, desired facts and fact store at one position, and print a signed report
+    Prove(prove::ProveArgs),
     /// Drop the slot, publication and local state that factsync created
     Reset(reset::ResetArgs),
 }
@@ -159,6 +162,7 @@ pub fn main() -> ExitCode {
         | Command::Status
         | Command::Wait(_)
         | Command::Hold(_)
+        | Command::Prove(_)
         | Command::Reset(_) => "warn,pgwire_replication=off",
     };
     telemetry::init_logs(if matches!(cli.global.log, Log::Json) { LogFormat::Json } else { LogFormat::Text }, default);
@@ -203,6 +207,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Status => remote::status(&global).await,
         Command::Wait(args) => remote::wait(&global, &args).await,
         Command::Hold(args) => hold::run(&global, &args).await,
+        Command::Prove(args) => prove::run(&global, &args).await,
         Command::Reset(args) => reset::run(&global, &args).await,
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     cli::{
         Configs, Exit, Global, load_sources, print,
         progress::{Line, Progress},
-        say, target,
+        prove, say, target,
     },
     config::{Config, SourceConfig},
     data::Extent,
@@ -64,9 +64,15 @@ pub(super) struct ReconcileArgs {
     /// Let removals go that `max_removals` would hold
     #[arg(long)]
     allow_removals: bool,
+    /// Have the factsync that runs at --listen compare source, desired facts and fact store at one position while it goes on
+    #[arg(long, conflicts_with_all = ["max_changes", "allow_removals", "summarized_output"])]
+    live: bool,
 }
 
 pub(super) async fn run(global: &Global, args: &ReconcileArgs) -> anyhow::Result<Exit> {
+    if args.live {
+        return prove::live(global, args.perform_updates, args.exit_code).await;
+    }
     let config = load_sources(global, &args.configs)?;
     let choice = target::choose(global)?;
     // Only the embedded store lives in the state directory; a remote one can be reconciled beside a running factsync.

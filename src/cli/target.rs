@@ -109,6 +109,11 @@ pub(super) fn holder(global: &Global) -> Result<Option<Access>, Misuse> {
     }
 }
 
+/// The key of the environment, which is nobody else's.
+pub(super) fn own_key() -> Result<Option<SecretString>, Misuse> {
+    key()?.map(|key| read(&key)).transpose()
+}
+
 /// The key to present at `url`: that of the environment, or on this machine the public one.
 pub(super) fn key_for(url: &str) -> Result<SecretString, Misuse> {
     match key()? {

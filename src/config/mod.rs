@@ -189,6 +189,17 @@ pub struct SyncOptions {
     pub max_removals: MaxRemovals,
     /// Bytes of a PostgreSQL server's log that a slot may hold back before it is dropped; `None` for as many as the server allows.
     pub max_wal: Option<u64>,
+    /// What becomes of drift. Default `repair`.
+    pub drift: DriftPolicy,
+}
+
+/// What becomes of drift that an audit finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DriftPolicy {
+    /// It is repaired, under the guard.
+    Repair,
+    /// It is told, and nothing is written.
+    Report,
 }
 
 /// A change to one fact type that removes more than both is held.
@@ -206,6 +217,7 @@ impl Default for SyncOptions {
             reconcile_every: Some(Duration::from_secs(6 * 60 * 60)),
             max_removals: MaxRemovals { count: 1000, percent: 20 },
             max_wal: None,
+            drift: DriftPolicy::Repair,
         }
     }
 }

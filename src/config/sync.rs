@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::{
-    MaxRemovals, SyncOptions,
+    DriftPolicy, MaxRemovals, SyncOptions,
     fields::{Field, Reader},
     postgres::{MAX_SLOT_BYTES, is_slot_name},
     raw::Value,
@@ -24,28 +24,33 @@ pub(super) struct SyncBlock {
     count: Option<u64>,
     percent: Option<u8>,
     max_wal: Option<u64>,
+    drift: Option<DriftPolicy>,
     pub(super) slot: Option<String>,
 }
 
 impl SyncBlock {
     /// Reads the block; `slots` is whether the file's source has replication slots.
     pub(super) fn read(reader: &mut Reader<'_>, block: Field, slots: bool) -> Self {
-        let known: &[&str] =
-            if slots { &["reconcile_every", "max_removals", "max_wal", "slot"] } else { &["reconcile_every", "max_removals"] };
+        let known: &[&str] = if slots {
+            &["reconcile_every", "max_removals", "max_wal", "drift", "slot"]
+        } else {
+            &["reconcile_every", "max_removals", "drift"]
+        };
         let Some(mut fields) = reader.fields(block, known) else { return Self::default() };
         let reconcile_every = fields.take("reconcile_every").and_then(|field| reconcile_every(reader, &field));
+        let drift = fields.take("drift").and_then(|field| drift(reader, &field));
         let slot = fields.take("slot").and_then(|field| slot(reader, &field));
         let max_wal = fields.take("max_wal").and_then(|field| max_wal(reader, &field));
         let limits = fields.take("max_removals").and_then(|field| reader.fields(field, &["count", "percent"]));
-        let Some(mut limits) = limits else { return Self { reconcile_every, max_wal, slot, ..Self::default() } };
+        let Some(mut limits) = limits else { return Self { reconcile_every, max_wal, drift, slot, ..Self::default() } };
         let count = limits.take("count").and_then(|field| reader.integer(&field, u64::MAX));
         let percent = limits.take("percent").and_then(|field| reader.integer(&field, 100));
-        Self { reconcile_every, count, percent: percent.and_then(|percent| u8::try_from(percent).ok()), max_wal, slot }
+        Self { reconcile_every, count, percent: percent.and_then(|percent| u8::try_from(percent).ok()), max_wal, drift, slot }
     }
 
     /// The shortest interval and the smallest limits that any file gives; the default for what no file gives.
     pub(super) fn merge(blocks: &[Self]) -> SyncOptions {
-        let SyncOptions { reconcile_every, max_removals, max_wal } = SyncOptions::default();
+        let SyncOptions { reconcile_every, max_removals, max_wal, drift } = SyncOptions::default();
         let given: Vec<Duration> = blocks.iter().filter_map(|block| block.reconcile_every).collect();
         let shortest = given.iter().copied().filter(|every| !every.is_zero()).min();
         SyncOptions {
@@ -55,6 +60,8 @@ impl SyncBlock {
                 percent: blocks.iter().filter_map(|block| block.percent).min().unwrap_or(max_removals.percent),
             },
             max_wal: blocks.iter().filter_map(|block| block.max_wal).min().or(max_wal),
+            // One file that wants nothing written is enough.
+            drift: blocks.iter().filter_map(|block| block.drift).max().unwrap_or(drift),
         }
     }
 }
@@ -114,6 +121,18 @@ fn size(text: &str) -> Option<u64> {
     let digits = number.bytes().all(|byte| byte.is_ascii_digit());
     let number: u64 = number.parse().ok().filter(|_| digits)?;
     number.checked_mul(1 << shift).filter(|size| *size >= MIN_MAX_WAL)
+}
+
+fn drift(reader: &mut Reader<'_>, field: &Field) -> Option<DriftPolicy> {
+    match &*reader.text(field)? {
+        "repair" => Some(DriftPolicy::Repair),
+        "report" => Some(DriftPolicy::Report),
+        _ => {
+            let hint = "Write repair, or report to have drift told and nothing written.";
+            reader.problem(field.node.spot, "\"drift\" is neither \"repair\" nor \"report\"", hint);
+            None
+        }
+    }
 }
 
 fn slot(reader: &mut Reader<'_>, field: &Field) -> Option<String> {

@@ -232,6 +232,30 @@ impl ChangeBatch {
         self.commits.push(Commit { start, end, changes: self.entries.len() });
     }
 
+    /// Where the record of the first commit starts that anything in it belongs to; `None` of an empty batch.
+    pub fn first(&self) -> Option<Lsn> {
+        self.commits.first().map(|commit| commit.start).or(self.open)
+    }
+
+    /// Takes out everything that belongs to commits whose records start at `point` or behind it.
+    ///
+    /// What is left ends at a commit if anything was taken; no token resumes the log there.
+    pub fn split_off(&mut self, point: Lsn) -> Option<Self> {
+        // Commits come in the order of their records, and one that is open comes behind all of them.
+        let kept = self.commits.partition_point(|commit| commit.start < point);
+        if kept == self.commits.len() && self.open.is_none_or(|start| start < point) {
+            return None;
+        }
+        let changes = kept.checked_sub(1).map_or(0, |last| self.commits[last].changes);
+        let from = self.entries.get(changes).map_or(self.bytes.len(), |entry| entry.start);
+        let bytes = self.bytes.split_off(from);
+        let moved = |entry: Entry| Entry { start: entry.start - from, middle: entry.middle - from, end: entry.end - from, ..entry };
+        let entries = self.entries.split_off(changes).into_iter().map(moved).collect();
+        let commits = self.commits.split_off(kept);
+        let commits = commits.into_iter().map(|commit| Commit { changes: commit.changes - changes, ..commit }).collect();
+        Some(Self { bytes, entries, commits, open: self.open.take(), token: std::mem::take(&mut self.token) })
+    }
+
     fn write(&mut self, write: impl FnOnce(&mut ImageWriter<'_>)) {
         write(&mut ImageWriter { bytes: &mut self.bytes });
     }
@@ -298,6 +322,44 @@ mod tests {
             prop_assert_eq!(new.as_bytes(), row.as_bytes());
             prop_assert_eq!(new.encoded().count(), cells.len());
             prop_assert_eq!(new.encoded().flatten().copied().collect::<Vec<u8>>(), row.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_batch_is_split_between_two_commits() {
+        let text = |image: &mut ImageWriter<'_>, text: &str| image.text(text);
+        let told = |batch: &ChangeBatch| {
+            let rows = batch.changes(0..batch.len()).filter_map(|(_, change)| match change {
+                Change::Insert { new } => Some(new.as_bytes().to_vec()),
+                Change::Update { .. } | Change::Delete { .. } | Change::Truncate => None,
+            });
+            (rows.collect::<Vec<_>>(), batch.commits().to_vec(), batch.open())
+        };
+        // Commits at 10, 20 and 30 of one, two and no changes, and one at 40 that goes on.
+        for (point, commits, rows) in [(5, 0, 0), (10, 0, 0), (11, 1, 1), (20, 1, 1), (21, 2, 3), (31, 3, 3), (40, 3, 3), (41, 4, 4)] {
+            let mut batch = ChangeBatch::default();
+            for (start, names) in [(10, &["a"][..]), (20, &["b", "c"]), (30, &[])] {
+                batch.begin(Lsn(start));
+                names.iter().for_each(|name| batch.insert(1, |image| text(image, name)));
+                batch.commit(Lsn(start), Lsn(start + 1));
+            }
+            batch.begin(Lsn(40));
+            batch.insert(1, |image| text(image, "d"));
+            let (all, all_commits, _) = told(&batch);
+            let rest = batch.split_off(Lsn(point));
+            let (before, before_commits, open) = told(&batch);
+            assert_eq!(rest.is_none(), commits == 4, "{point}");
+            assert_eq!((before_commits.len() + usize::from(open.is_some()), before.len()), (commits, rows), "{point}");
+            let Some(rest) = rest else { continue };
+            let (after, after_commits, open) = told(&rest);
+            assert_eq!([before, after].concat(), all, "{point}");
+            assert_eq!(open, Some(Lsn(40)));
+            assert_eq!(
+                before_commits.iter().chain(&after_commits).map(|commit| commit.start).collect::<Vec<_>>(),
+                all_commits.iter().map(|commit| commit.start).collect::<Vec<_>>()
+            );
+            assert_eq!(after_commits.first().map(|commit| commit.changes), [1, 2, 0].get(commits).copied());
+            assert!(rest.first().is_some_and(|first| first >= Lsn(point)));
         }
     }
 

@@ -8,10 +8,11 @@ use crate::{
     crash::{self, Moment},
     data::{ChangeBatch, Position},
     engine::{
+        compare::Compared,
         error::EngineError,
         flows::{Flows, Task},
         inbox::Inbox,
-        ingest::{ACKNOWLEDGE_EVERY, Compared, Ingest, Next, Session},
+        ingest::{ACKNOWLEDGE_EVERY, Ingest, Next, Session},
     },
     error::causes,
     source::{Reading, SourceError},
@@ -125,7 +126,7 @@ impl Ingest {
     }
 
     /// From now on the plan of this fingerprint is not used for the view.
-    async fn demote(&mut self, view: usize, fingerprint: &str, why: String) -> Result<(), EngineError> {
+    pub(super) async fn demote(&mut self, view: usize, fingerprint: &str, why: String) -> Result<(), EngineError> {
         let record = &mut self.views[view];
         warn!(source = self.name, fact_type = %record.fact_type, why, "fact type is refreshed from now on");
         self.writer.demote(record.id, fingerprint, &why).await?;
@@ -156,6 +157,7 @@ impl Ingest {
         let loading = std::mem::take(&mut session.loading);
         let stands = session.position.clone().filter(|_| loading).unwrap_or_else(|| position.clone());
         let settled = if loading { session.settled.clone().unwrap_or_else(|| stands.clone()) } else { position.clone() };
+        let cut = position.clone();
         let reached = Reached { cut: position, position: stands, settled: settled.clone() };
         // A view whose first result comes now was left out of the comparison, for nothing was known about it.
         let compare = snapshot || numbers.iter().any(|&view| !self.views[view].known);
@@ -167,6 +169,7 @@ impl Ingest {
         };
         crash::moment(Moment::Replaced);
         self.note(&numbers, &changes);
+        session.cuts.extend(numbers.iter().map(|view| (*view, cut.clone())));
         for view in &numbers {
             session.untried.remove(view);
             (self.views[*view].known, self.views[*view].failing) = (true, false);

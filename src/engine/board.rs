@@ -6,6 +6,7 @@
 //! 1. `applied`: the source's position is in the desired facts, and whatever it changed has a commit number;
 //! 2. `delivered`: the fact store has acknowledged every entry up to that number.
 
+mod audits;
 mod holds;
 mod log;
 mod metrics;
@@ -25,12 +26,14 @@ use crate::{
     config::Config,
     data::Position,
     engine::{
+        audit::Asked,
         board::waits::Waits,
         holds::Ask,
         parked::ParkedChanges,
         status::{FactTypeStatus, HeldStatus, OutboxStatus, QuotaStatus, ReconcileStatus, SourceStatus, Status, TargetStatus, timestamp},
         writer::Queues,
     },
+    reconcile::Drift,
     source::SourceState,
     store::{Change, Hold, ViewRecord},
     target::{
@@ -85,6 +88,7 @@ struct Reconciled {
     at: SystemTime,
     missing: u64,
     stale: u64,
+    drift: Drift,
 }
 
 struct SourceLine {
@@ -134,6 +138,7 @@ pub struct Board {
     lines: Mutex<Lines>,
     store: OnceLock<Arc<dyn FactStore>>,
     asks: OnceLock<mpsc::Sender<Ask>>,
+    audits: OnceLock<Vec<mpsc::Sender<Asked>>>,
     applied: Vec<Waits<Applied>>,
     delivered: Waits<Delivered>,
 }
@@ -165,6 +170,7 @@ impl Board {
             max_parked: None,
             store: OnceLock::new(),
             asks: OnceLock::new(),
+            audits: OnceLock::new(),
             lines: Mutex::new(Lines {
                 sources: sources.collect(),
                 views: views.collect(),
@@ -255,7 +261,13 @@ impl Board {
     }
 
     pub(super) fn reconciled(&self, source: usize, missing: u64, stale: u64) {
-        self.lines().sources[source].reconciled = Some(Reconciled { at: SystemTime::now(), missing, stale });
+        let drift = Drift::default();
+        self.lines().sources[source].reconciled = Some(Reconciled { at: SystemTime::now(), missing, stale, drift });
+    }
+
+    pub(super) fn audited(&self, source: usize, drift: Drift) {
+        let (missing, stale) = (drift.missing_grant, drift.stale_access + drift.foreign_fact);
+        self.lines().sources[source].reconciled = Some(Reconciled { at: SystemTime::now(), missing, stale, drift });
     }
 
     pub(super) fn queues(&self, queues: Queues) {
@@ -478,5 +490,6 @@ fn last_reconcile(sources: &[SourceLine]) -> Option<ReconcileStatus> {
         at: timestamp(at),
         missing: reconciled.iter().map(|reconciled| reconciled.missing).sum(),
         stale: reconciled.iter().map(|reconciled| reconciled.stale).sum(),
+        drift: reconciled.iter().fold(Drift::default(), |sum, reconciled| sum + reconciled.drift),
     })
 }

@@ -98,6 +98,15 @@ impl SourceClock {
         self.due = due.map_or(Due::Never, Due::At);
     }
 
+    /// Before which moment time changes nothing, as far as it is known; the end of time if it never does.
+    pub(super) fn quiet_until(&self) -> Option<i64> {
+        match self.due {
+            Due::Never => Some(i64::MAX),
+            Due::Unknown => None,
+            Due::At(due) => Some(due),
+        }
+    }
+
     /// The next moment that matters is not known: it has come as soon as the time is known.
     pub(super) fn look(&mut self) {
         self.due = Due::Unknown;

@@ -1,4 +1,4 @@
-//! Comparing the fact store with the desired facts: after a snapshot, and again as an audit.
+//! Comparing the fact store with the desired facts after a snapshot, and beginning an audit (`audit.rs`) every `reconcile_every` after that.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::{
     engine::{
         board::TargetState,
         error::EngineError,
-        ingest::{Compared, Ingest, Session},
+        ingest::{Ingest, Session},
         shadow::Asked,
     },
     error::causes,
@@ -21,7 +21,25 @@ use crate::{
 /// How long a comparison waits for a batch on its way before it lets changes go on and tries again.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long after a failed comparison it is tried again.
-const COMPARE_AGAIN: Duration = Duration::from_secs(5);
+pub(super) const COMPARE_AGAIN: Duration = Duration::from_secs(5);
+
+/// Whether the fact store was compared with the desired facts since the last snapshot.
+pub(super) enum Compared {
+    /// Not yet; tried again at that time.
+    Due(Instant),
+    /// Yes; audited again at that time.
+    Done(Option<Instant>),
+}
+
+impl Compared {
+    pub(super) fn postpone(&mut self, by: Duration) {
+        let at = Instant::now() + by;
+        *self = match self {
+            Self::Due(_) => Self::Due(at),
+            Self::Done(_) => Self::Done(Some(at)),
+        };
+    }
+}
 
 impl Ingest {
     /// Compares the fact store with the desired facts after a snapshot, and again every `reconcile_every`.
@@ -47,13 +65,16 @@ impl Ingest {
             session.compared = Compared::Done(self.next_audit());
             return Ok(());
         }
-        let ids = known.iter().map(|&view| self.views[view].id).collect();
-        let waiting = self.writer.outbox_holds(ids).await?;
-        // What waits would look like drift; the next tick tries again. The first comparison sees through it: it drops what waits.
-        if waiting && !matches!(session.compared, Compared::Due(_)) {
+        // Once it was compared, the stream need not wait for it.
+        if let Compared::Done(_) = session.compared {
+            if session.can_be_audited() {
+                self.begin_audit(session, None);
+            }
             return Ok(());
         }
-        // A batch on its way would look like drift, too, even one that was read before a snapshot emptied the outbox.
+        let ids = known.iter().map(|&view| self.views[view].id).collect();
+        let waiting = self.writer.outbox_holds(ids).await?;
+        // What waits is seen through: it is dropped, for the listing knows better. A batch on its way would look like drift, too, even one that was read before a snapshot emptied the outbox.
         let writer = self.writer.clone();
         let Ok(nothing_under_way) = tokio::time::timeout(PATIENCE, writer.under_way()).await else {
             session.compared.postpone(PATIENCE);
@@ -71,9 +92,7 @@ impl Ingest {
                     changes.views.iter().fold((0, 0), |(m, s), change| (m + change.inserted, s + change.removed + change.held));
                 info!(source = self.name, missing, stale, "fact store compared");
                 self.board.reconciled(self.index, missing, stale);
-                if let Compared::Due(_) = session.compared {
-                    self.board.founded(self.index, Some(changes.commit_no));
-                }
+                self.board.founded(self.index, Some(changes.commit_no));
                 session.compared = Compared::Done(self.next_audit());
                 if let Some(position) = session.position.as_ref().filter(|_| session.proven) {
                     self.board.applied(self.index, position.clone(), changes.commit_no);

@@ -1,13 +1,31 @@
 //! The events of one source in their order, read by the loop or, inside of a store transaction, by the blocking pool.
+//!
+//! **A stop at one point of the log.** An audit compares the desired facts with what the source answers at a point P that the source has
+//! chosen, and between two store transactions the facts may pass any number of commits. So the inbox can be told to stop at P
+//! ([`Inbox::stop_at`]): a batch that goes beyond it is split between two commits, and when the next event is beyond P, or says that
+//! nothing before P is missing, [`Inbox::next`] says so instead of giving it. Then exactly the commits that start before P have been
+//! handed out, and what has come out is the state at P. Nothing is lost or changes its order by that: what is beyond waits in front.
 
 use std::collections::VecDeque;
 
 use tokio::sync::mpsc;
 
 use crate::{
-    data::{ChangeBatch, Position},
+    data::{ChangeBatch, Lsn, Position, ResumeToken},
     source::Event,
 };
+
+/// What is next.
+#[derive(Debug)]
+pub(super) enum Taken {
+    /// An event.
+    Event(Event),
+    /// Everything before the point at which to stop has been handed out, and nothing else; up to `settled` no view lacks anything.
+    Stopped {
+        /// As the event behind the point says it.
+        settled: Position,
+    },
+}
 
 /// Events that have not been handled.
 pub(super) struct Inbox {
@@ -16,11 +34,13 @@ pub(super) struct Inbox {
     waiting: VecDeque<Event>,
     /// What the last batch said about refresh views.
     settled: Option<Position>,
+    /// Nothing of a commit that starts here or behind is handed out.
+    stop: Option<Lsn>,
 }
 
 impl Inbox {
     pub(super) fn new(events: mpsc::Receiver<Event>) -> Self {
-        Self { events, waiting: VecDeque::new(), settled: None }
+        Self { events, waiting: VecDeque::new(), settled: None, stop: None }
     }
 
     /// One that nothing comes through.
@@ -29,11 +49,26 @@ impl Inbox {
         Self::new(events)
     }
 
+    /// Stops at `point`, which nothing that was handed out may have passed, or goes on if that is `None`.
+    pub(super) fn stop_at(&mut self, point: Option<Lsn>) {
+        self.stop = point;
+    }
+
     /// The next event; `None` when the source has ended. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Option<Event> {
-        match self.waiting.pop_front() {
-            Some(event) => Some(event),
-            None => self.events.recv().await,
+    pub(super) async fn next(&mut self) -> Option<Taken> {
+        let event = match self.waiting.pop_front() {
+            Some(event) => event,
+            None => self.events.recv().await?,
+        };
+        let Some(point) = self.stop else { return Some(Taken::Event(event)) };
+        let (before, beyond) = divide(event, point);
+        let settled = beyond.as_ref().and_then(settled).cloned();
+        self.waiting.extend(beyond);
+        // What was put back is what was waiting first.
+        self.waiting.rotate_right(usize::from(settled.is_some()));
+        match (before, settled) {
+            (Some(event), _) => Some(Taken::Event(event)),
+            (None, settled) => settled.map(|settled| Taken::Stopped { settled }),
         }
     }
 
@@ -43,10 +78,16 @@ impl Inbox {
     /// two batches says nothing about rows, and is handled after them.
     pub(super) fn batch(&mut self, wait: bool) -> Option<ChangeBatch> {
         loop {
-            if self.waiting.iter().any(|event| matches!(event, Event::Cut { .. } | Event::ViewFailed { .. })) {
+            let ends = |event: &Event| matches!(event, Event::Cut { .. } | Event::ViewFailed { .. } | Event::Changes { .. });
+            if self.waiting.iter().any(ends) {
                 return None;
             }
-            let event = if wait { self.events.blocking_recv() } else { self.events.try_recv().ok() };
+            let event = if wait { self.events.blocking_recv() } else { self.events.try_recv().ok() }?;
+            let (event, beyond) = match self.stop {
+                Some(point) => divide(event, point),
+                None => (Some(event), None),
+            };
+            self.waiting.extend(beyond);
             match event? {
                 Event::Changes { batch, settled } => {
                     self.settled = Some(settled);
@@ -70,6 +111,37 @@ impl Inbox {
     /// The same, once.
     pub(super) fn settled(&mut self) -> Option<Position> {
         self.settled.take()
+    }
+}
+
+/// What of an event belongs before `point`, and what is to wait there.
+fn divide(event: Event, point: Lsn) -> (Option<Event>, Option<Event>) {
+    match event {
+        Event::Changes { batch, settled } if batch.first().is_some_and(|first| first >= point) => {
+            (None, Some(Event::Changes { batch, settled }))
+        }
+        Event::Changes { mut batch, settled } => match batch.split_off(point) {
+            None => (Some(Event::Changes { batch, settled }), None),
+            Some(rest) => {
+                let end = batch.commits().last().map_or(point, |commit| commit.end);
+                // Not beyond the end of the last commit in it.
+                let bound = if settled.end() > Some(end) { settled.at(end, ResumeToken::default()) } else { settled.clone() };
+                (Some(Event::Changes { batch, settled: bound }), Some(Event::Changes { batch: rest, settled }))
+            }
+        },
+        // All that starts before it was handed out.
+        Event::Progress { received, settled } if received.end() >= Some(point) => (None, Some(Event::Progress { received, settled })),
+        event => (Some(event), None),
+    }
+}
+
+/// What an event says about refresh views.
+fn settled(event: &Event) -> Option<&Position> {
+    match event {
+        Event::Changes { settled, .. } | Event::Progress { settled, .. } => Some(settled),
+        Event::State(_) | Event::Cut { .. } | Event::ViewFailed { .. } | Event::Head(_) | Event::WalKept { .. } | Event::Clock { .. } => {
+            None
+        }
     }
 }
 
@@ -119,7 +191,12 @@ mod tests {
     /// What is left, in a few letters each.
     async fn rest(inbox: &mut Inbox) -> Vec<String> {
         let mut rest = Vec::new();
-        while let Some(event) = inbox.next().await {
+        while let Some(taken) = inbox.next().await {
+            let Taken::Event(event) = taken else {
+                rest.push("stopped".to_owned());
+                inbox.stop_at(None);
+                continue;
+            };
             rest.push(match event {
                 Event::Changes { batch, .. } => format!("changes {}", start(&batch)),
                 Event::Cut { position, .. } => format!("cut {position}"),
@@ -187,6 +264,52 @@ mod tests {
         assert!(inbox.batch(false).is_some());
         assert_eq!(inbox.settled(), Some(at(21)), "the last one counts");
         assert_eq!(inbox.settled(), None);
+    }
+
+    /// Two commits in one event, and whatever is taken by whichever way: nothing passes the point, and nothing is lost at it.
+    #[tokio::test]
+    async fn it_stops_at_a_point_between_two_commits_of_one_batch() {
+        let two = || {
+            let Event::Changes { mut batch, .. } = changes(20, true) else { unreachable!("it was made here") };
+            batch.begin(Lsn(30));
+            batch.truncate(1);
+            batch.commit(Lsn(30), Lsn(31));
+            Event::Changes { batch, settled: at(31) }
+        };
+        for blocking in [false, true] {
+            let mut inbox = inbox(vec![changes(10, true), Event::Head(at(50)), two(), cut(35), changes(40, true)]);
+            inbox.stop_at(Some(Lsn(25)));
+            if blocking {
+                assert_eq!(inbox.batch(false).as_ref().map(start), Some(10));
+                let split = inbox.batch(false).expect("the first half");
+                assert_eq!((start(&split), split.commits().len()), (20, 1));
+                assert_eq!(inbox.settled(), Some(at(21)), "no more than the half has");
+                assert!(inbox.batch(false).is_none() && inbox.batch(false).is_none(), "nothing beyond the point, and nothing after it");
+                assert_eq!(rest(&mut inbox).await, ["head 0/32", "stopped", "changes 30", "cut 35", "changes 40"].map(lsn_names));
+            } else {
+                let all = ["changes 10", "head 0/32", "changes 20", "stopped", "changes 30", "cut 35", "changes 40"];
+                assert_eq!(rest(&mut inbox).await, all.map(lsn_names));
+            }
+        }
+    }
+
+    fn lsn_names(name: &str) -> String {
+        name.replace("cut 35", "cut 0/23")
+    }
+
+    #[tokio::test]
+    async fn it_stops_when_nothing_before_the_point_can_come_any_more() {
+        let progress = |lsn| Event::Progress { received: at(lsn), settled: at(lsn - 1) };
+        let mut inbox = inbox(vec![progress(24), changes(24, true), progress(25), changes(25, true)]);
+        inbox.stop_at(Some(Lsn(25)));
+        let mut taken = Vec::new();
+        while let Some(Taken::Event(event)) = inbox.next().await {
+            taken.push(event);
+        }
+        assert_eq!(taken.len(), 2, "{taken:?}");
+        assert!(matches!(inbox.next().await, Some(Taken::Stopped { settled }) if settled == at(24)), "however often it is asked");
+        inbox.stop_at(None);
+        assert_eq!(rest(&mut inbox).await, ["progress 0/19", "changes 25"]);
     }
 
     #[test]

@@ -15,7 +15,7 @@
 //! is then stored.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -27,22 +27,25 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
+    config::DriftPolicy,
     crash::{self, Moment},
     data::Position,
     engine::{
+        audit::{self, Auditing},
         backoff::Backoff,
         board::Board,
         clock::SourceClock,
+        compare::Compared,
         error::EngineError,
         flows::Flows,
-        inbox::Inbox,
+        inbox::{Inbox, Taken},
         shadow::{Asked, Observed},
         start::Start,
         stranger::Stranger,
         writer::Writer,
     },
     error::{Disposition, causes},
-    source::{self, Event, Follow, Link, Prepared, Role, SourceError, SourceState},
+    source::{self, Event, Follow, Link, Prepared, Role, SourceError, SourceState, Witness},
     store::{Changes, Checkpoint, Reached, ViewRecord},
     view::Guard,
 };
@@ -78,6 +81,15 @@ pub(super) struct Ingest {
     pub(super) spool: std::path::PathBuf,
     pub(super) guard: Guard,
     pub(super) reconcile_every: Option<Duration>,
+    /// What becomes of drift that nobody has asked for.
+    pub(super) drift: DriftPolicy,
+    /// Who wants an audit now.
+    pub(super) asked: mpsc::Receiver<audit::Asked>,
+    /// Who did, and was not answered before the last attempt ended.
+    pub(super) unanswered: Option<audit::Asked>,
+    /// What reads views for an audit.
+    pub(super) witness: Option<Arc<dyn Witness>>,
+    pub(super) kind: &'static str,
     pub(super) stop: watch::Receiver<bool>,
     /// Turns when the fact store is to be compared anew.
     pub(super) again: watch::Receiver<()>,
@@ -102,6 +114,12 @@ pub(super) struct Session {
     follow: JoinHandle<(Box<dyn Follow>, Result<(), SourceError>)>,
     pub(super) compared: Compared,
     pub(super) flows: Flows,
+    /// The audit that is under way.
+    pub(super) audit: Auditing,
+    /// As of which position each view was read last in this attempt.
+    pub(super) cuts: BTreeMap<usize, Position>,
+    /// Which database or file it is.
+    pub(super) identity: String,
     /// Whether the first cut is of views that are ahead of the source's position.
     pub(super) loading: bool,
     /// Views that failed before this attempt and have not been tried in it.
@@ -160,7 +178,9 @@ enum Ended {
 enum Wake {
     Stop,
     Time,
-    Event(Option<Event>),
+    Audit(audit::Turn),
+    Asked(audit::Asked),
+    Event(Option<Taken>),
     Tick,
 }
 
@@ -170,24 +190,6 @@ pub(super) enum Next {
     GoOn,
     /// As [`Ended::Again`].
     StartAgain,
-}
-
-/// Whether the fact store was compared with the desired facts since the last snapshot.
-pub(super) enum Compared {
-    /// Not yet; tried again at that time.
-    Due(Instant),
-    /// Yes; audited again at that time.
-    Done(Option<Instant>),
-}
-
-impl Compared {
-    pub(super) fn postpone(&mut self, by: Duration) {
-        let at = Instant::now() + by;
-        *self = match self {
-            Self::Due(_) => Self::Due(at),
-            Self::Done(_) => Self::Done(Some(at)),
-        };
-    }
 }
 
 impl Ingest {
@@ -272,18 +274,26 @@ impl Ingest {
             }
             Start::At { from, settled, compared, roles, flows } => {
                 self.resume(&flows);
-                self.open(follower, (from, settled), compared, roles, flows)
+                self.witness = follower.witness();
+                Session { identity: prepared.identity.clone(), ..self.open(follower, (from, settled), compared, roles, flows) }
             }
         };
         let mut tick = tokio::time::interval(PERSIST_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.compare_if_due(&mut session).await?;
         let next = loop {
+            let auditable = session.can_be_audited() && self.shadow.is_none();
+            if let Some(asked) = self.unanswered.take_if(|_| auditable) {
+                self.begin_audit(&mut session, Some(asked));
+                continue;
+            }
             let wake = tokio::select! {
                 biased;
                 () = stopped(&mut self.stop), if !session.halting => Wake::Stop,
                 () = self.clock.due() => Wake::Time,
-                event = session.inbox.next() => Wake::Event(event),
+                turn = session.audit.turn() => Wake::Audit(turn),
+                Some(asked) = self.asked.recv(), if auditable => Wake::Asked(asked),
+                event = session.inbox.next(), if session.audit.lets_through() => Wake::Event(event),
                 _ = tick.tick() => Wake::Tick,
             };
             let next = match wake {
@@ -296,7 +306,13 @@ impl Ingest {
                     Next::GoOn
                 }
                 Wake::Time => self.let_time_pass(&mut session).await?,
-                Wake::Event(Some(event)) => self.on_event(&mut session, event, backoff).await?,
+                Wake::Audit(turn) => self.on_audit(&mut session, turn).await?,
+                Wake::Asked(asked) => {
+                    self.begin_audit(&mut session, Some(asked));
+                    Next::GoOn
+                }
+                Wake::Event(Some(Taken::Event(event))) => self.on_event(&mut session, event, backoff).await?,
+                Wake::Event(Some(Taken::Stopped { settled })) => self.reached(&mut session, settled).await?,
                 // The sender went with the follow task.
                 Wake::Event(None) => break Next::GoOn,
                 Wake::Tick => {
@@ -314,6 +330,8 @@ impl Ingest {
         self.persist(&mut session).await?;
         self.acknowledge(&mut session).await?;
         session.halt.send_replace(true);
+        // One that waited while this attempt could not be audited goes on waiting.
+        self.unanswered = session.audit.unanswered().or(self.unanswered.take());
         drop(session.inbox);
         self.rest(session.flows);
         match session.follow.await {
@@ -357,6 +375,9 @@ impl Ingest {
             follow,
             compared,
             flows,
+            audit: Auditing::default(),
+            cuts: BTreeMap::new(),
+            identity: String::new(),
             loading,
             untried,
             unloaded: false,

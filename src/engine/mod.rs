@@ -16,6 +16,7 @@
 //! acknowledged to anybody.
 
 mod apply;
+mod audit;
 mod away;
 mod backoff;
 mod board;
@@ -107,7 +108,7 @@ pub async fn run(config: &Config, parts: Parts, stop: watch::Receiver<bool>) -> 
     let Parts { store, checkpoint, target, spool, followers, guard, board, delivery } = parts;
     let writer = Writer::new(store, board.clone())?;
     let checkpoint = Arc::new(checkpoint);
-    let SyncOptions { reconcile_every, .. } = config.sync;
+    let SyncOptions { reconcile_every, drift, .. } = config.sync;
     // A failing task stops the others through a signal of its own.
     let (halt, stopped) = halt(stop);
     let mut tasks = JoinSet::new();
@@ -124,6 +125,7 @@ pub async fn run(config: &Config, parts: Parts, stop: watch::Receiver<bool>) -> 
     settle_claims(config, &writer).await?;
     crash::moment(Moment::Reassigned);
     let mut numbered = BTreeMap::new();
+    let mut audits = Vec::with_capacity(config.sources.len());
     for (index, (source, follower)) in config.sources.iter().zip(followers).enumerate() {
         let views = writer.register(source).await?;
         crash::moment(Moment::Registered);
@@ -131,9 +133,16 @@ pub async fn run(config: &Config, parts: Parts, stop: watch::Receiver<bool>) -> 
         numbered.extend(views.iter().enumerate().map(|(view, record)| (record.id, (index, view, record.fact_type.clone()))));
         let watch = |view: &ViewRecord| (view.id, Watched { source: index, name: source.name.clone(), record: view.clone() });
         watched.extend(views.iter().map(watch));
+        let (asks, asked) = mpsc::channel(audit::ASKS);
+        audits.push(asks);
         let ingest = Ingest {
             lost: None,
             stranger: None,
+            drift,
+            asked,
+            unanswered: None,
+            witness: None,
+            kind: source.kind_name(),
             reloads: vec![0; views.len()],
             clock: SourceClock::default(),
             resting: Flows::default(),
@@ -153,6 +162,7 @@ pub async fn run(config: &Config, parts: Parts, stop: watch::Receiver<bool>) -> 
         };
         tasks.spawn(ingest.run(follower));
     }
+    board.audits(audits);
     tasks.spawn(Holds::new(writer.clone(), board.clone(), numbered, stopped.clone()).run());
     match delivery {
         Delivery::Send => {

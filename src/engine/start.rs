@@ -7,11 +7,7 @@ use tracing::{error, info};
 use crate::{
     crash::{self, Moment},
     data::Position,
-    engine::{
-        error::EngineError,
-        flows::Flows,
-        ingest::{Compared, Ingest},
-    },
+    engine::{compare::Compared, error::EngineError, flows::Flows, ingest::Ingest},
     source::{Prepared, Role, ViewMode},
     store::SourceRecord,
     view::Guard,

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::{
     config::MaxRemovals,
     fact::Fact,
+    reconcile::Drift,
     store::{Hold, HoldId},
     target::{Offset, Op},
     view::Cause,
@@ -169,6 +170,8 @@ pub struct ReconcileStatus {
     pub missing: u64,
     /// Facts that it held and should not have.
     pub stale: u64,
+    /// What differed, by class; what a comparison after a snapshot finds is the snapshot's news and no drift.
+    pub drift: Drift,
 }
 
 /// A hold in [`Status`].

@@ -14,8 +14,9 @@ use tracing::{info, warn};
 use crate::{
     config::MaxRemovals,
     engine::{
+        compare::Compared,
         error::EngineError,
-        ingest::{Compared, Ingest, Session},
+        ingest::{Ingest, Session},
     },
     source::Prepared,
     view::Guard,

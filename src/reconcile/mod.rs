@@ -15,6 +15,9 @@
 //! A comparison is of two moments, one of the source and one of the fact store: what changes between them shows up as drift, and is
 //! gone from the next comparison.
 
+mod audit;
+mod digest;
+mod proof;
 mod report;
 mod spool;
 
@@ -34,6 +37,9 @@ use crate::{
     view::diff,
 };
 
+pub use audit::{Scale, Weighed, Witnessed, witness};
+pub use digest::{FactDigest, FactSet, hex};
+pub use proof::{Audit, Drift, FailedAudit, SourceAudit, TypeAudit, Verdict};
 pub use report::{Detail, MAX_LISTED_CHANGES, Report};
 pub use spool::Spool;
 use spool::SpoolWriter;

@@ -8,6 +8,7 @@
 //! | `GET /v1/holds` | `{"held": […]}`, as in the status |
 //! | `GET /v1/holds/{id}` | the hold and its facts, with the key |
 //! | `POST /v1/holds/{id}/release`, `…/drop` | lets its removals go, or forgets them, with the key; 404 if there is none, also for the second of two |
+//! | `POST /v1/audit?repair=true` | compares source, desired facts and fact store at one position and tells what differs, with the key |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /healthz`, `/readyz` | alive; caught up, fact store reachable and no revocation refused |
 //! | `GET /` | the status page |
@@ -15,8 +16,8 @@
 //!
 //! On loopback no web page is served but our own (`visitor`), and no connection costs more than it may (`accept`).
 //!
-//! What changes something asks for the key, and so does what shows facts; where no key was set and there is no `/api`, it is the public
-//! one on loopback, and nobody's elsewhere. The rest shows no secret, and no cell value other than the ids of the few facts that the
+//! What changes something asks for the key, and so do what shows facts and what costs source and fact store a reading of everything; where
+//! no key was set and there is no `/api`, it is the public one on loopback, and nobody's elsewhere. The rest shows no secret, and no cell value other than the ids of the few facts that the
 //! fact store refused.
 
 mod accept;
@@ -78,6 +79,7 @@ pub fn router(
 ) -> Router {
     let shared = Shared { board, metrics, waiters: Arc::new(Semaphore::new(MOST_WAITERS)), access, stop };
     let keyed = Router::new()
+        .route("/v1/audit", post(audit))
         .route("/v1/holds/{id}", get(held_facts))
         .route(
             "/v1/holds/{id}/release",
@@ -155,6 +157,31 @@ fn answer(outcome: Result<impl Serialize, HoldError>) -> Response {
         Err(error @ HoldError::Unknown(_)) => problem(StatusCode::NOT_FOUND, &error.to_string()),
         Err(error @ HoldError::Shadow) => problem(StatusCode::CONFLICT, &error.to_string()),
         Err(error @ HoldError::Away) => try_again(&error.to_string()),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Audit {
+    #[serde(default)]
+    repair: bool,
+}
+
+/// Whoever has asked may go away; what is under way ends by itself, and the next one waits for that.
+async fn audit(State(shared): State<Shared>, query: Result<Query<Audit>, axum::extract::rejection::QueryRejection>) -> Response {
+    let Query(Audit { repair }) = match query {
+        Ok(query) => query,
+        Err(rejection) => return problem(StatusCode::BAD_REQUEST, &rejection.body_text()),
+    };
+    if shared.board.is_shadow() {
+        return problem(StatusCode::CONFLICT, "this factsync runs with --shadow, which compares by itself and repairs nothing");
+    }
+    let mut stop = shared.stop.clone();
+    tokio::select! {
+        biased;
+        audited = shared.board.audit(repair) => Json(audited).into_response(),
+        // A dropped sender is the end of the process as well.
+        _ = stop.wait_for(|stop| *stop) => try_again("factsync is being stopped"),
     }
 }
 

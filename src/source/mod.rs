@@ -391,6 +391,43 @@ pub trait Evaluate: Send + Sync {
     ) -> BoxFuture<'a, Result<Vec<Option<String>>, SourceError>>;
 }
 
+/// Reads views of a followed source once more, beside the stream, to be compared with what became of them.
+pub trait Witness: Send + Sync {
+    /// Takes hold of a state of the source in which `views` can be read. `here` is where what was reported stands.
+    ///
+    /// The state is not before anything that was reported when this was called. It is the one at `here` where the source can read old
+    /// states, and one of its own choice otherwise.
+    fn stand(&self, here: Position, views: Vec<usize>) -> BoxFuture<'static, Result<Stand, SourceError>>;
+}
+
+/// A state of a source that can be read.
+pub struct Stand {
+    /// Which.
+    pub position: Position,
+    /// Reads the views in it. The state is let go of with this.
+    pub testimony: BoxFuture<'static, Result<Testimony, SourceError>>,
+}
+
+/// What a source says in one state.
+#[derive(Debug, Default)]
+pub struct Testimony {
+    /// What else identifies the state, such as the server's version and its timeline.
+    pub about: BTreeMap<&'static str, String>,
+    /// View by view.
+    pub views: Vec<Answer>,
+}
+
+/// What a source says of one view.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its number.
+    pub view: usize,
+    /// The query's result, or why there is none.
+    pub rows: Result<Extent, SourceError>,
+    /// What `now()` was while the query ran, in microseconds since 2000-01-01 UTC; only where the view asks for it.
+    pub now: Option<i64>,
+}
+
 /// The cells of each table's images when the changes for all of `plans` are delivered together: attribute numbers, ascending. The
 /// columns that the plans need, put together; each plan finds its own by their numbers.
 pub fn image_columns<'a>(plans: impl IntoIterator<Item = &'a ViewPlan>) -> BTreeMap<u32, Vec<i16>> {
@@ -415,6 +452,11 @@ pub trait Follow: Send {
 
     /// What computes expressions that are not computed here; `None` for sources whose views never need it.
     fn evaluator(&self) -> Option<Arc<dyn Evaluate>> {
+        None
+    }
+
+    /// What reads views for an audit, after [`Follow::prepare`]; without one what is desired cannot be compared with the source.
+    fn witness(&self) -> Option<Arc<dyn Witness>> {
         None
     }
 }

@@ -12,6 +12,7 @@ use crate::{
         backlog::{self, Changed, DOUBTED},
         facts::{Set, count, desired},
         holds::{Holds, Numbers, Staying, Terms, recent_to},
+        journal::note_removal,
         outbox, set_meta,
     },
     target::Op,
@@ -67,6 +68,7 @@ impl Store {
     pub fn replace(&mut self, source: &str, reached: &Reached, views: Vec<Fresh>, guard: Guard) -> Result<Changes, StoreError> {
         let (path, spool) = (self.path.clone(), self.spool());
         let (before, fresh) = (self.commit_no, self.backlog.len() == 0);
+        let journals = self.journals.clone();
         let (views, dropped, changed) = self.write(|tx| {
             let mut changes = Vec::with_capacity(views.len());
             let (mut dropped, mut changed) = (0, Changed::default());
@@ -74,6 +76,7 @@ impl Store {
             for Fresh { view, answer, loaded } in views {
                 let first = adopt::first_contact(tx, view.id, guard)?;
                 let mut revoked = adopt::revoked(tx, view.id, &spool)?;
+                journals.lock().disturb(view.id);
                 dropped += outbox::forget(tx, view.id)?;
                 backlog::forget(tx, &mut changed, view.id)?;
                 tx.execute("DELETE FROM parked WHERE view = ?1", [view.id.0])?;
@@ -137,6 +140,7 @@ impl Store {
         let (path, spool) = (self.path.clone(), self.spool());
         let (before, epoch, fresh) = (self.commit_no, self.backlog.epoch(), self.backlog.len() == 0);
         let now = (self.time)();
+        let journals = self.journals.clone();
         let (views, dropped, changed) = self.write(|tx| {
             let (mut changes, mut dropped, mut changed) = (Vec::with_capacity(views.len()), 0, Changed::default());
             let position = stored_position(tx, source)?.map(|position| position.to_string());
@@ -148,7 +152,11 @@ impl Store {
                 // What is still wanted and still refused will be parked again.
                 tx.execute("DELETE FROM parked WHERE view = ?1", [view.id.0])?;
                 let differences = diff(desired(&path, view.id)?, listed);
+                let id = view.id;
+                journals.lock().disturb(id);
+                let differences = differences.inspect(|difference| note_removal(&journals, id, difference));
                 changes.push(correct_one(tx, &mut changed, view, differences, (&terms, seen), (epoch, &spool))?);
+                journals.lock().made_equal(id);
             }
             number(tx, &mut changed, fresh, before)?;
             tx.execute("UPDATE source SET compared = 1 WHERE name = ?1", [source])?;
@@ -170,7 +178,7 @@ impl Store {
 }
 
 /// What is in the backlog since `before` is a commit of its own.
-fn number(tx: &Transaction<'_>, changed: &mut Changed, fresh: bool, before: u64) -> Result<(), Failure> {
+pub(super) fn number(tx: &Transaction<'_>, changed: &mut Changed, fresh: bool, before: u64) -> Result<(), Failure> {
     if changed.grew() {
         set_meta(tx, "commit_no", &(before + 1).to_string())?;
         changed.begin(tx, fresh, before)?;
@@ -233,7 +241,7 @@ fn apply_one(
 
 /// The differences of one view, of which the guard may hold the removals; all of them if this is the first contact and what is there is
 /// adopted. What is in `seen` was let go before and is neither held nor counted.
-fn correct_one(
+pub(super) fn correct_one(
     tx: &Transaction<'_>,
     changed: &mut Changed,
     view: ViewRecord,

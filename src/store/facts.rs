@@ -1,6 +1,6 @@
 //! Desired facts as rows of the table: how they are written, and how a view's are read.
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use rusqlite::{CachedStatement, Connection, params};
 
@@ -164,11 +164,25 @@ pub(super) fn rows(connection: Connection, which: Rows, view: ViewId) -> Extent 
                 }
                 Err(error) => {
                     done = true;
-                    return Some(Err(std::io::Error::other(error)));
+                    return Some(Err(io::Error::other(error)));
                 }
             }
         }
     }))
+}
+
+/// Calls `to` with the rows that `connection` sees.
+pub(super) fn each(connection: &Connection, which: Rows, view: ViewId, to: &mut dyn FnMut(Row) -> io::Result<()>) -> io::Result<()> {
+    let mut after: Option<Vec<u8>> = None;
+    loop {
+        let page = next_page(connection, which, view, after.as_deref()).map_err(io::Error::other)?;
+        let last = page.len() < PAGE_ROWS as usize;
+        after = page.last().cloned();
+        page.into_iter().try_for_each(|bytes| to(Row::from_bytes(bytes)?))?;
+        if last {
+            return Ok(());
+        }
+    }
 }
 
 fn next_page(connection: &Connection, which: Rows, view: ViewId, after: Option<&[u8]>) -> rusqlite::Result<Vec<Vec<u8>>> {

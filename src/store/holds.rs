@@ -290,8 +290,13 @@ impl Store {
     }
 
     fn end_hold(&mut self, hold: HoldId, end: End) -> Result<Option<Changes>, StoreError> {
+        let journals = self.journals.clone();
         let change = self.attempt_commit(|tx, outbox| {
             let Some(view) = view_of(tx, hold)? else { return Ok(None) };
+            if end == End::Forgotten {
+                // It stays in the fact store, and was ours.
+                journals.lock().disturb(view);
+            }
             let removals = take_out(tx, outbox, view, hold, end)?;
             tx.execute("DELETE FROM held WHERE view = ?1 AND hold = ?2", params![view.0, hold.0])?;
             tx.execute("DELETE FROM hold WHERE id = ?1", [hold.0])?;

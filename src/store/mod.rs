@@ -43,6 +43,7 @@ mod facts;
 mod flips;
 mod follow;
 mod holds;
+mod journal;
 mod layout;
 mod load;
 mod maintain;
@@ -76,6 +77,7 @@ pub use cut::{Fresh, LoadedState, Reached};
 pub use directory::{StateDirectory, StateError};
 pub use follow::{Applied, Followed, Live};
 pub use holds::{Hold, HoldId};
+pub use journal::{Differing, Found, Sight, Watching};
 pub use layout::LAYOUT;
 pub use load::{Audit, Doubt, Loaded};
 pub use maintain::Maintain;
@@ -202,6 +204,8 @@ pub struct Store {
     blocks: block::Limits,
     /// Seconds since 1970, for the guard.
     time: Box<dyn Fn() -> u64 + Send>,
+    /// Who wants to know what is on its way.
+    journals: journal::SharedJournals,
 }
 
 impl Store {
@@ -237,6 +241,7 @@ impl Store {
             kept_flips: flips::KEPT_BYTES,
             blocks: block::LIMITS,
             time: Box::new(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())),
+            journals: journal::SharedJournals::default(),
         })
     }
 
@@ -345,9 +350,9 @@ impl Store {
         &mut self,
         body: impl FnOnce(&Transaction<'_>, &mut outbox::Writer) -> Result<Option<T>, Failure>,
     ) -> Result<Option<T>, StoreError> {
-        let (before, blocks) = (self.commit_no, self.blocks);
+        let (before, blocks, journals) = (self.commit_no, self.blocks, self.journals.clone());
         let done = self.attempt(|tx| {
-            let mut writer = outbox::Writer::new(before + 1, blocks);
+            let mut writer = outbox::Writer::new(before + 1, blocks, journals);
             let Some(value) = body(tx, &mut writer)? else { return Ok(None) };
             let pushed = writer.finish(tx)?;
             let commit_no = if pushed == 0 { before } else { before + 1 };

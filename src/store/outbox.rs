@@ -26,6 +26,7 @@ use crate::{
         Failure, Store, StoreError, ViewId,
         backlog::{self, Changed},
         block::{self, Block, Limits},
+        journal::SharedJournals,
         set_meta,
     },
     target::{Offset, Op},
@@ -114,6 +115,8 @@ pub(super) struct Writer {
     written: u64,
     /// By operation, what is not written yet.
     open: [Option<Block>; 2],
+    /// Who wants to know what is on its way.
+    journals: SharedJournals,
 }
 
 /// Where a [`Writer`] was at a savepoint.
@@ -123,11 +126,12 @@ pub(super) struct Mark {
 }
 
 impl Writer {
-    pub(super) fn new(commit_no: u64, limits: Limits) -> Self {
-        Self { commit_no, limits, seq: 0, written: 0, open: [None, None] }
+    pub(super) fn new(commit_no: u64, limits: Limits, journals: SharedJournals) -> Self {
+        Self { commit_no, limits, seq: 0, written: 0, open: [None, None], journals }
     }
 
     pub(super) fn push(&mut self, tx: &Transaction<'_>, view: ViewId, op: Op, row: &[u8]) -> rusqlite::Result<()> {
+        self.journals.lock().push(view, op, row);
         let goes_on = |block: &Block| block.view == view && block.takes(row, self.limits);
         if !self.open[slot(op)].as_ref().is_some_and(goes_on) {
             self.close(tx, op)?;
@@ -390,7 +394,7 @@ pub(super) fn gather(tx: &Transaction<'_>) -> rusqlite::Result<()> {
         if let Some(before) = commit.take_if(|writer| writer.commit_no != commit_no) {
             before.finish(tx)?;
         }
-        let writer = commit.get_or_insert_with(|| Writer::new(commit_no, block::LIMITS));
+        let writer = commit.get_or_insert_with(|| Writer::new(commit_no, block::LIMITS, SharedJournals::default()));
         writer.push(tx, ViewId(row.get(2)?), row.get(1)?, row.get_ref(3)?.as_blob()?)?;
     }
     if let Some(last) = commit {

@@ -5,6 +5,7 @@ mod adopting;
 mod backlog;
 mod following;
 mod holding;
+mod journaled;
 mod layout;
 mod loading;
 mod outbox;

@@ -2,6 +2,7 @@
 //!
 //! The oracle is the file itself, parsed here; the facts are what the embedded store's API lists.
 
+mod audited;
 mod broken;
 mod growing;
 

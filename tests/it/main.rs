@@ -5,6 +5,7 @@
 
 mod support;
 
+mod audit;
 mod binding;
 mod check;
 mod cli;

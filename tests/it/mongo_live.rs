@@ -1,6 +1,7 @@
 //! MongoDB from end to end: the real process follows a real server, and the server's own answer to each query is the truth.
 
 mod app;
+mod audited;
 mod collections;
 mod documents;
 mod elections;

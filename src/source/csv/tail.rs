@@ -28,7 +28,7 @@ use crate::{
     config::CsvConfig,
     data::{Extent, Position},
     source::{
-        Event, Follow, Link, Prepared, SourceError, SourceState, Start,
+        Answer, Event, Follow, Link, Prepared, SourceError, SourceState, Stand, Start, Testimony, Witness,
         csv::{
             decode::Prefix,
             snapshot::{Reading, Request, Stamp, Until, read},
@@ -67,6 +67,10 @@ impl Follow for Follower {
         Box::pin(std::future::ready(Ok(self.request.prepared())))
     }
 
+    fn witness(&self) -> Option<Arc<dyn Witness>> {
+        Some(Arc::new(FileWitness { request: Arc::clone(&self.request) }))
+    }
+
     fn follow<'a>(&'a mut self, start: Start, link: &'a mut Link) -> BoxFuture<'a, Result<(), SourceError>> {
         let Link { events, durable: _, wanted, stop } = link;
         Box::pin(async move {
@@ -77,6 +81,25 @@ impl Follow for Follower {
                 () = events.closed() => Ok(()),
                 error = tail.run(wanted) => Err(error),
             }
+        })
+    }
+}
+
+/// Parses the file once more, for an audit.
+struct FileWitness {
+    request: Arc<Request>,
+}
+
+impl Witness for FileWitness {
+    fn stand(&self, _: Position, views: Vec<usize>) -> BoxFuture<'static, Result<Stand, SourceError>> {
+        let request = Arc::clone(&self.request);
+        Box::pin(async move {
+            // Which state it is shows only when it has been read.
+            let Reading { position, views: answers, .. } = read(request, Until::End, None, |_| {}).await?;
+            let told = answers.into_iter().enumerate().filter(|(view, _)| views.contains(view));
+            let views = told.map(|(view, rows)| Answer { view, rows, now: None }).collect();
+            let testimony = Testimony { views, ..Testimony::default() };
+            Ok(Stand { position, testimony: Box::pin(std::future::ready(Ok(testimony))) })
         })
     }
 }

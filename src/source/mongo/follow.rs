@@ -22,7 +22,7 @@ use crate::{
     data::{ClusterTime, Position, ResumeToken},
     query::{Identity, Plan, Table, ViewPlan},
     source::{
-        Event, Follow, Link, Prepared, PreparedView, Reading, Role, SourceError, SourceState, Start, ViewMode,
+        Event, Follow, Link, Prepared, PreparedView, Reading, Role, SourceError, SourceState, Start, ViewMode, Witness,
         mongo::{
             client::Server,
             collections::{self, Kind},
@@ -33,6 +33,7 @@ use crate::{
             tail::{Demoted, Followed, Tail},
             unit::demote,
             watch::{Since, timestamp},
+            witness::MongoWitness,
         },
     },
 };
@@ -199,6 +200,10 @@ impl Follower {
 }
 
 impl Follow for Follower {
+    fn witness(&self) -> Option<Arc<dyn Witness>> {
+        Some(Arc::new(MongoWitness { name: self.name.clone(), config: self.config.clone(), spool: self.spool.clone() }))
+    }
+
     fn prepare(&mut self) -> BoxFuture<'_, Result<Prepared, SourceError>> {
         Box::pin(async move {
             let (server, ways) = self.survey().await?;

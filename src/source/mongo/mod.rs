@@ -84,6 +84,7 @@ mod snapshot;
 mod tail;
 mod unit;
 mod watch;
+mod witness;
 
 pub use explain::{ExplainedView, explain};
 pub use follow::Follower;

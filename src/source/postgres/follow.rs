@@ -35,7 +35,7 @@ use crate::{
     crash::{self, Moment},
     data::{Lsn, Position},
     source::{
-        self, Evaluate, Event, Follow, Link, Reading, Role, SourceError, SourceState, Start,
+        self, Evaluate, Event, Follow, Link, Reading, Role, SourceError, SourceState, Start, Witness,
         postgres::{
             budget::Budget,
             evaluate::Evaluator,
@@ -49,6 +49,7 @@ use crate::{
             session::{Purpose, Server},
             slot::{self, Anchor, Lifetime, SlotState, Streaming},
             tail::{Plan, Reanalyze, Tail, stopped},
+            witness::PostgresWitness,
         },
     },
 };
@@ -432,6 +433,14 @@ impl Follow for Follower {
 
     fn evaluator(&self) -> Option<Arc<dyn Evaluate>> {
         self.server.clone().ok().map(|server| Arc::new(Evaluator::new(server)) as Arc<dyn Evaluate>)
+    }
+
+    fn witness(&self) -> Option<Arc<dyn Witness>> {
+        let (server, (survey, _)) = (self.server.clone().ok()?, self.survey.as_ref()?);
+        let reader = self.reader(&server);
+        let clocks = (0..self.views.len()).filter(|view| survey.has_clock(*view)).collect();
+        let version = survey.analysis.server_version;
+        Some(Arc::new(PostgresWitness { server, slot: self.slot.clone(), version, reader, clocks }))
     }
 }
 

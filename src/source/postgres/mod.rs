@@ -49,6 +49,7 @@ mod tail;
 mod tls;
 mod trust;
 mod uses;
+mod witness;
 
 pub use analyze::{AnalysedView, TableUse};
 pub use copy::Decoder;
