@@ -77,6 +77,8 @@ pub struct TableUse {
 pub struct AnalysedView {
     /// The tables it reads, by OID.
     pub tables: BTreeMap<u32, TableUse>,
+    /// The views it reads them through, where not only the owner of another view needs to be allowed to.
+    pub shown: BTreeMap<u32, TableUse>,
     /// Its columns: name and type.
     pub columns: Vec<(String, String)>,
     /// Whether it depends on the time and is re-run on a timer too.
@@ -121,9 +123,15 @@ pub(crate) async fn analyze(server: &Server, session: &mut Session, views: &[Vie
         prepared.push(prepare(server, session, view).await?);
     }
     let (catalogue, search_path) = catalogue(&session.client, &prepared).await.map_err(failed)?;
+    let shown: BTreeSet<u32> = prepared.iter().flatten().flat_map(|prepared| prepared.uses.shown.keys().copied()).collect();
+    let shown = match shown.is_empty() {
+        true => BTreeMap::new(),
+        false => catalog::tables(&session.client, &shown.into_iter().collect::<Vec<u32>>()).await.map_err(failed)?,
+    };
     let judge = |(view, prepared): (&View<String>, &Result<Prepared, String>)| {
         let prepared = prepared.as_ref().map_err(Clone::clone)?;
-        judge(view, prepared, &catalogue, &search_path)
+        let used = prepared.uses.shown.iter().filter_map(|(oid, used)| Some((*oid, table_use(shown.get(oid)?, used))));
+        Ok(AnalysedView { shown: used.collect(), ..judge(view, prepared, &catalogue, &search_path)? })
     };
     let judged: Vec<_> = views.iter().zip(&prepared).map(judge).collect();
     let (labels, named) = (labels(&catalogue), named(&prepared, &catalogue));
@@ -301,6 +309,7 @@ fn judge(view: &View<String>, prepared: &Prepared, catalogue: &Catalogue, search
         fingerprint: fingerprint(view, prepared, &tables, &plan, catalogue, search_path),
         plan: plan.map(Arc::new),
         tables,
+        shown: BTreeMap::new(),
         columns: prepared.columns.iter().map(|(name, column_type)| (name.clone(), column_type.name().to_owned())).collect(),
         clock,
         with_children: uses.relations.iter().filter(|(_, used)| used.with_children).map(|(oid, _)| *oid).collect(),

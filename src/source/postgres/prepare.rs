@@ -18,7 +18,7 @@ use crate::{
     source::{
         self, PreparedView, SourceError, ViewMode,
         postgres::{
-            analyze::{self, AnalysedView, Analysis},
+            analyze::{self, AnalysedView, Analysis, TableUse},
             catalog::{self, Column, Kind, Trace},
             copy::bounded,
             fault,
@@ -386,19 +386,20 @@ pub(crate) fn table_queries(analysis: &Analysis, plan: &ViewPlan) -> BTreeMap<u3
     queries.collect()
 }
 
-/// The columns of each table that the role reads: those of the queries, and what [`table_queries`] asks for besides.
-pub(crate) fn columns_read(analysis: &Analysis) -> BTreeMap<u32, BTreeSet<String>> {
-    let mut read: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
+/// The columns of each table and view that the role reads: those of the queries, and what [`table_queries`] asks for besides. The tables
+/// behind a view are read by the rights of its owner in a query, and by ours when they are loaded.
+pub(crate) fn columns_read(analysis: &Analysis) -> BTreeMap<u32, TableUse> {
+    let mut read: BTreeMap<u32, TableUse> = BTreeMap::new();
     for view in analysis.views.iter().flatten() {
-        for (oid, used) in &view.tables {
-            read.entry(*oid).or_default().extend(used.columns.iter().cloned());
+        for (oid, used) in view.tables.iter().chain(&view.shown) {
+            read.entry(*oid).or_insert_with(|| used.clone()).columns.extend(used.columns.iter().cloned());
         }
         let Ok(plan) = incremental(analysis, view) else { continue };
         for (oid, used) in &plan.tables {
-            let Some(table) = analysis.tables.get(oid) else { continue };
+            let (Some(table), Some(read)) = (analysis.tables.get(oid), read.get_mut(oid)) else { continue };
             let columns = used.columns.iter().filter_map(|number| Some(table.columns.get(number)?.name.clone()));
             let places = (used.identity == Identity::Full).then(|| PLACE.map(str::to_owned)).into_iter().flatten();
-            read.entry(*oid).or_default().extend(columns.chain(places));
+            read.columns.extend(columns.chain(places));
         }
     }
     read

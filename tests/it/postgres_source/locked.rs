@@ -53,7 +53,7 @@ async fn what_a_heartbeat_saw_first_is_still_in_doubt_when_the_stream_gets_there
     attempts_that_waited_for_a_lock(&cluster, asked).await;
     // Under the filter this is a DELETE.
     cluster.psql(&database, "UPDATE one SET id = id + 100 WHERE id = 1");
-    let (error, _, shadows) = followed.error().await;
+    let (error, _, shadows) = timeout(DEADLINE, followed.error()).await.expect("the views are named");
     let SourceError::ViewsChanged { views, .. } = &error else { panic!("{error}") };
     assert!(views.contains(&3), "{error}");
     assert_eq!(shadows[&3].len(), 2, "nothing behind the announcement has reached the view");
