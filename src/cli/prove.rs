@@ -1,7 +1,7 @@
 //! `factsync prove` and `factsync reconcile --live`: source, desired facts and fact store compared at one position.
 //!
-//! Both ask the factsync that runs at `--listen`, which goes on meanwhile and tells nothing that is only late: only a process that follows the
-//! sources knows what is desired at which position and what is on its way. Where none runs, `reconcile` compares the two ends.
+//! Both ask the factsync that runs at `--listen`, which goes on meanwhile and tells nothing that is only late: only a process that follows
+//! the sources knows what is desired at which position and what is on its way. Where none runs, `reconcile` compares the two ends.
 //!
 //! # What the signature says
 //!
@@ -14,8 +14,8 @@
 //! `sha256` is that of the first line without its line feed, as `head -n 1 report | tr -d '\n' | sha256sum` computes it: who was told that
 //! number elsewhere sees that the report is the one that was made. Anybody could have made it. `hmac_sha256` is an HMAC of the same bytes
 //! with the key of the fact store (`OSO_AUTH`): who holds the key can check with
-//! `openssl dgst -sha256 -hmac "$OSO_AUTH"` that whoever made the report held it, too. It does not say which of the holders that was, and it
-//! is missing where the key is the public development key. Of the facts themselves the digests of the three sets tell whoever has them
+//! `openssl dgst -sha256 -hmac "$OSO_AUTH"` that whoever made the report held it, too. It does not say which of the holders that was, and
+//! it is missing where the key is the public development key. Of the facts themselves the digests of the three sets tell whoever has them
 //! (`reconcile/digest.rs`).
 
 use std::time::Duration;

@@ -6,13 +6,13 @@
 //!                                                    the loop takes no events, for PAUSE ────┘
 //! ```
 //!
-//! **One position.** The source chooses a state that can be read, P ([`Witness`](crate::source::Witness)). From asking for it until it is there nothing is
-//! applied, so that the desired facts do not pass it; PostgreSQL needs some milliseconds for that, unless a transaction is open that has
-//! written something, for whose end it waits. After [`PAUSE`] the loop therefore goes on, and if it has passed P when P is told at last,
-//! another one is asked for. Then the inbox stops at P, between two commits; there the desired facts are taken hold of
+//! **One position.** The source chooses a state that can be read, P ([`Witness`](crate::source::Witness)). From asking for it until it is
+//! there nothing is applied, so that the desired facts do not pass it; PostgreSQL needs some milliseconds for that, unless a transaction is
+//! open that has written something, for whose end it waits. After [`PAUSE`] the loop therefore goes on, and if it has passed P when P is
+//! told at last, another one is asked for. Then the inbox stops at P, between two commits; there the desired facts are taken hold of
 //! ([`Sight`](crate::store::Sight)), and the loop goes on. What the source answers in the state P is compared with these, row by row.
-//! MongoDB can read old states, so there P is where the desired facts are; a file says what it is when it has been read, and is asked again if
-//! that is not what was applied last.
+//! MongoDB can read old states, so there P is where the desired facts are; a file says what it is when it has been read, and is asked again
+//! if that is not what was applied last.
 //!
 //! **Every moment.** The fact store has no states that could be named. It is listed before, and the desired facts at P are compared with
 //! that but for what was on its way in between (`store/journal.rs` argues why nothing else can differ for a moment).
@@ -60,8 +60,8 @@ use judge::{Candidate, Case, Judged};
 /// How long the stream is held up for a source to choose a state: what somebody who waits for a fact does not notice much, and several
 /// times what PostgreSQL takes while it is busy.
 const PAUSE: Duration = Duration::from_millis(250);
-/// How long the stream may take to get to the state that was chosen. A heartbeat carries it there at once, unless it is behind; who is behind
-/// by more than this is audited when that is over, for until then the source has to keep the state.
+/// How long the stream may take to get to the state that was chosen. A heartbeat carries it there at once, unless it is behind; who is
+/// behind by more than this is audited when that is over, for until then the source has to keep the state.
 const ARRIVAL: Duration = Duration::from_secs(10 * 60);
 /// States that are asked for until one is told before it is passed. Each time the loop waits for [`PAUSE`], so only somebody who leaves
 /// transactions open all the time makes it more than two or three.

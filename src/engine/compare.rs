@@ -1,4 +1,5 @@
-//! Comparing the fact store with the desired facts after a snapshot, and beginning an audit (`audit.rs`) every `reconcile_every` after that.
+//! Comparing the fact store with the desired facts after a snapshot, and beginning an audit (`audit.rs`) every `reconcile_every` after
+//! that.
 
 use std::time::{Duration, Instant};
 
@@ -74,7 +75,8 @@ impl Ingest {
         }
         let ids = known.iter().map(|&view| self.views[view].id).collect();
         let waiting = self.writer.outbox_holds(ids).await?;
-        // What waits is seen through: it is dropped, for the listing knows better. A batch on its way would look like drift, too, even one that was read before a snapshot emptied the outbox.
+        // What waits is seen through: it is dropped, for the listing knows better. A batch on its way would look like drift, too, even one
+        // that was read before a snapshot emptied the outbox.
         let writer = self.writer.clone();
         let Ok(nothing_under_way) = tokio::time::timeout(PATIENCE, writer.under_way()).await else {
             session.compared.postpone(PATIENCE);

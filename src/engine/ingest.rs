@@ -278,13 +278,31 @@ impl Ingest {
                 Session { identity: prepared.identity.clone(), ..self.open(follower, (from, settled), compared, roles, flows) }
             }
         };
+        let next = self.turns(&mut session, backoff).await?;
+        self.persist(&mut session).await?;
+        self.acknowledge(&mut session).await?;
+        session.halt.send_replace(true);
+        // One that waited while this attempt could not be audited goes on waiting.
+        self.unanswered = session.audit.unanswered().or(self.unanswered.take());
+        drop(session.inbox);
+        self.rest(session.flows);
+        match session.follow.await {
+            Ok((follower, _)) if next == Next::StartAgain => Ok((follower, Ended::Again)),
+            Ok((follower, Ok(()))) => Ok((follower, Ended::Stopped)),
+            Ok((follower, Err(error))) => Ok((follower, Ended::Failed(error))),
+            Err(panic) => Err(EngineError::Bug(format!("following source \"{}\" panicked: {panic}", self.name))),
+        }
+    }
+
+    /// Takes what comes, until the source has ended or has to be followed otherwise.
+    async fn turns(&mut self, session: &mut Session, backoff: &mut Backoff) -> Result<Next, EngineError> {
         let mut tick = tokio::time::interval(PERSIST_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        self.compare_if_due(&mut session).await?;
-        let next = loop {
+        self.compare_if_due(session).await?;
+        loop {
             let auditable = session.can_be_audited() && self.shadow.is_none();
             if let Some(asked) = self.unanswered.take_if(|_| auditable) {
-                self.begin_audit(&mut session, Some(asked));
+                self.begin_audit(session, Some(asked));
                 continue;
             }
             let wake = tokio::select! {
@@ -299,46 +317,33 @@ impl Ingest {
             let next = match wake {
                 Wake::Stop => {
                     // First what is durable, so that the source can tell it on its way out.
-                    self.persist(&mut session).await?;
-                    self.acknowledge(&mut session).await?;
+                    self.persist(session).await?;
+                    self.acknowledge(session).await?;
                     session.halting = true;
                     session.halt.send_replace(true);
                     Next::GoOn
                 }
-                Wake::Time => self.let_time_pass(&mut session).await?,
-                Wake::Audit(turn) => self.on_audit(&mut session, turn).await?,
+                Wake::Time => self.let_time_pass(session).await?,
+                Wake::Audit(turn) => self.on_audit(session, turn).await?,
                 Wake::Asked(asked) => {
-                    self.begin_audit(&mut session, Some(asked));
+                    self.begin_audit(session, Some(asked));
                     Next::GoOn
                 }
-                Wake::Event(Some(Taken::Event(event))) => self.on_event(&mut session, event, backoff).await?,
-                Wake::Event(Some(Taken::Stopped { settled })) => self.reached(&mut session, settled).await?,
+                Wake::Event(Some(Taken::Event(event))) => self.on_event(session, event, backoff).await?,
+                Wake::Event(Some(Taken::Stopped { settled })) => self.reached(session, settled).await?,
                 // The sender went with the follow task.
-                Wake::Event(None) => break Next::GoOn,
+                Wake::Event(None) => return Ok(Next::GoOn),
                 Wake::Tick => {
-                    self.persist(&mut session).await?;
-                    self.acknowledge(&mut session).await?;
-                    self.compare_if_due(&mut session).await?;
-                    self.recognise(&mut session).await?;
+                    self.persist(session).await?;
+                    self.acknowledge(session).await?;
+                    self.compare_if_due(session).await?;
+                    self.recognise(session).await?;
                     Next::GoOn
                 }
             };
             if next == Next::StartAgain {
-                break next;
+                return Ok(next);
             }
-        };
-        self.persist(&mut session).await?;
-        self.acknowledge(&mut session).await?;
-        session.halt.send_replace(true);
-        // One that waited while this attempt could not be audited goes on waiting.
-        self.unanswered = session.audit.unanswered().or(self.unanswered.take());
-        drop(session.inbox);
-        self.rest(session.flows);
-        match session.follow.await {
-            Ok((follower, _)) if next == Next::StartAgain => Ok((follower, Ended::Again)),
-            Ok((follower, Ok(()))) => Ok((follower, Ended::Stopped)),
-            Ok((follower, Err(error))) => Ok((follower, Ended::Failed(error))),
-            Err(panic) => Err(EngineError::Bug(format!("following source \"{}\" panicked: {panic}", self.name))),
         }
     }
 

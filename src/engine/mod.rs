@@ -50,7 +50,7 @@ use crate::{
     crash::{self, Moment},
     error::causes,
     source::Follow,
-    store::{Checkpoint, Store, ViewRecord},
+    store::{Checkpoint, Store, ViewId, ViewRecord},
     target::FactStore,
     view::Guard,
 };
@@ -164,6 +164,18 @@ pub async fn run(config: &Config, parts: Parts, stop: watch::Receiver<bool>) -> 
     }
     board.audits(audits);
     tasks.spawn(Holds::new(writer.clone(), board.clone(), numbered, stopped.clone()).run());
+    set_out(delivery, (writer, target, board, spool), watched, (asked, stopped), &mut tasks);
+    join(tasks, &halt).await
+}
+
+/// Sends what changes, or compares it.
+fn set_out(
+    delivery: Delivery,
+    (writer, target, board, spool): (Writer, Arc<dyn FactStore>, Arc<Board>, PathBuf),
+    watched: BTreeMap<ViewId, Watched>,
+    (asked, stopped): (mpsc::Receiver<Asked>, watch::Receiver<bool>),
+    tasks: &mut JoinSet<Result<(), EngineError>>,
+) {
     match delivery {
         Delivery::Send => {
             board.spends(target.clone());
@@ -172,11 +184,10 @@ pub async fn run(config: &Config, parts: Parts, stop: watch::Receiver<bool>) -> 
         }
         Delivery::Shadow(options) => {
             let parts = (writer, Observed::new(target), board, spool);
-            let shadow = Shadow::new(parts, options, watched, asked, stopped, &mut tasks);
+            let shadow = Shadow::new(parts, options, watched, asked, stopped, tasks);
             tasks.spawn(shadow.run());
         }
     }
-    join(tasks, &halt).await
 }
 
 /// Makes the local store's sources those of `config`, and says what is left behind.

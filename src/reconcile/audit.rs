@@ -9,8 +9,8 @@
 //!
 //! Everything is sorted and merged, what has to be set aside is on disk: memory depends neither on the facts nor on the drift.
 //!
-//! Facts that are on their way are not judged, and taken for what is desired, in the digest of what is stored, too. Facts that are held, for
-//! a person to look at, are desired and no result of a query, so they are counted apart and are in no digest.
+//! Facts that are on their way are not judged, and taken for what is desired, in the digest of what is stored, too. Facts that are held,
+//! for a person to look at, are desired and no result of a query, so they are counted apart and are in no digest.
 
 use std::{cmp::Ordering, io, iter::Peekable, path::Path};
 

@@ -17,8 +17,8 @@
 //! On loopback no web page is served but our own (`visitor`), and no connection costs more than it may (`accept`).
 //!
 //! What changes something asks for the key, and so do what shows facts and what costs source and fact store a reading of everything; where
-//! no key was set and there is no `/api`, it is the public one on loopback, and nobody's elsewhere. The rest shows no secret, and no cell value other than the ids of the few facts that the
-//! fact store refused.
+//! no key was set and there is no `/api`, it is the public one on loopback, and nobody's elsewhere. The rest shows no secret, and no cell
+//! value other than the ids of the few facts that the fact store refused.
 
 mod accept;
 mod visitor;

@@ -7,11 +7,11 @@
 //!      what is pushed meanwhile ──> journal: on their way in [t0, t1] ┘                             │ journal of (t1, t2]
 //! ```
 //!
-//! **Why no difference that is found is one of time.** A fact that did not wait to be sent at t0 and was not pushed into the outbox until t1
-//! was desired, or not, all the time; and nothing of ours was on its way to the fact store that changes it, because an entry leaves outbox
-//! and backlog only when it is acknowledged, and whoever begins holds up delivery for that moment. So the listing, whenever in between it
-//! came by, shows what the desired facts of t1 say, or there is drift. Everything else was *on its way* and is not judged; the next
-//! comparison does it.
+//! **Why no difference that is found is one of time.** A fact that did not wait to be sent at t0 and was not pushed into the outbox until
+//! t1 was desired, or not, all the time; and nothing of ours was on its way to the fact store that changes it, because an entry leaves
+//! outbox and backlog only when it is acknowledged, and whoever begins holds up delivery for that moment. So the listing, whenever in
+//! between it came by, shows what the desired facts of t1 say, or there is drift. Everything else was *on its way* and is not judged; the
+//! next comparison does it.
 //!
 //! **Why a repair is safe.** What is found is put into the backlog in a transaction at t2, but for facts that were pushed since t1: the
 //! outbox makes these right. For all others nothing waits, which is what an entry of the backlog means.
@@ -19,9 +19,9 @@
 //! What changes desired facts by another way than the outbox (a snapshot, the comparison after it) ends the journals of its views:
 //! [`Store::sight`] and [`Store::settle_drift`] then give nothing, and the comparison is begun again.
 //!
-//! **Foreign facts.** No history of all facts is kept. But once a comparison has left the fact store equal to the desired facts, a fact that
-//! is there and should not be has come back after we removed it, or somebody else wrote it. What was removed since this process began is
-//! in a [`Bloom`] filter. So *foreign* is said only of what is provably not a revocation of ours that got lost; what is not proven, as
+//! **Foreign facts.** No history of all facts is kept. But once a comparison has left the fact store equal to the desired facts, a fact
+//! that is there and should not be has come back after we removed it, or somebody else wrote it. What was removed since this process began
+//! is in a [`Bloom`] filter. So *foreign* is said only of what is provably not a revocation of ours that got lost; what is not proven, as
 //! everything in the first comparison, is *stale*. A filter errs towards stale only, and more so as it fills up.
 
 use std::{

@@ -1,8 +1,8 @@
 //! The queries once more, at the cluster time at which the desired facts stand, for an audit.
 //!
 //! A replica set keeps old states for some minutes, so the stream need not wait for anything: every view is read with `atClusterTime`
-//! ([`snapshot`](super::snapshot)) at the time that was applied. Who is further behind than the server's history cannot be audited, and is
-//! told so.
+//! ([`snapshot`](mod@super::snapshot)) at the time that was applied. Who is further behind than the server's history cannot be audited, and
+//! is told so.
 
 use std::{path::PathBuf, sync::Arc};
 

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::{CROWD, FLAG, ROLE, TOP, app, audit, audit_at, drift, of};
