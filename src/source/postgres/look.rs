@@ -19,8 +19,8 @@ use tokio_postgres::{Client, Error, Statement};
 
 use crate::source::postgres::publication;
 
-/// The catalogue rows of relations, functions and types in one text for each of them. `xmin` names the transaction that wrote a row. Also the
-/// relations that have the same name as one of ours in another schema: they stand in its way, or do no longer.
+/// The catalogue rows of relations, functions and types in one text for each of them. `xmin` names the transaction that wrote a row.
+/// Also the relations that have the same name as one of ours in another schema: they stand in its way, or do no longer.
 const MARKS: &str = "WITH named AS (SELECT c.oid, c.relname FROM pg_catalog.pg_class c WHERE c.oid = ANY ($1)),
     rows (kind, object, row) AS (
       SELECT 'r', n.oid, concat_ws('/', 'c', c.oid, c.relname, c.relnamespace, c.relkind, c.relpersistence, c.relreplident,

@@ -6,8 +6,8 @@
 //! was in the log before it, which is how somebody who waits for a position between two commits gets an answer at once.
 //!
 //! Some DDL changes what a query returns without a row in our change log. So each heartbeat takes a [`Look`] at the catalogues, which is
-//! compared with the last one. The stream asks for one, too, when it announces a table ([`Pulse::look`]): it does so after every change of the
-//! table or the publication, before the first row that follows the change.
+//! compared with the last one. The stream asks for one, too, when it announces a table ([`Pulse::look`]): it does so after every change of
+//! the table or the publication, before the first row that follows the change.
 //!
 //! The session also asks for the server's clock, for views that depend on the time.
 

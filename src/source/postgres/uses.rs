@@ -211,7 +211,8 @@ mod tests {
     #[test]
     fn views_that_the_reader_needs_are_told_from_those_within() {
         let old = uses(
-            "{QUERY :commandType 1 :rtable ({RANGETBLENTRY :rtekind 0 :relid 7 :relkind v :requiredPerms 2 :checkAsUser 0 :selectedCols (b 8)} \
+            "{QUERY :commandType 1 :rtable (\
+             {RANGETBLENTRY :rtekind 0 :relid 7 :relkind v :requiredPerms 2 :checkAsUser 0 :selectedCols (b 8)} \
              {RANGETBLENTRY :rtekind 0 :relid 7 :relkind v :requiredPerms 0 :checkAsUser 0 :selectedCols (b)} \
              {RANGETBLENTRY :rtekind 0 :relid 8 :relkind v :requiredPerms 2 :checkAsUser 10 :selectedCols (b 9)})}",
         );
