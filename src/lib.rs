@@ -33,7 +33,7 @@
 //! | where does a row change become a fact that begins or ends? | [`view::Dataflow`]; its operators are listed in [`view`] |
 //! | where do rows come and go because time passes? | `view/clock.rs`; `engine/clock.rs`: the source's clock; `engine/away.rs`: outages |
 //! | where does a WAL message become "this view must be run again"? | [`source::postgres`], `tail.rs`, `dirty.rs` and `refresh.rs` |
-//! | who notices DDL, before a row is misread? | `tail/check.rs`, `pulse.rs`; under a snapshot: `read.rs` |
+//! | who notices DDL, before a row is misread? | `tail/check.rs`, `look.rs`; under a snapshot: `read.rs` |
 //! | where does a query's output become a row? | [`source::postgres`], `copy.rs`; [`source::csv`]; [`source::mongo`] |
 //! | how does a view get its first state? | `view/load.rs` from whole tables, `store/load.rs` compares it with the database's own answer |
 //! | where does a row become a fact? | [`fact::FactType::fact`]; `store/settle.rs` for row changes, [`view::refresh()`] for whole results |

@@ -8,6 +8,7 @@ mod analysis;
 mod evaluation;
 mod following;
 mod incremental;
+mod locked;
 mod shadow;
 mod tls;
 

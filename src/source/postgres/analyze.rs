@@ -27,7 +27,7 @@ use crate::{
         postgres::{
             catalog::{self, Function, Identity, Kind, Table},
             fault,
-            pulse::Named,
+            look::Named,
             session::{Server, Session},
             uses::{ColumnsUsed, Uses},
         },
@@ -77,6 +77,8 @@ pub struct TableUse {
 pub struct AnalysedView {
     /// The tables it reads, by OID.
     pub tables: BTreeMap<u32, TableUse>,
+    /// The views it reads them through, where not only the owner of another view needs to be allowed to.
+    pub shown: BTreeMap<u32, TableUse>,
     /// Its columns: name and type.
     pub columns: Vec<(String, String)>,
     /// Whether it depends on the time and is re-run on a timer too.
@@ -100,8 +102,8 @@ pub(crate) struct Analysis {
     pub(crate) tables: BTreeMap<u32, Table>,
     /// The labels of the enums among the types of columns, and of the domains over them.
     pub(crate) labels: BTreeMap<u32, Arc<BTreeSet<String>>>,
-    /// Everything that the queries name.
-    pub(crate) named: Named,
+    /// What each query names; nothing, if the server does not understand it.
+    pub(crate) named: Vec<Named>,
 }
 
 /// What preparing one query told.
@@ -121,9 +123,15 @@ pub(crate) async fn analyze(server: &Server, session: &mut Session, views: &[Vie
         prepared.push(prepare(server, session, view).await?);
     }
     let (catalogue, search_path) = catalogue(&session.client, &prepared).await.map_err(failed)?;
+    let shown: BTreeSet<u32> = prepared.iter().flatten().flat_map(|prepared| prepared.uses.shown.keys().copied()).collect();
+    let shown = match shown.is_empty() {
+        true => BTreeMap::new(),
+        false => catalog::tables(&session.client, &shown.into_iter().collect::<Vec<u32>>()).await.map_err(failed)?,
+    };
     let judge = |(view, prepared): (&View<String>, &Result<Prepared, String>)| {
         let prepared = prepared.as_ref().map_err(Clone::clone)?;
-        judge(view, prepared, &catalogue, &search_path)
+        let used = prepared.uses.shown.iter().filter_map(|(oid, used)| Some((*oid, table_use(shown.get(oid)?, used))));
+        Ok(AnalysedView { shown: used.collect(), ..judge(view, prepared, &catalogue, &search_path)? })
     };
     let judged: Vec<_> = views.iter().zip(&prepared).map(judge).collect();
     let (labels, named) = (labels(&catalogue), named(&prepared, &catalogue));
@@ -136,14 +144,46 @@ fn labels(catalogue: &Catalogue) -> BTreeMap<u32, Arc<BTreeSet<String>>> {
     enums.map(|(oid, base)| (oid, Arc::new(base.labels.iter().map(|(_, label)| label.clone()).collect()))).collect()
 }
 
-/// Everything that the queries name; built-in functions and types do not change.
-fn named(prepared: &[Result<Prepared, String>], catalogue: &Catalogue) -> Named {
-    let of_users = |oid: &u32| *oid >= catalog::FIRST_USER_OID;
-    let uses = || prepared.iter().flatten().map(|prepared| &prepared.uses);
-    let relations: BTreeSet<u32> = catalogue.tables.keys().chain(uses().flat_map(|uses| &uses.views)).copied().collect();
-    let functions: BTreeSet<u32> = uses().flat_map(|uses| called(uses, catalogue)).filter(of_users).collect();
-    let types = catalogue.types.keys().filter(|oid| of_users(oid)).copied().collect();
-    Named { relations: relations.into_iter().collect(), functions: functions.into_iter().collect(), types }
+/// What each query names; built-in functions and types do not change.
+fn named(prepared: &[Result<Prepared, String>], catalogue: &Catalogue) -> Vec<Named> {
+    let users = |oids: BTreeSet<u32>| -> BTreeSet<u32> { oids.into_iter().filter(|oid| *oid >= catalog::FIRST_USER_OID).collect() };
+    let uses = prepared.iter().map(|prepared| prepared.as_ref().map(|prepared| &prepared.uses));
+    let named = uses.map(|uses| match uses {
+        Ok(uses) => Named {
+            relations: uses.relations.keys().flat_map(|oid| with_family(*oid, catalogue)).chain(uses.views.iter().copied()).collect(),
+            functions: users(called(uses, catalogue)),
+            types: users(types_of(uses, catalogue)),
+        },
+        Err(_) => Named::default(),
+    });
+    let mut named: Vec<Named> = named.collect();
+    // A domain over a domain is known by what is below both: the one in between is anybody's.
+    let claimed: BTreeSet<u32> = named.iter().flat_map(|named| named.types.iter().copied()).collect();
+    let anybodys: BTreeSet<u32> = users(catalogue.types.keys().copied().collect()).difference(&claimed).copied().collect();
+    named.iter_mut().for_each(|named| named.types.extend(&anybodys));
+    named
+}
+
+fn with_family(oid: u32, catalogue: &Catalogue) -> impl Iterator<Item = u32> {
+    let relatives = catalogue.tables.get(&oid).into_iter().flat_map(|table| table.descendants.iter().chain(&table.ancestors));
+    relatives.copied().chain([oid])
+}
+
+/// The types that a query has something to do with: those in its tree, those of the columns of its tables, and what they are made of.
+fn types_of(uses: &Uses, catalogue: &Catalogue) -> BTreeSet<u32> {
+    let tables = uses.relations.keys().filter_map(|oid| catalogue.tables.get(oid));
+    let columns = tables.flat_map(|table| table.columns.values()).map(|column| column.type_oid);
+    with_parts(uses.types.iter().copied().chain(columns).collect(), catalogue)
+}
+
+/// The same types with what they are made of: the element of an array, and what is below a domain.
+fn with_parts(mut types: BTreeSet<u32>, catalogue: &Catalogue) -> BTreeSet<u32> {
+    let mut todo: Vec<u32> = types.iter().copied().collect();
+    while let Some(oid) = todo.pop() {
+        let parts = catalogue.types.get(&oid).into_iter().flat_map(|found| [found.base, found.element]);
+        todo.extend(parts.filter(|part| types.insert(*part)));
+    }
+    types
 }
 
 /// The trees of all queries and everything they name, for the corpus of a fuzz target; a query that cannot be prepared is left out.
@@ -269,6 +309,7 @@ fn judge(view: &View<String>, prepared: &Prepared, catalogue: &Catalogue, search
         fingerprint: fingerprint(view, prepared, &tables, &plan, catalogue, search_path),
         plan: plan.map(Arc::new),
         tables,
+        shown: BTreeMap::new(),
         columns: prepared.columns.iter().map(|(name, column_type)| (name.clone(), column_type.name().to_owned())).collect(),
         clock,
         with_children: uses.relations.iter().filter(|(_, used)| used.with_children).map(|(oid, _)| *oid).collect(),
@@ -404,7 +445,8 @@ fn fingerprint(
             collations.insert(column.collation);
         }
     }
-    for (oid, found) in catalogue.types.iter().filter(|(oid, found)| types.contains(oid) || types.contains(&found.base)) {
+    let types = with_parts(types, catalogue);
+    for (oid, found) in catalogue.types.iter().filter(|(oid, _)| types.contains(oid)) {
         add(format!("{oid} {found:?}").as_bytes());
     }
     for (oid, found) in catalogue.collations.iter().filter(|(oid, _)| collations.contains(oid)) {

@@ -199,7 +199,7 @@ impl Follower {
         };
         let Some(streaming) = begun else { return Ok(None) };
         let version = survey.analysis.server_version;
-        let pulse = Pulse::new(server.clone(), survey.watched(), survey.analysis.named.clone(), &self.slot, version).await?;
+        let pulse = Pulse::new(server.clone(), survey.looked_at(&self.slot)).await?;
         let refresh = Refresh::new(server.clone(), self.slot.clone(), version, self.reader(server));
         // What has to begin with the mark streams when it has.
         if streaming.resume.is_proof() && !send(link, Event::State(SourceState::Streaming)).await {
@@ -410,10 +410,10 @@ impl Follower {
 
     fn reanalyze(&self, server: &Server, incremental: BTreeSet<usize>) -> Reanalyze {
         let (server, slot, views) = (server.clone(), self.slot.clone(), self.views.clone());
-        Arc::new(move || {
+        Arc::new(move |wanted| {
             let (server, slot, views) = (server.clone(), slot.clone(), views.clone());
             let incremental = incremental.clone();
-            async move { Ok(Survey::take(&server, &slot, &views, false).await?.essence(&incremental)) }.boxed()
+            async move { Survey::essence_of(&server, &slot, &views, wanted, &incremental).await }.boxed()
         })
     }
 }
@@ -472,6 +472,7 @@ fn plan(survey: &Survey, parts: &Parts, start: &Start) -> Plan {
         failed: BTreeSet::new(),
         essence: survey.essence(&parts.incremental()),
         look: survey.look.clone(),
+        named: survey.analysis.named.clone(),
         refuses: (0..survey.views.len()).any(|view| survey.refusal(view).is_some()),
     }
 }

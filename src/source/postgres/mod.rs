@@ -13,9 +13,9 @@
 //! read again in a snapshot whose log position is known. `follow` and `tail` argue why no commit is lost.
 //!
 //! Each view has a fingerprint of everything its result and its plan depend on besides rows (`analyze`, `prepare`). It is compared with the
-//! stored one on connect, and the catalogues are surveyed again every minute, when a heartbeat sees that they differ, and when the stream
-//! announces a table; nothing behind an announcement is read before (`tail/check.rs`). A view whose fingerprint differs is planned and read
-//! anew; the others go on where they are.
+//! stored one on connect, and the catalogues are surveyed again every minute and when a `look` at them differs: each heartbeat takes one,
+//! and the stream when it announces a table; nothing behind an announcement is read before (`tail/check.rs`). A view whose fingerprint
+//! differs is planned and read anew; the others go on where they are.
 //!
 //! What the plan needs and this crate does not compute is computed by the server over the values (`evaluate`).
 
@@ -33,6 +33,7 @@ mod follow;
 #[doc(hidden)]
 pub mod fuzzing;
 mod images;
+mod look;
 mod mark;
 mod outgoing;
 mod preflight;

@@ -224,8 +224,8 @@ async fn privileges(client: &Client, config: &PostgresConfig, analysis: &Analysi
         }
         let Some(problem) = probe(client, &queries).await? else { continue };
         let mut text = format!("{}: {problem}", view.fact_type);
-        for (oid, used) in &analysed.tables {
-            let columns: Vec<&String> = read.get(oid).into_iter().flatten().collect();
+        for (oid, used) in analysed.tables.iter().chain(&analysed.shown) {
+            let columns: Vec<&String> = read.get(oid).into_iter().flat_map(|used| &used.columns).collect();
             let forbidden = "SELECT pg_catalog.array_agg(c) FROM pg_catalog.unnest($2::text[]) c
                              WHERE NOT pg_catalog.has_column_privilege($1::oid, c, 'SELECT')";
             let row = client.query_one(forbidden, &[oid, &columns]).await?;

@@ -18,13 +18,13 @@ use crate::{
     source::{
         self, PreparedView, SourceError, ViewMode,
         postgres::{
-            analyze::{self, AnalysedView, Analysis},
+            analyze::{self, AnalysedView, Analysis, TableUse},
             catalog::{self, Column, Kind, Trace},
             copy::bounded,
             fault,
             images::{Announced, Kept, KeptColumn},
+            look::{Look, LookedAt, Looking},
             publication::{self, Publication, Standing, quoted},
-            pulse::{self, Look, Shapes},
             session::{Purpose, Server},
         },
     },
@@ -38,6 +38,9 @@ const REFRESH_REASON: &str = "its query runs again when one of its tables change
 /// How long a survey waits for a table that somebody has locked for DDL. Shorter than PostgreSQL's `deadlock_timeout` of a second, so
 /// that a survey never is the reason for which one of the application's transactions is cancelled.
 const LOCK_PATIENCE: &str = "500ms";
+
+/// How often the catalogues may have changed between two surveys before the attempt ends; the next one begins with them.
+const MOST_SURVEYS: usize = 10;
 
 /// The system columns that say where a row is stored.
 const PLACE: [&str; 2] = ["tableoid", "ctid"];
@@ -76,7 +79,26 @@ pub(crate) struct Survey {
 
 impl Survey {
     /// Asks the server; with `ensure` the publication is made right, too.
+    ///
+    /// What is followed by it is asked for twice. DDL between an analysis and the look that belongs to it, for instance while somebody's
+    /// lock holds up the publication, would be in the look alone, and nothing would ever seem to have changed.
     pub(crate) async fn take(server: &Server, slot: &str, views: &[View<String>], ensure: bool) -> Result<Self, SourceError> {
+        let mut survey = Self::once(server, slot, views, ensure).await?;
+        for _ in 0..MOST_SURVEYS {
+            if !ensure {
+                return Ok(survey);
+            }
+            let again = Self::once(server, slot, views, false).await?;
+            if survey.definitions == again.definitions && survey.analysis.tables == again.analysis.tables {
+                return Ok(survey);
+            }
+            survey = Self::once(server, slot, views, true).await?;
+        }
+        let source = "they change all the time".into();
+        Err(SourceError::Unreachable { name: server.name.to_string(), action: "read the catalogue", source })
+    }
+
+    async fn once(server: &Server, slot: &str, views: &[View<String>], ensure: bool) -> Result<Self, SourceError> {
         let failed = |error| fault::sql(&server.name, "read the catalogue", error);
         let mut session = server.connect(Purpose::Analyze).await?;
         session.client.batch_execute(&format!("SET lock_timeout = '{LOCK_PATIENCE}'")).await.map_err(failed)?;
@@ -87,10 +109,8 @@ impl Survey {
             standing = publication::ensure(server, &writer, slot, &analysis).await?;
         }
         // The texts that heartbeats compare come first: a change in between is noticed by the next heartbeat.
-        let shapes = pulse::shapes(&session.client, &watched(&analysis)).await.map_err(failed)?;
-        let statement = session.client.prepare(pulse::MARKS).await.map_err(failed)?;
-        let marks = pulse::marks(&session.client, &statement, &analysis.named).await.map_err(failed)?;
-        let identity = publication::identity(&session.client, slot, analysis.server_version).await.map_err(failed)?;
+        let looking = Looking::at(&session.client, looked_at(&analysis, slot)).await.map_err(failed)?;
+        let look = looking.look(&session.client).await.map_err(failed)?;
         let published = Publication::read(&session.client, slot, analysis.server_version).await.map_err(failed)?;
         let tables: Vec<u32> = analysis.tables.keys().copied().collect();
         let traces = catalog::traces(&session.client, &tables).await.map_err(failed)?;
@@ -100,14 +120,14 @@ impl Survey {
         };
         let definitions: Vec<String> = views.iter().zip(&analysis.views).map(definition).collect();
         let prepared = analysis.views.iter().zip(&definitions).map(|(analysed, definition)| PreparedView {
-            fingerprint: analysed.as_ref().map_or(definition.clone(), |view| fingerprint(&analysis, view, definition, &shapes)),
+            fingerprint: analysed.as_ref().map_or(definition.clone(), |view| fingerprint(&analysis, view, definition, &look)),
             mode: match unpublished(&analysis, analysed, published.as_ref(), &standing) {
                 Some(problem) => ViewMode::Refused(problem),
                 None => mode(&analysis, analysed.as_ref()),
             },
         });
         let views = prepared.collect();
-        Ok(Self { definitions, views, look: Look { shapes, publication: identity, marks }, analysis })
+        Ok(Self { definitions, views, look, analysis })
     }
 
     /// What must stay the same for each view while it is followed: for the views `incremental` everything. The others are read again when a
@@ -117,6 +137,21 @@ impl Survey {
         views
             .map(|(number, (view, definition))| if incremental.contains(&number) { &view.fingerprint } else { definition }.clone())
             .collect()
+    }
+
+    /// The [essence](Self::essence) of the views `wanted` as they are now. Only their tables are locked for it, or waited for.
+    pub(crate) async fn essence_of(
+        server: &Server,
+        slot: &str,
+        views: &[View<String>],
+        wanted: BTreeSet<usize>,
+        incremental: &BTreeSet<usize>,
+    ) -> Result<BTreeMap<usize, String>, SourceError> {
+        let wanted: Vec<usize> = wanted.into_iter().filter(|view| *view < views.len()).collect();
+        let chosen: Vec<View<String>> = wanted.iter().map(|view| views[*view].clone()).collect();
+        let places = wanted.iter().enumerate().filter(|(_, view)| incremental.contains(view)).map(|(place, _)| place);
+        let essence = Self::take(server, slot, &chosen, false).await?.essence(&places.collect());
+        Ok(wanted.into_iter().zip(essence).collect())
     }
 
     /// The plan of an incremental view.
@@ -196,15 +231,20 @@ impl Survey {
         family(&self.analysis, oid)
     }
 
-    /// Tables whose rows can change without a row in the log: see [`pulse`].
-    pub(crate) fn watched(&self) -> Vec<u32> {
-        watched(&self.analysis)
+    /// What to look at while these views are followed.
+    pub(crate) fn looked_at(&self, slot: &str) -> LookedAt {
+        looked_at(&self.analysis, slot)
     }
 }
 
 fn family(analysis: &Analysis, oid: u32) -> impl Iterator<Item = u32> {
     let relatives = analysis.tables.get(&oid).into_iter().flat_map(|table| table.descendants.iter().chain(&table.ancestors));
     relatives.copied().chain([oid])
+}
+
+/// Besides what the queries name, tables whose rows can change without a row in the log.
+fn looked_at(analysis: &Analysis, slot: &str) -> LookedAt {
+    LookedAt::new(watched(analysis), &analysis.named, slot, analysis.server_version)
 }
 
 fn watched(analysis: &Analysis) -> Vec<u32> {
@@ -262,9 +302,9 @@ fn definition(analysis: &Analysis, view: &AnalysedView, published: Option<&Publi
 }
 
 /// Everything a view's stored state depends on besides rows.
-fn fingerprint(analysis: &Analysis, view: &AnalysedView, definition: &str, shapes: &Shapes) -> String {
+fn fingerprint(analysis: &Analysis, view: &AnalysedView, definition: &str, look: &Look) -> String {
     let mut parts = vec![definition.to_owned()];
-    parts.extend(view.tables.keys().filter_map(|oid| Some(format!("{oid} {}", shapes.get(oid)?))));
+    parts.extend(view.tables.keys().filter_map(|oid| Some(format!("{oid} {}", look.shape(*oid)?))));
     // What old rows tell is decided by the partitions' identities.
     let family: BTreeSet<u32> = view.tables.keys().flat_map(|oid| family(analysis, *oid)).collect();
     let members = family.iter().filter_map(|oid| Some((oid, analysis.tables.get(oid)?)));
@@ -346,19 +386,20 @@ pub(crate) fn table_queries(analysis: &Analysis, plan: &ViewPlan) -> BTreeMap<u3
     queries.collect()
 }
 
-/// The columns of each table that the role reads: those of the queries, and what [`table_queries`] asks for besides.
-pub(crate) fn columns_read(analysis: &Analysis) -> BTreeMap<u32, BTreeSet<String>> {
-    let mut read: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
+/// The columns of each table and view that the role reads: those of the queries, and what [`table_queries`] asks for besides. The tables
+/// behind a view are read by the rights of its owner in a query, and by ours when they are loaded.
+pub(crate) fn columns_read(analysis: &Analysis) -> BTreeMap<u32, TableUse> {
+    let mut read: BTreeMap<u32, TableUse> = BTreeMap::new();
     for view in analysis.views.iter().flatten() {
-        for (oid, used) in &view.tables {
-            read.entry(*oid).or_default().extend(used.columns.iter().cloned());
+        for (oid, used) in view.tables.iter().chain(&view.shown) {
+            read.entry(*oid).or_insert_with(|| used.clone()).columns.extend(used.columns.iter().cloned());
         }
         let Ok(plan) = incremental(analysis, view) else { continue };
         for (oid, used) in &plan.tables {
-            let Some(table) = analysis.tables.get(oid) else { continue };
+            let (Some(table), Some(read)) = (analysis.tables.get(oid), read.get_mut(oid)) else { continue };
             let columns = used.columns.iter().filter_map(|number| Some(table.columns.get(number)?.name.clone()));
             let places = (used.identity == Identity::Full).then(|| PLACE.map(str::to_owned)).into_iter().flatten();
-            read.entry(*oid).or_default().extend(columns.chain(places));
+            read.columns.extend(columns.chain(places));
         }
     }
     read

@@ -25,6 +25,7 @@ use crate::{
             analyze::{self, AnalysedView, Analysis},
             catalog::{Identity, Kind, Table},
             fault,
+            look::Thing,
             session::{Server, Session},
         },
     },
@@ -149,14 +150,16 @@ impl Publication {
                 tables.insert(row.get(0), row.get::<_, Option<Vec<String>>>(1).map(|columns| columns.into_iter().collect()));
             }
         }
-        let schemas: BTreeSet<String> = if has_lists {
-            let schemas = "SELECT n.nspname::text FROM pg_catalog.pg_publication_namespace p
+        // With the number of the entry: a schema that was taken out and put in again has another one.
+        let schemas: BTreeMap<String, u32> = if has_lists {
+            let schemas = "SELECT n.nspname::text, p.oid FROM pg_catalog.pg_publication_namespace p
                            JOIN pg_catalog.pg_namespace n ON n.oid = p.pnnspid WHERE p.pnpubid = $1";
-            client.query(schemas, &[&oid]).await?.iter().map(|row| row.get(0)).collect()
+            client.query(schemas, &[&oid]).await?.iter().map(|row| (row.get(0), row.get(1))).collect()
         } else {
-            BTreeSet::new()
+            BTreeMap::new()
         };
         let general = format!("{oid}/{} {schemas:?}", publication.get::<_, &str>(3));
+        let schemas = schemas.into_keys().collect();
         Ok(Some(Self { general, entries, all_tables: publication.get(1), complete: publication.get(2), schemas, tables }))
     }
 
@@ -201,8 +204,8 @@ impl Publication {
     }
 }
 
-/// Everything about the publication `name` in one text that changes when any of it does; empty if there is none. One query, for heartbeats.
-pub(crate) async fn identity(client: &Client, name: &str, version: u32) -> Result<String, Error> {
+/// Everything about the publication `name` in texts that change when any of it does; nothing if there is none. One query, for heartbeats.
+pub(crate) async fn identity(client: &Client, name: &str, version: u32) -> Result<Vec<(Thing, String)>, Error> {
     let schemas = if version >= HAS_COLUMN_LISTS {
         "(SELECT pg_catalog.string_agg(n.oid || '/' || n.xmin::text, ' ' ORDER BY n.oid)
           FROM pg_catalog.pg_publication_namespace n WHERE n.pnpubid = p.oid)"
@@ -210,12 +213,12 @@ pub(crate) async fn identity(client: &Client, name: &str, version: u32) -> Resul
         "NULL"
     };
     let sql = format!(
-        "SELECT pg_catalog.concat_ws(' ', p.oid, p.xmin,
-           (SELECT pg_catalog.string_agg(r.oid || '/' || r.xmin::text, ' ' ORDER BY r.oid)
-            FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid), {schemas})
-         FROM pg_catalog.pg_publication p WHERE p.pubname = $1"
+        "SELECT NULL::oid, pg_catalog.concat_ws(' ', p.oid, p.xmin, {schemas}) FROM pg_catalog.pg_publication p WHERE p.pubname = $1
+         UNION ALL SELECT r.prrelid, r.oid || '/' || r.xmin::text
+         FROM pg_catalog.pg_publication p JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid WHERE p.pubname = $1"
     );
-    Ok(client.query_opt(&sql, &[&name]).await?.map(|row| row.get(0)).unwrap_or_default())
+    let rows = client.query(&sql, &[&name]).await?;
+    Ok(rows.iter().map(|row| (row.get::<_, Option<u32>>(0).map_or(Thing::Publication, Thing::Published), row.get(1))).collect())
 }
 
 /// The statements that make the publication `name` publish what is needed; none if it does.

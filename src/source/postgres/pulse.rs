@@ -5,28 +5,23 @@
 //! come back through the stream. The message is a commit of its own, so it also carries the stream past any position that
 //! was in the log before it, which is how somebody who waits for a position between two commits gets an answer at once.
 //!
-//! Some DDL changes what a query returns without a row in our change log. So each heartbeat takes a [`Look`] at the catalogues and compares
-//! it with the last one: at the partitions and their files, because attaching, detaching and dropping one, and TRUNCATE of a single one,
-//! are not in the stream; at the publication, because what is taken out of it is missing from the stream without a word; and at the rows of
-//! everything that the queries name ([`Named`]), because a view, a function, a label, a policy or a `search_path` can be another one
-//! from one moment to the next. A look that differs does not say what follows from it: that takes an analysis.
-//!
-//! The stream asks for a look, too, when it announces a table ([`Pulse::look`]): it does so after every change of the table or the
-//! publication, before the first row that follows the change.
+//! Some DDL changes what a query returns without a row in our change log. So each heartbeat takes a [`Look`] at the catalogues, which is
+//! compared with the last one. The stream asks for one, too, when it announces a table ([`Pulse::look`]): it does so after every change of
+//! the table or the publication, before the first row that follows the change.
 //!
 //! The session also asks for the server's clock, for views that depend on the time.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use tokio::time::Instant;
-use tokio_postgres::Statement;
 
 use crate::{
     data::Lsn,
     source::{
         SourceError,
         postgres::{
-            fault, publication,
+            fault,
+            look::{Look, LookedAt, Looking},
             session::{Purpose, Server, Session},
         },
     },
@@ -47,52 +42,6 @@ const RUNS_POLL: Duration = Duration::from_millis(2);
 /// Whether a transaction runs: until others see its commit, it holds the lock on its own number.
 const RUNS: &str = "SELECT FROM pg_catalog.pg_locks WHERE locktype = 'transactionid' AND granted AND mode = 'ExclusiveLock'
     AND transactionid::text = $1";
-/// One text over the catalogue rows of relations, functions and types. `xmin` names the transaction that wrote a row.
-pub(crate) const MARKS: &str = "WITH named AS (SELECT c.oid, c.relname FROM pg_catalog.pg_class c WHERE c.oid = ANY ($1)),
-    rows (kind, row) AS (
-      SELECT 'c', concat_ws('/', c.oid, c.relname, c.relnamespace, c.relkind, c.relpersistence, c.relreplident, c.relrowsecurity,
-        c.relforcerowsecurity, c.relispartition, c.relhassubclass, c.relnatts, c.relowner)
-      FROM pg_catalog.pg_class c WHERE c.oid IN (SELECT oid FROM named) OR c.relname IN (SELECT relname FROM named)
-      UNION ALL SELECT 'a', concat_ws('/', a.attrelid, a.attnum, a.xmin) FROM pg_catalog.pg_attribute a
-        WHERE a.attrelid = ANY ($1) AND a.attnum > 0
-      UNION ALL SELECT 'd', concat_ws('/', d.oid, d.xmin) FROM pg_catalog.pg_attrdef d WHERE d.adrelid = ANY ($1)
-      UNION ALL SELECT 'k', concat_ws('/', i.indexrelid, i.xmin) FROM pg_catalog.pg_index i WHERE i.indrelid = ANY ($1)
-      UNION ALL SELECT 'i', concat_ws('/', i.inhparent, i.inhrelid, i.xmin) FROM pg_catalog.pg_inherits i WHERE i.inhparent = ANY ($1)
-      UNION ALL SELECT 'r', concat_ws('/', r.oid, r.xmin) FROM pg_catalog.pg_rewrite r WHERE r.ev_class = ANY ($1)
-      UNION ALL SELECT 'l', concat_ws('/', p.oid, p.xmin) FROM pg_catalog.pg_policy p WHERE p.polrelid = ANY ($1)
-      UNION ALL SELECT 'f', concat_ws('/', p.oid, p.xmin) FROM pg_catalog.pg_proc p WHERE p.oid = ANY ($2)
-      UNION ALL SELECT 't', concat_ws('/', t.oid, t.xmin) FROM pg_catalog.pg_type t WHERE t.oid = ANY ($3)
-      UNION ALL SELECT 'e', concat_ws('/', e.oid, e.xmin) FROM pg_catalog.pg_enum e WHERE e.enumtypid = ANY ($3)
-      UNION ALL SELECT 'n', concat_ws('/', n.oid, n.nspname) FROM pg_catalog.pg_namespace n WHERE n.nspname !~ '^pg_'
-      UNION ALL SELECT 's', concat_ws('/', s.setdatabase, s.setrole, s.xmin) FROM pg_catalog.pg_db_role_setting s
-      UNION ALL SELECT 'u', concat_ws('/', u.oid, u.rolbypassrls, u.rolsuper) FROM pg_catalog.pg_roles u WHERE u.rolname = current_user)
-    SELECT coalesce(pg_catalog.md5(pg_catalog.string_agg(kind || row, ' ' ORDER BY kind, row)), '') FROM rows";
-
-/// What identifies the partitions of a table: changes when one is attached, detached, dropped or gets a new file.
-pub(crate) type Shapes = BTreeMap<u32, String>;
-
-/// What the queries name, in whatever schema.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Named {
-    /// Tables with their families, and views.
-    pub(crate) relations: Vec<u32>,
-    /// Functions.
-    pub(crate) functions: Vec<u32>,
-    /// Types.
-    pub(crate) types: Vec<u32>,
-}
-
-/// What the catalogues say, in texts that change when they do.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Look {
-    /// The partitions of the watched tables.
-    pub(crate) shapes: Shapes,
-    /// The publication, as [`publication::identity`] has it.
-    pub(crate) publication: String,
-    /// The rows of what the queries name.
-    pub(crate) marks: String,
-}
-
 /// One heartbeat, sent.
 pub(crate) struct Beat {
     /// The end of the log.
@@ -114,20 +63,16 @@ pub(crate) struct ClockTime {
 pub(crate) struct Pulse {
     server: Server,
     session: Session,
-    watched: Vec<u32>,
-    named: Named,
-    /// [`MARKS`], which takes longer to plan than to run.
-    marks: Statement,
-    publication: Arc<str>,
-    version: u32,
+    looking: Looking,
 }
 
 impl Pulse {
-    /// Connects; `watched` are tables with partitions or children, and partitions that are used directly.
-    pub(crate) async fn new(server: Server, watched: Vec<u32>, named: Named, publication: &str, version: u32) -> Result<Self, SourceError> {
+    /// Connects; looks at what is `looked_at`.
+    pub(crate) async fn new(server: Server, looked_at: LookedAt) -> Result<Self, SourceError> {
         let session = server.connect(Purpose::Write).await?;
-        let marks = session.client.prepare(MARKS).await.map_err(|error| fault::sql(&server.name, "look at the catalogues", error))?;
-        Ok(Self { server, session, watched, named, marks, publication: publication.into(), version })
+        let looking = Looking::at(&session.client, looked_at).await;
+        let looking = looking.map_err(|error| fault::sql(&server.name, "look at the catalogues", error))?;
+        Ok(Self { server, session, looking })
     }
 
     /// Writes a message with `content`.
@@ -135,7 +80,7 @@ impl Pulse {
         let beating = async {
             let client = &self.session.client;
             // Looked at before the message is written, so that what is seen after the message belongs to the next beat.
-            let look = self.seen().await?;
+            let look = self.looking.look(&self.session.client).await?;
             client.execute("SELECT pg_catalog.pg_logical_emit_message(true, $1, $2::text)", &[&PREFIX, &content]).await?;
             let head = client.query_one("SELECT pg_catalog.pg_current_wal_lsn()::text", &[]).await?;
             Ok(Beat { head: head.get::<_, String>(0).parse().unwrap_or_default(), look })
@@ -152,20 +97,9 @@ impl Pulse {
             {
                 tokio::time::sleep(RUNS_POLL).await;
             }
-            self.seen().await
+            self.looking.look(&self.session.client).await
         };
         self.in_time("look at the catalogues", looking).await
-    }
-
-    async fn seen(&self) -> Result<Look, tokio_postgres::Error> {
-        let client = &self.session.client;
-        // Sent together, so that they take one round trip.
-        let (shapes, publication, marks) = futures_util::try_join!(
-            shapes(client, &self.watched),
-            publication::identity(client, &self.publication, self.version),
-            marks(client, &self.marks, &self.named)
-        )?;
-        Ok(Look { shapes, publication, marks })
     }
 
     /// Asks for the time.
@@ -191,31 +125,6 @@ impl Pulse {
 /// A timestamptz in microseconds since 2000-01-01 UTC, exactly: from PostgreSQL 14 on `extract` is numeric.
 pub(crate) fn micros(timestamp: &str) -> String {
     format!("((pg_catalog.extract('epoch', {timestamp}) - 946684800) * 1000000)::pg_catalog.int8")
-}
-
-/// The shapes of `watched`.
-pub(crate) async fn shapes(client: &tokio_postgres::Client, watched: &[u32]) -> Result<Shapes, tokio_postgres::Error> {
-    if watched.is_empty() {
-        return Ok(Shapes::new());
-    }
-    let rows = client
-        .query(
-            "WITH RECURSIVE tree (root, oid) AS (
-               SELECT oid, oid FROM pg_catalog.pg_class WHERE oid = ANY ($1)
-               UNION SELECT t.root, i.inhrelid FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid)
-             SELECT t.root, pg_catalog.md5(pg_catalog.string_agg(c.oid || '/' || c.relfilenode, ' ' ORDER BY c.oid))
-             FROM tree t JOIN pg_catalog.pg_class c ON c.oid = t.oid GROUP BY t.root",
-            &[&watched],
-        )
-        .await?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
-}
-
-/// Changes whenever one of the catalogue rows does that `named` is about; also when a table, a schema or a setting of this role or
-/// database begins or ceases to stand in the way of a name. Not what TRUNCATE and VACUUM change, which may be in every commit.
-pub(crate) async fn marks(client: &tokio_postgres::Client, statement: &Statement, named: &Named) -> Result<String, tokio_postgres::Error> {
-    let row = client.query_one(statement, &[&named.relations, &named.functions, &named.types]).await?;
-    Ok(row.get(0))
 }
 
 /// When heartbeats are due and whether they come back.

@@ -65,10 +65,9 @@ fn grants(analysis: &Analysis, role: &str) -> String {
     let role = escape_identifier(role);
     let mut schemas = BTreeSet::new();
     let mut tables = BTreeSet::new();
-    for (oid, columns) in prepare::columns_read(analysis) {
-        let Some(used) = analysis.tables.get(&oid) else { continue };
+    for used in prepare::columns_read(analysis).values() {
         schemas.insert(format!("GRANT USAGE ON SCHEMA {} TO {role};", escape_identifier(&used.schema)));
-        let columns: Vec<String> = columns.iter().map(|column| escape_identifier(column)).collect();
+        let columns: Vec<String> = used.columns.iter().map(|column| escape_identifier(column)).collect();
         let table = quoted(&used.schema, &used.name);
         // A query that counts rows uses no column, and then any one of them is enough; the key is the least telling.
         tables.insert(match columns.as_slice() {

@@ -46,13 +46,17 @@ use crate::{
         postgres::{
             fault,
             images::Images,
+            look::{Look, Named},
             mark::{self, History, Mark, lsn},
             outgoing::{Outgoing, Reach},
-            pulse::{self, Beat, ClockTime, Look, Pulse, Rhythm},
+            pulse::{self, Beat, ClockTime, Pulse, Rhythm},
             refresh::{Cut, Refresh, Turn},
             session::Server,
             slot::Streaming,
-            tail::{check::Checked, receive::Transaction},
+            tail::{
+                check::{Analyzed, Checked, Doubts},
+                receive::Transaction,
+            },
         },
     },
 };
@@ -82,8 +86,10 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 /// How often that is looked at.
 const STOP_POLL: Duration = Duration::from_millis(20);
 
-/// Repeats the analysis and tells what each view depends on, as [`Plan::essence`].
-pub(crate) type Reanalyze = Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<String>, SourceError>> + Send + Sync>;
+/// Repeats the analysis of some views and tells what each of them depends on, as [`Plan::essence`].
+pub(crate) type Reanalyze = Arc<dyn Fn(BTreeSet<usize>) -> BoxFuture<'static, Essence> + Send + Sync>;
+/// What it told.
+pub(crate) type Essence = Result<BTreeMap<usize, String>, SourceError>;
 
 /// What the loop needs to know about the views.
 #[derive(Debug, Default)]
@@ -104,8 +110,10 @@ pub(crate) struct Plan {
     pub(crate) failed: BTreeSet<usize>,
     /// What each view depends on ([`Survey::essence`](super::prepare::Survey::essence)), under which all of this holds.
     pub(crate) essence: Vec<String>,
-    /// The catalogues under which it holds.
+    /// The catalogues under which it holds, but for the views in [doubt](Doubts).
     pub(crate) look: Look,
+    /// What each view names.
+    pub(crate) named: Vec<Named>,
     /// Whether a view cannot be followed as the catalogues are now.
     pub(crate) refuses: bool,
 }
@@ -127,13 +135,14 @@ pub(crate) struct Tail {
     rhythm: Rhythm,
     beating: Option<BoxFuture<'static, Result<Beat, SourceError>>>,
     asking: Option<BoxFuture<'static, Result<ClockTime, SourceError>>>,
-    analyzing: Option<BoxFuture<'static, Result<Vec<String>, SourceError>>>,
+    analyzing: Option<BoxFuture<'static, Analyzed>>,
     /// While there is one, the stream is not read.
     checking: Option<BoxFuture<'static, Result<Checked, SourceError>>>,
     next_clock: Option<Instant>,
     analyzed: Instant,
     next_analysis: Instant,
     unanalyzed: Option<Instant>,
+    doubts: Doubts,
     transaction: Option<Transaction>,
     history: History,
     /// Whether the server asks for the whole position, since nothing came after it.
@@ -158,7 +167,7 @@ enum Wake {
     Refresh(Result<Turn, SourceError>),
     Beat(Result<Beat, SourceError>),
     Time(Result<ClockTime, SourceError>),
-    Analysis(Result<Vec<String>, SourceError>),
+    Analysis(Analyzed),
     Checked(Result<Checked, SourceError>),
     Timer,
     Stream(Result<Option<ReplicationEvent>, PgWireError>),
@@ -201,6 +210,7 @@ impl Tail {
             checking: None,
             analyzed: now,
             unanalyzed: None,
+            doubts: Doubts::default(),
             transaction: None,
             history: History::new(log.timeline, position, resume),
             asks: false,
@@ -232,7 +242,7 @@ impl Tail {
                 Wake::Refresh(turn) => self.turn(turn?),
                 Wake::Beat(beat) => self.beaten(beat?)?,
                 Wake::Time(time) => self.tell_time(time?),
-                Wake::Analysis(essence) => self.compare(essence)?,
+                Wake::Analysis(analyzed) => self.compare(analyzed)?,
                 Wake::Checked(checked) => self.checked(checked?)?,
                 Wake::Timer => self.check_link()?,
                 Wake::Stream(event) => {
@@ -262,7 +272,7 @@ impl Tail {
             turn = self.refresh.turn() => Wake::Refresh(turn),
             beat = finish(&mut self.beating) => Wake::Beat(beat),
             time = finish(&mut self.asking) => Wake::Time(time),
-            essence = finish(&mut self.analyzing) => Wake::Analysis(essence),
+            analyzed = finish(&mut self.analyzing) => Wake::Analysis(analyzed),
             checked = finish(&mut self.checking) => Wake::Checked(checked),
             () = time::sleep_until(timer) => Wake::Timer,
             event = self.client.recv(), if reads => Wake::Stream(event),
@@ -302,8 +312,7 @@ impl Tail {
             self.asking = Some(Box::pin(async move { pulse.clock().await }));
         }
         if self.analyzing.is_none() && self.next_analysis <= now {
-            (self.analyzed, self.next_analysis) = (now, now + self.plan.analysis_every());
-            self.analyzing = Some((self.reanalyze)());
+            self.analyze(now);
         }
         for (view, due) in &mut self.reruns {
             if *due <= now {

@@ -44,6 +44,8 @@ pub(crate) struct Uses {
     pub(crate) relations: BTreeMap<u32, ColumnsUsed>,
     /// The views that were expanded.
     pub(crate) views: BTreeSet<u32>,
+    /// Those of them that whoever runs the query has to be allowed to read, and not only the owner of a view around them.
+    pub(crate) shown: BTreeMap<u32, ColumnsUsed>,
     /// Functions by OID.
     pub(crate) functions: BTreeSet<u32>,
     /// Operators by OID, whose functions are called.
@@ -153,7 +155,13 @@ impl Uses {
     }
 
     fn columns(&mut self, node: Node<'_, '_>) {
-        let Some(used) = node.number("relid").and_then(|relid| self.relations.get_mut(&relid)) else { return };
+        let Some(relid) = node.number("relid") else { return };
+        // Up to 15 a view that was expanded is asked for in the entry of its placeholder OLD; NEW asks for nothing.
+        let asked = node.number("requiredPerms").is_some_and(|asked| asked != 0) && node.number("checkAsUser") == Some(0);
+        if asked && self.views.contains(&relid) {
+            self.shown.entry(relid).or_default();
+        }
+        let Some(used) = self.relations.get_mut(&relid).or_else(|| self.shown.get_mut(&relid).filter(|_| asked)) else { return };
         let mut system = false;
         for bit in node.words("selectedCols").unwrap_or_default().iter().filter_map(|word| word.parse::<i32>().ok()) {
             match bit + BITMAP_OFFSET {
@@ -197,6 +205,24 @@ mod tests {
         );
         let want = ColumnsUsed { attributes: BTreeSet::from([1, 3]), whole_row: true, with_children: true };
         assert_eq!(old.relations, BTreeMap::from([(9, want)]));
+        assert_eq!(old, new);
+    }
+
+    #[test]
+    fn views_that_the_reader_needs_are_told_from_those_within() {
+        let old = uses(
+            "{QUERY :commandType 1 :rtable (\
+             {RANGETBLENTRY :rtekind 0 :relid 7 :relkind v :requiredPerms 2 :checkAsUser 0 :selectedCols (b 8)} \
+             {RANGETBLENTRY :rtekind 0 :relid 7 :relkind v :requiredPerms 0 :checkAsUser 0 :selectedCols (b)} \
+             {RANGETBLENTRY :rtekind 0 :relid 8 :relkind v :requiredPerms 2 :checkAsUser 10 :selectedCols (b 9)})}",
+        );
+        let new = uses(
+            "{QUERY :commandType 1 :rtable ({RANGETBLENTRY :rtekind 1 :relid 7 :relkind v} {RANGETBLENTRY :rtekind 1 :relid 8 :relkind v}) \
+             :rteperminfos ({RTEPERMISSIONINFO :relid 7 :requiredPerms 2 :checkAsUser 0 :selectedCols (b 8)} \
+             {RTEPERMISSIONINFO :relid 8 :requiredPerms 2 :checkAsUser 10 :selectedCols (b 9)})}",
+        );
+        let want = ColumnsUsed { attributes: BTreeSet::from([1]), ..ColumnsUsed::default() };
+        assert_eq!(old.shown, BTreeMap::from([(7, want)]));
         assert_eq!(old, new);
     }
 

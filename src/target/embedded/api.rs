@@ -225,3 +225,39 @@ async fn collect(body: Body, limit: usize) -> Result<Vec<u8>, Problem> {
     }
     Ok(kept)
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use tower_service::Service as _;
+
+    use super::*;
+    use crate::target::embedded::DEVELOPMENT_KEY;
+
+    fn request(body: Body) -> Request {
+        let request = Request::post("/api/policy").header(header::AUTHORIZATION, format!("Bearer {DEVELOPMENT_KEY}"));
+        request.body(body).expect("a request")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_dribbles_in_is_cut_off_and_gives_its_room_back() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = EmbeddedStore::open(&folder.path().join("facts.db")).expect("the store opens");
+        let mut router = router(store.clone(), Access::new(DEVELOPMENT_KEY.into()), Limits::Off);
+        let began = tokio::time::Instant::now();
+        // A byte every second, without an end.
+        let ticks = tokio::time::interval(Duration::from_secs(1));
+        let dribble = stream::unfold(ticks, async |mut ticks| {
+            ticks.tick().await;
+            Some((Ok::<Bytes, std::io::Error>(Bytes::from_static(b" ")), ticks))
+        });
+        let answer = router.call(request(Body::from_stream(dribble))).await.expect("an answer");
+        assert_eq!((answer.status(), began.elapsed().as_secs()), (StatusCode::REQUEST_TIMEOUT, BODY_TIMEOUT.as_secs()));
+        // From here on real threads work, which a paused clock would overtake.
+        tokio::time::resume();
+        let everything = timeout(BODY_TIMEOUT, store.room(usize::MAX)).await;
+        drop(everything.expect("the room that was set aside is free again"));
+        let answer = router.call(request(Body::from(r#"{"src": "actor User {}"}"#))).await.expect("an answer");
+        assert!(answer.status().is_success(), "{}", answer.status());
+    }
+}

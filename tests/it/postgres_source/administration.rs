@@ -71,3 +71,61 @@ async fn a_database_judges_queries_it_does_not_follow() {
     let severities: Vec<_> = findings.iter().map(|finding| finding.severity).collect();
     assert_eq!(severities, [Severity::Fine, Severity::Problem, Severity::Problem]);
 }
+
+/// Views over views, one that reads by the rights of who asks, one in another schema.
+const SHOWN: &str = "
+    CREATE SCHEMA face; CREATE VIEW face.\"Outer\" AS SELECT id, name, name || '!' AS loud FROM org_repo WHERE id > 0;
+    CREATE VIEW invoked WITH (security_invoker) AS SELECT r.id, m.user_id FROM org_repo r JOIN member m ON m.org_id <= r.id";
+const QUERIES: [&str; 4] = [
+    "SELECT id, name FROM face.\"Outer\"",
+    "SELECT id, user_id FROM invoked WHERE user_id > 100",
+    "SELECT 'all', count(*) FROM face.\"Outer\"",
+    // Not incremental.
+    "SELECT id, rank() OVER (ORDER BY id) FROM face.\"Outer\"",
+];
+
+async fn views_are_granted_to_who_reads_them(major: Major) {
+    let (cluster, database) = cluster(major);
+    cluster.psql(&database, SHOWN);
+    let two = signature(2);
+    let each = async |query: &str, role: &str| {
+        let views = [(two.as_str(), query)];
+        let admin = config(&cluster.url(&database), &views);
+        let limited = config(&cluster.url(&database).replace("postgres@", &format!("{role}@")), &views);
+        // Without the schema it is not even told what the view is.
+        cluster.psql(&database, &format!("CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA face TO {role}"));
+        let missing = problems(&preflight("app_db", &limited).await);
+        let script = setup_sql("app_db", &admin, Some(role)).await.expect("a script");
+        apply_setup("app_db", &admin, &script).await.expect("applied");
+        assert_eq!(problems(&preflight("app_db", &limited).await), Vec::<String>::new(), "{script}");
+        let mut followed = Followed::start(&limited, None);
+        cluster.psql(&database, "INSERT INTO repo SELECT max(id) + 1, 1, 'new', true FROM repo; DELETE FROM member WHERE user_id = 100");
+        followed.catch_up(&cluster, &database).await;
+        assert!(followed.failed.is_empty(), "{:?}", followed.failed);
+        same(&followed.views[&0], &oracle(&cluster, &database, query), query);
+        followed.stop().await;
+        apply_reset("app_db", &admin).await.expect("dropped");
+        (missing.join("; "), script)
+    };
+    let (missing, script) = each(QUERIES[0], "first").await;
+    assert!(missing.contains("no SELECT on face.Outer (id, name)"), "{missing}");
+    assert!(script.contains("GRANT USAGE ON SCHEMA \"face\" TO \"first\";"), "{script}");
+    assert!(script.contains("GRANT SELECT (\"id\", \"name\") ON \"face\".\"Outer\" TO \"first\";"), "{script}");
+    let may = |role: &str, of: &str| cluster.psql(&database, &format!("SELECT has_any_column_privilege('{role}', '{of}', 'SELECT')"));
+    assert_eq!(may("first", "org_repo"), "f", "the owner of the view around it reads it");
+    assert_eq!(cluster.psql(&database, "SELECT has_column_privilege('first', 'face.\"Outer\"', 'loud', 'SELECT')"), "f");
+    each(QUERIES[1], "second").await;
+    assert_eq!((may("second", "invoked"), may("second", "org_repo")), ("t".to_owned(), "t".to_owned()));
+    each(QUERIES[2], "third").await;
+    each(QUERIES[3], "fourth").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn views_are_granted_to_who_reads_them_on_15() {
+    views_are_granted_to_who_reads_them(Major::V15).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn views_are_granted_to_who_reads_them_on_18() {
+    views_are_granted_to_who_reads_them(Major::V18).await;
+}
