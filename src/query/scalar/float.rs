@@ -60,29 +60,85 @@ pub(super) fn canonical(text: &str) -> &str {
 
 /// As `float4out` prints it.
 pub(super) fn single_text(value: f32) -> String {
-    shortest(&even(format!("{value:e}"), || format!("{value:.EXACT_DIGITS$e}")), 6)
+    let bits = u64::from(value.to_bits());
+    let edges = Edges::of(bits & 0x7F_FFFF, bits >> 23 & 0xFF, 23, 127);
+    let is_same = |text: &str| text.parse() == Ok(value) && !edges.touch(text);
+    shortest(&digits(is_same, |more| more.map_or_else(|| format!("{value:e}"), |more| format!("{value:.more$e}"))), 6)
 }
 
 /// As `float8out` prints it.
 pub(super) fn double_text(value: f64) -> String {
-    shortest(&even(format!("{value:e}"), || format!("{value:.EXACT_DIGITS$e}")), 15)
+    let bits = value.to_bits();
+    let edges = Edges::of(bits & 0xF_FFFF_FFFF_FFFF, bits >> 52 & 0x7FF, 52, 1023);
+    let is_same = |text: &str| text.parse() == Ok(value) && !edges.touch(text);
+    shortest(&digits(is_same, |more| more.map_or_else(|| format!("{value:e}"), |more| format!("{value:.more$e}"))), 15)
 }
 
+/// Digits that tell every float from every other.
+const MOST_DIGITS: usize = 17;
 /// More digits than any float has: with these its text is exact.
 const EXACT_DIGITS: usize = 780;
 
-/// Rust's shortest digits, as Ryu's, which PostgreSQL uses: of two that are equally near to the number Rust takes the upper ones and Ryu
-/// those that are even.
-fn even(scientific: String, exact: impl FnOnce() -> String) -> String {
-    let Some((mantissa, exponent)) = scientific.split_once('e') else { return scientific };
-    let (Some(rest), Some(last @ (b'1' | b'3' | b'5' | b'7' | b'9'))) = (mantissa.get(..mantissa.len() - 1), mantissa.bytes().last())
-    else {
-        return scientific;
-    };
-    let lower = format!("{rest}{}", char::from(last - 1));
+/// The fewest digits of which `is_same` says that they are nearer to this float than to any other, as Ryu's in PostgreSQL
+/// (`src/common/d2s.c`); `print` gives Rust's, or as many behind the point as it is told.
+///
+/// Rust also takes digits that lie half way to the next float, where these are read as this one. PostgreSQL does not.
+fn digits(is_same: impl Fn(&str) -> bool, print: impl Fn(Option<usize>) -> String) -> String {
+    let fewest = print(None);
+    let Some((mantissa, _)) = fewest.split_once('e') else { return fewest };
+    let behind = mantissa.split_once('.').map_or(0, |(_, decimals)| decimals.len());
+    let even = even(&fewest, || print(Some(EXACT_DIGITS))).filter(|even| is_same(even));
+    let mut all = even.into_iter().chain([fewest.clone()]).chain((behind + 1..MOST_DIGITS).map(|more| print(Some(more))));
+    all.find(|text| is_same(text)).unwrap_or(fewest)
+}
+
+/// Of two texts that are equally near to the number the one that is even, which Ryu takes, while Rust takes the upper one; `None` if there
+/// are no two.
+fn even(scientific: &str, exact: impl FnOnce() -> String) -> Option<String> {
+    let (mantissa, exponent) = scientific.split_once('e')?;
+    let last = mantissa.bytes().last().filter(|last| matches!(last, b'1' | b'3' | b'5' | b'7' | b'9'))?;
+    let lower = format!("{}{}", mantissa.get(..mantissa.len() - 1)?, char::from(last - 1));
     let exact = exact();
-    let tail = exact.split_once('e').and_then(|(digits, _)| digits.strip_prefix(lower.as_str())).map(|tail| tail.trim_start_matches('.'));
-    if tail.is_some_and(|tail| tail.trim_end_matches('0') == "5") { format!("{lower}e{exponent}") } else { scientific }
+    let tail = exact.split_once('e')?.0.strip_prefix(lower.as_str())?.trim_start_matches('.');
+    (tail.trim_end_matches('0') == "5").then(|| format!("{lower}e{exponent}"))
+}
+
+/// Half way to the next floats on both sides: odd numbers times powers of two.
+struct Edges([(u64, i32); 2]);
+
+impl Edges {
+    /// Of a finite float with these fields.
+    fn of(fraction: u64, exponent: u64, bits: u32, bias: i32) -> Self {
+        let mantissa = if exponent == 0 { fraction } else { fraction | 1 << bits };
+        let power = i32::try_from(exponent.max(1)).unwrap_or_default() - bias - i32::try_from(bits).unwrap_or_default();
+        // Below a power of two they are twice as close.
+        let below =
+            if fraction == 0 && exponent > 1 { (4 * mantissa - 1, power - 2) } else { ((2 * mantissa).saturating_sub(1), power - 1) };
+        Self([below, (2 * mantissa + 1, power - 1)])
+    }
+
+    /// Whether a text such as `1.25e-7` is one of them.
+    fn touch(&self, scientific: &str) -> bool {
+        let Some((mantissa, exponent)) = scientific.trim_start_matches('-').split_once('e') else { return false };
+        let decimals = mantissa.split_once('.').map_or(0, |(_, decimals)| decimals.len());
+        let (Ok(digits), Ok(exponent), Ok(decimals)) =
+            (mantissa.replace('.', "").parse::<u64>(), exponent.parse::<i32>(), i32::try_from(decimals))
+        else {
+            return false;
+        };
+        self.0.iter().any(|edge| is_edge(digits, exponent - decimals, *edge))
+    }
+}
+
+/// Whether `digits * 10^tens` is `odd * 2^twos`.
+fn is_edge(digits: u64, tens: i32, (odd, twos): (u64, i32)) -> bool {
+    if digits == 0 || tens + i32::try_from(digits.trailing_zeros()).unwrap_or_default() != twos {
+        return false;
+    }
+    // With more fives than that one of the sides is larger than any float's digits.
+    let Some(fives) = 5_u128.checked_pow(tens.unsigned_abs()).filter(|_| tens.abs() <= 27) else { return false };
+    let digits = u128::from(digits >> digits.trailing_zeros());
+    if tens < 0 { digits == u128::from(odd) * fives } else { digits * fives == u128::from(odd) }
 }
 
 /// Rewrites Rust's shortest digits, `1.25e-7`, as PostgreSQL writes them: without an exponent between -4 and `most`.
@@ -120,5 +176,13 @@ mod tests {
         assert_eq!(double_text(5e-324), "5e-324");
         assert_eq!(double_text(f64::NAN), "NaN");
         assert_eq!(single_text(1_048_576.0 + 0.25), "1.0485762e+06");
+    }
+
+    /// As PostgreSQL prints them: `SELECT 61317128::float4, 9007199254740996::float8`.
+    #[test]
+    fn a_text_half_way_to_the_next_float_is_not_taken() {
+        assert_eq!(single_text(61_317_128.0), "6.1317128e+07");
+        assert_eq!(single_text(-61_317_128.0), "-6.1317128e+07");
+        assert_eq!(single_text(61_317_124.0), "6.1317124e+07");
     }
 }

@@ -226,6 +226,7 @@ async fn bounded_waiters_cost_what_they_hold_and_leave_nothing_behind() {
         }
         inside(&process, 0).await;
         let now = resident(&process);
+        eprintln!("round {round}: {now} KiB, {alone} KiB alone");
         assert!(now < alone + 100 * 1024, "round {round}: a thousand waiters made {alone} KiB {now} KiB");
         if round == 1 {
             first = now;

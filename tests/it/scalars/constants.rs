@@ -96,6 +96,40 @@ async fn constants_are_read_as_the_server_prints_them() {
     }
 }
 
+/// Floats of all sizes, above all powers of two, whose neighbours are not equally far, and whole numbers, whose text may be half way to the
+/// next float.
+#[tokio::test]
+async fn floats_are_printed_as_the_server_prints_them() {
+    let mut random = random();
+    let singles = (0..=0xFF_u32).map(|exponent| exponent << 23).flat_map(|bits| [bits.saturating_sub(1), bits, bits + 1]);
+    let mut singles: Vec<f32> = singles.map(f32::from_bits).collect();
+    let doubles = (0..=0x7FF_u64).map(|exponent| exponent << 52).flat_map(|bits| [bits.saturating_sub(1), bits, bits + 1]);
+    let mut doubles: Vec<f64> = doubles.map(f64::from_bits).collect();
+    for _ in 0..5_000 {
+        let bits = random.below(usize::MAX) as u64;
+        singles.extend([f32::from_bits(bits as u32), ((bits >> 30) % (1 << (25 + bits % 9))) as f32]);
+        doubles.extend([f64::from_bits(bits), (bits >> (bits % 9)) as f64, (bits >> 10) as f64 / 4.0]);
+    }
+    let singles = singles.iter().filter(|value| value.is_finite()).map(|value| (format!("{value:.120e}"), u64::from(value.to_bits())));
+    let doubles = doubles.iter().filter(|value| value.is_finite()).map(|value| (format!("{value:.800e}"), value.to_bits()));
+    for major in [Major::V15, Major::V18] {
+        let (cluster, _client) = server(major).await;
+        for (of, oid, floats) in [("float4", 700, singles.clone().collect::<Vec<_>>()), ("float8", 701, doubles.clone().collect())] {
+            for floats in floats.chunks(1_000) {
+                let rows: Vec<String> = floats.iter().map(|(text, _)| format!("('{text}'::{of})")).collect();
+                let script =
+                    format!("SET extra_float_digits = 3; SELECT to_json(array_agg(v::text)) FROM (VALUES {}) t(v)", rows.join(", "));
+                let truth: Vec<String> = serde_json::from_str(&cluster.psql("postgres", &script)).expect("the server writes JSON");
+                assert_eq!(truth.len(), floats.len());
+                for ((_, bits), truth) in floats.iter().zip(truth) {
+                    let printed = scalar::constant(oid, &bits.to_le_bytes());
+                    assert_eq!(printed.as_deref(), Some(truth.as_str()), "{of} {bits:#x} on {major:?}");
+                }
+            }
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn no_bytes_panic(
