@@ -26,6 +26,11 @@ const STOP_DEADLINE: Duration = Duration::from_secs(20);
 /// For a position or a state to be reached.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(180);
 
+/// How long a position is waited for; with `FACTSYNC_LONG=1` as long as the largest transaction that a test can be asked for takes.
+fn patience() -> Duration {
+    if std::env::var_os("FACTSYNC_LONG").is_some() { 20 * PROGRESS_DEADLINE } else { PROGRESS_DEADLINE }
+}
+
 /// Settings of the developer's own that must not reach a test.
 pub(crate) const FOREIGN_ENVIRONMENT: [&str; 5] = ["OSO_AUTH", "OSO_AUTH_FILE", "OSO_URL", "DATABASE_URL", "RUST_LOG"];
 
@@ -160,7 +165,7 @@ impl Process {
         let (path, begun) = (format!("/v1/wait?position={}&timeout_ms=50000", position.replace('/', "%2F")), Instant::now());
         loop {
             let (status, body) = self.get(&path).await;
-            if status == 504 && begun.elapsed() < PROGRESS_DEADLINE {
+            if status == 504 && begun.elapsed() < patience() {
                 continue;
             }
             assert_eq!(status, 200, "waiting for {position}: {body}; {:#}\n{}", self.status().await, self.log());
