@@ -218,22 +218,20 @@ async fn bounded_waiters_cost_what_they_hold_and_leave_nothing_behind() {
     app.settle(&process).await;
     let future = app.ask("SELECT pg_current_wal_lsn() + 1000000000").await;
     let alone = resident(&process);
-    let mut first = 0;
-    for round in 0..6 {
+    let mut rounds = Vec::new();
+    for round in 0..8 {
         let waiters = ask_all(&process, WAITERS, &future, 500).await;
         for answer in answers(waiters).await {
             assert!(answer.starts_with("HTTP/1.1 504"), "{answer}");
         }
         inside(&process, 0).await;
         let now = resident(&process);
-        eprintln!("round {round}: {now} KiB, {alone} KiB alone");
         assert!(now < alone + 100 * 1024, "round {round}: a thousand waiters made {alone} KiB {now} KiB");
-        if round == 1 {
-            first = now;
-        }
+        rounds.push(now);
     }
-    let last = resident(&process);
-    assert!(last < first + 10 * 1024, "four thousand more waiters made {first} KiB {last} KiB");
+    // What a thousand connections leave free goes back to the system at times, so one number says little. What stays shows in the least.
+    let (first, last) = (rounds[1], rounds[5..].iter().min().expect("there are three"));
+    assert!(*last < first + 10 * 1024, "four thousand more waiters made {first} KiB {last} KiB: {rounds:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
