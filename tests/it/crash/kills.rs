@@ -17,8 +17,8 @@ use crate::support::{
     postgres::Major,
 };
 
-/// How often factsync is killed: `FACTSYNC_KILLS`, with nextest's profile `campaign` if it is many; without it `FACTSYNC_LONG=1` makes it ten
-/// times as many.
+/// How often factsync is killed: `FACTSYNC_KILLS`, with nextest's profile `campaign` if it is many; without it `FACTSYNC_LONG=1` makes it
+/// ten times as many.
 fn kills() -> u64 {
     let many = if std::env::var_os("FACTSYNC_LONG").is_some() { 80 } else { 8 };
     std::env::var("FACTSYNC_KILLS").ok().map_or(many, |text| text.parse().expect("FACTSYNC_KILLS is a number"))
