@@ -46,7 +46,7 @@ use crate::{
         backlog::Changed,
         cut::{correct_one, number, stored_position},
         facts::{Rows, Set, each, reader},
-        holds::Terms,
+        holds::{Holds, Numbers, Terms},
         outbox,
     },
     target::Op,
@@ -338,11 +338,15 @@ impl Settling<'_> {
         };
         let [mut moved_missing, mut moved_stale] = twice(pushed.finish()?, spool)?;
         let mut stored = Set::Fact.of(tx, view.id);
+        let mut holds = Holds::of(tx, view.id, Numbers::of(tx, view.id)?.held);
         let each = missing.map(|row| (Op::Insert, row)).chain(stale.map(|row| (Op::Delete, row)));
         // The desired facts still say so but for what moved; a second look at them costs little beside the two comparisons before.
         let mut differences = each.filter_map(|(op, row)| {
             let judged = row.and_then(|row| {
-                count(op, &row);
+                // A fact whose removal waits, and that is gone: nobody lacks it.
+                if op == Op::Delete || !holds.has(&row).map_err(io::Error::other)? {
+                    count(op, &row);
+                }
                 if mend.is_none() {
                     // It still differs, and nobody tries it again.
                     parked.push(row.clone())?;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use super::{Fixture, at, extent, names};
 use crate::{
+    config::MaxRemovals,
     data::{Extent, Row},
     store::{Found, Lane, Store, Waiting, Watching},
     target::{Offset, Op},
@@ -141,4 +142,23 @@ fn a_snapshot_ends_a_journal_and_so_does_its_holder() {
     fixture.view.facts = 1;
     fixture.apply(3, &names("a c"), Guard::Off);
     assert_eq!(fixture.store.journals.lock().open_count(), 0, "nobody listens any more");
+}
+
+#[test]
+fn a_held_fact_that_is_gone_is_no_missing_grant_and_is_held_no_longer() {
+    let mut fixture = Fixture::new();
+    fixture.apply(1, &names("a b c d"), Guard::Off);
+    deliver(&mut fixture.store);
+    fixture.apply(2, &names("a b"), Guard::Limit(MaxRemovals { count: 1, percent: 10 }));
+    assert_eq!(fixture.store.holds().expect("read")[0].removals, 2);
+    for (mend, left) in [(None, 2), (Some(Guard::Off), 1)] {
+        let watching = watch(&mut fixture);
+        sight(&mut fixture, &watching);
+        // Somebody else has removed "d", whose removal waits, and "a".
+        let drift = found(&fixture, "a d", "");
+        let (differing, _) = fixture.store.settle_drift("db", &watching, drift, mend).expect("settled").expect("undisturbed");
+        assert_eq!((differing[0].missing, differing[0].stale, differing[0].foreign), (1, 0, 0));
+        assert_eq!(fixture.store.holds().expect("read")[0].removals, left);
+    }
+    assert_eq!(backlog(&mut fixture.store), BTreeSet::from([(Op::Insert, "a".to_owned())]));
 }
