@@ -239,7 +239,8 @@ impl ChangeBatch {
 
     /// Takes out everything that belongs to commits whose records start at `point` or behind it.
     ///
-    /// What is left ends at a commit if anything was taken; no token resumes the log there.
+    /// What is left ends at a commit if anything was taken. It has no token: what resumes there is told by its place alone, until the next
+    /// position, which has one, is stored.
     pub fn split_off(&mut self, point: Lsn) -> Option<Self> {
         // Commits come in the order of their records, and one that is open comes behind all of them.
         let kept = self.commits.partition_point(|commit| commit.start < point);

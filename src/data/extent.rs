@@ -15,6 +15,7 @@ use std::{
     collections::{BinaryHeap, binary_heap::PeekMut},
     fs::File,
     io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write},
+    iter::Peekable,
     path::{Path, PathBuf},
 };
 
@@ -274,6 +275,30 @@ impl Extent {
     /// Wraps rows that are sorted already, such as those of an index.
     pub fn from_sorted(rows: impl Iterator<Item = io::Result<Row>> + Send + 'static) -> Self {
         Self { rows: Box::new(rows), last: Vec::new(), begun: false }
+    }
+}
+
+/// Rows of an extent that are asked for in row order.
+pub struct Sought(Peekable<Extent>);
+
+impl From<Extent> for Sought {
+    fn from(rows: Extent) -> Self {
+        Self(rows.peekable())
+    }
+}
+
+impl Sought {
+    /// Whether `row` is among them; no row before it can be asked for any more.
+    pub fn has(&mut self, row: &Row) -> io::Result<bool> {
+        while let Some(next) = self.0.peek() {
+            match next.as_ref().map_or(Ordering::Less, |next| next.cmp(row)) {
+                // An error, too, is taken out and ends it.
+                Ordering::Less => drop(self.0.next().transpose()?),
+                Ordering::Equal => return Ok(true),
+                Ordering::Greater => return Ok(false),
+            }
+        }
+        Ok(false)
     }
 }
 

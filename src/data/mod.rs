@@ -17,7 +17,7 @@ mod row;
 
 pub use cells::{Cells, cell_ends};
 pub use change::{Change, ChangeBatch, Commit, Image, ImageWriter};
-pub use extent::{Extent, ExtentBuilder};
+pub use extent::{Extent, ExtentBuilder, Sought};
 pub use packed::{pack, unpack};
 pub use position::{ClusterTime, Lsn, Position, ResumeToken};
 pub(crate) use row::push_cell;

@@ -15,7 +15,7 @@
 use std::{cmp::Ordering, io, iter::Peekable, path::Path};
 
 use crate::{
-    data::{Extent, ExtentBuilder, Row},
+    data::{Extent, ExtentBuilder, Row, Sought},
     fact::FactType,
     reconcile::{
         digest::{FactDigest, FactSet},
@@ -24,28 +24,11 @@ use crate::{
     view::diff,
 };
 
-/// Sorted rows that are asked for in row order.
-struct Marks(Peekable<Extent>);
-
-impl Marks {
-    fn has(&mut self, row: &Row) -> io::Result<bool> {
-        while let Some(next) = self.0.peek() {
-            match next.as_ref().map_or(Ordering::Less, |next| next.cmp(row)) {
-                // An error, too, is taken out and ends it.
-                Ordering::Less => drop(self.0.next().transpose()?),
-                Ordering::Equal => return Ok(true),
-                Ordering::Greater => return Ok(false),
-            }
-        }
-        Ok(false)
-    }
-}
-
 /// Compares the desired facts of one type, which are told one by one in row order, with what was listed.
 pub struct Scale<'t> {
     listed: Peekable<Extent>,
-    held: Marks,
-    on_their_way: Marks,
+    held: Sought,
+    on_their_way: Sought,
     desired: FactDigest<'t>,
     stored: FactDigest<'t>,
     wanted: SpoolWriter,
@@ -87,8 +70,8 @@ impl<'t> Scale<'t> {
     pub fn new(fact_type: &'t FactType, listed: Extent, held: Extent, on_their_way: Extent, folder: &Path) -> Self {
         Self {
             listed: listed.peekable(),
-            held: Marks(held.peekable()),
-            on_their_way: Marks(on_their_way.peekable()),
+            held: held.into(),
+            on_their_way: on_their_way.into(),
             desired: FactDigest::new(fact_type),
             stored: FactDigest::new(fact_type),
             wanted: SpoolWriter::new(folder),

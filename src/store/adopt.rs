@@ -12,12 +12,12 @@
 //! before it is delivered (the fact store was away) finds these facts like any others that are too many, and lets them go without
 //! counting them; so does one after another snapshot, which carries them over.
 
-use std::{cmp::Ordering, io, iter::Peekable, path::Path};
+use std::path::Path;
 
 use rusqlite::{Transaction, params};
 
 use crate::{
-    data::{Extent, ExtentBuilder, Row},
+    data::{ExtentBuilder, Row},
     store::{Failure, ViewId, outbox},
     target::Op,
     view::Guard,
@@ -41,26 +41,4 @@ pub(super) fn revoked(tx: &Transaction<'_>, view: ViewId, spool: &Path) -> Resul
         }
     }
     Ok(revoked)
-}
-
-/// Revocations that were seen, asked for in row order.
-pub(super) struct Seen(Peekable<Extent>);
-
-impl Seen {
-    pub(super) fn new(revoked: ExtentBuilder) -> io::Result<Self> {
-        Ok(Self(revoked.finish()?.peekable()))
-    }
-
-    /// Whether `row` is among them; no row before it can be asked for any more.
-    pub(super) fn has(&mut self, row: &Row) -> io::Result<bool> {
-        while let Some(next) = self.0.peek() {
-            match next.as_ref().map_or(Ordering::Less, |next| next.cmp(row)) {
-                // An error, too, is taken out and ends it.
-                Ordering::Less => drop(self.0.next().transpose()?),
-                Ordering::Equal => return Ok(true),
-                Ordering::Greater => return Ok(false),
-            }
-        }
-        Ok(false)
-    }
 }

@@ -5,10 +5,9 @@ use std::{collections::BTreeMap, path::Path};
 use rusqlite::{OptionalExtension, Transaction, params};
 
 use crate::{
-    data::{Extent, ExtentBuilder, Lsn, Position, Row},
+    data::{Extent, ExtentBuilder, Lsn, Position, Row, Sought},
     store::{
-        Change, Changes, Failure, Store, StoreError, ViewRecord,
-        adopt::{self, Seen},
+        Change, Changes, Failure, Store, StoreError, ViewRecord, adopt,
         backlog::{self, Changed, DOUBTED},
         facts::{Set, count, desired},
         holds::{Holds, Numbers, Staying, Terms, recent_to},
@@ -146,7 +145,7 @@ impl Store {
             let position = stored_position(tx, source)?.map(|position| position.to_string());
             let terms = Terms { guard, now, position, occasion: Occasion::Change };
             for (view, listed) in views {
-                let seen = Seen::new(adopt::revoked(tx, view.id, &spool)?)?;
+                let seen = Sought::from(adopt::revoked(tx, view.id, &spool)?.finish()?);
                 dropped += outbox::forget(tx, view.id)?;
                 backlog::forget(tx, &mut changed, view.id)?;
                 // What is still wanted and still refused will be parked again.
@@ -246,7 +245,7 @@ pub(super) fn correct_one(
     changed: &mut Changed,
     view: ViewRecord,
     differences: impl Iterator<Item = std::io::Result<(Op, Row)>>,
-    (terms, mut seen): (&Terms, Seen),
+    (terms, mut seen): (&Terms, Sought),
     (epoch, spool): (i64, &Path),
 ) -> Result<Change, Failure> {
     let ViewRecord { id, skipped, .. } = view;

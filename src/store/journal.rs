@@ -39,10 +39,9 @@ use std::{
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use crate::{
-    data::{Extent, ExtentBuilder, Row},
+    data::{Extent, ExtentBuilder, Row, Sought},
     store::{
         Change, Changes, Failure, Store, StoreError, ViewId, ViewRecord,
-        adopt::Seen,
         backlog::Changed,
         cut::{correct_one, number, stored_position},
         facts::{Rows, Set, each, reader},
@@ -371,7 +370,7 @@ impl Settling<'_> {
             return Ok((counts.get(), None));
         };
         let differences = differences.inspect(|difference| note_removal(journals, view.id, difference));
-        let nothing_let_go = Seen::new(ExtentBuilder::new(spool))?;
+        let nothing_let_go = Sought::from(ExtentBuilder::new(spool).finish()?);
         let change = correct_one(tx, changed, view.clone(), differences, (terms, nothing_let_go), (epoch, spool))?;
         unpark(tx, view.id, parked, spool)?;
         // What is held is not what it should be, and the next comparison finds it among the desired facts.
@@ -419,12 +418,12 @@ fn waiting(tx: &Transaction<'_>, view: ViewId, spool: &Path) -> Result<ExtentBui
 }
 
 /// The same rows for two who ask in row order.
-fn twice(rows: Extent, spool: &Path) -> io::Result<[Seen; 2]> {
+fn twice(rows: Extent, spool: &Path) -> io::Result<[Sought; 2]> {
     let mut copies = [ExtentBuilder::new(spool), ExtentBuilder::new(spool)];
     for row in rows {
         let row = row?;
         copies.iter_mut().try_for_each(|copy| copy.push(row.clone()))?;
     }
     let [first, second] = copies;
-    Ok([Seen::new(first)?, Seen::new(second)?])
+    Ok([first.finish()?.into(), second.finish()?.into()])
 }
