@@ -141,7 +141,8 @@ async fn a_view_is_the_sum_of_its_documents_and_changes_only_where_it_says() {
         bench.collection(name).insert_one(doc! {}).await.expect("inserted");
     }
     let cases = std::env::var("FACTSYNC_CASES").map_or(CASES, |text| text.parse().expect("FACTSYNC_CASES is a number"));
-    while tally.by_field + tally.isolated < cases {
+    // On until there was enough of everything, which chance may deny for a while; a generator that never brings it fails.
+    while tally.cases() < cases || tally.is_dull() && tally.cases() < 4 * cases {
         let query = random.query();
         let view = match Shape::of(&query).expect("Extended JSON") {
             Shape::PerDocument(view) => view,
@@ -154,7 +155,17 @@ async fn a_view_is_the_sum_of_its_documents_and_changes_only_where_it_says() {
         case(&bench, &mut random, &query, &view, &mut tally).await;
     }
     eprintln!("{tally:?}");
-    assert!(tally.isolated > 10 && tally.lookups > 30 && tally.changed_by_lookup > 10, "dull cases: {tally:?}");
+    assert!(!tally.is_dull(), "dull cases: {tally:?}");
+}
+
+impl Tally {
+    fn cases(&self) -> usize {
+        self.by_field + self.isolated
+    }
+
+    fn is_dull(&self) -> bool {
+        self.isolated <= 10 || self.lookups <= 30 || self.changed_by_lookup <= 10
+    }
 }
 
 async fn case(bench: &Bench, random: &mut Random, query: &MongoQuery, view: &PerDocument, tally: &mut Tally) {
